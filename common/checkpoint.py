@@ -1,0 +1,167 @@
+"""Checkpoints: one dictionary of tensors, numbers, strings, lists and dicts, readable without running code.
+
+    {format, method, stage, arch, cfg, dataset, state_dict, masks?, quant?, epoch, prec1, best_prec1, args,
+     dense: {params, macs, cfg}}
+
+and, in a file to resume from, `resume` with the optimizer, scheduler and random states. prec1 is in percent.
+`stage` is one of dense, sparse, pruned, finetuned, quantized. A file of the original repositories loads too.
+"""
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+
+import torch
+
+from common import UserError, models
+
+FORMAT = 1
+STAGES = ("dense", "sparse", "pruned", "finetuned", "quantized")
+
+
+def save(path, ckpt, half=False):
+    """Writes to a temporary file, then renames: a stopped run leaves the old file or the new one, never half.
+
+    half: weights as float16, half the bytes; `load` gives float32 again.
+    """
+    ckpt = {"format": FORMAT, **ckpt}
+    if half:
+        ckpt["state_dict"] = {k: v.half() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.save(ckpt, partial)
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:
+        partial.unlink(missing_ok=True)
+        raise UserError(f"cannot write {path} ({error})") from error
+    return path
+
+
+def of(model, method, stage, dataset, epoch=0, prec1=None, best_prec1=None, args=None, dense=None, **more):
+    """The checkpoint dictionary of a model."""
+    state = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
+    plain = (bool, int, float, str, list, type(None))
+    args = {k: v for k, v in (args or {}).items() if isinstance(v, plain) and k != "data_dir"}
+    return {"method": method, "stage": stage, "arch": model.arch, "cfg": model.cfg, "dataset": dataset,
+            "state_dict": state, "epoch": epoch, "prec1": prec1, "best_prec1": best_prec1,
+            "args": args, "dense": dense, **{k: v for k, v in more.items() if v is not None}}
+
+
+def locate(path):
+    """The path, or the repository's own file for one that starts with chkpt/ and is not here."""
+    path = Path(path)
+    bundled = Path(__file__).resolve().parent.parent / path
+    return bundled if path.parts[:1] == ("chkpt",) and not path.exists() and bundled.exists() else path
+
+
+def load(path, network=None, arch=None, depth=None):
+    """A validated checkpoint dictionary, weights in float32 on the CPU.
+
+    A file that does not say what it is (a bare state_dict, or one of an original repository) is what
+    network(arch, depth) -> (arch, cfg) says; its class count, narrowed widths and channel selections are read from the
+    file itself. For one that does, arch and depth are only compared. UserError otherwise.
+    """
+    path = locate(path)
+    if not path.is_file():
+        raise UserError(f"no checkpoint {path}")
+    try:
+        ckpt = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path} is no plain checkpoint: loading it would run code, so it is refused; save its "
+                        "state_dict alone with torch.save") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is truncated or no checkpoint ({str(error).splitlines()[0]})") from error
+    if not isinstance(ckpt, dict):
+        raise UserError(f"{path} holds a {type(ckpt).__name__}, not a checkpoint dictionary")
+    if "format" not in ckpt:
+        ckpt = foreign(path, ckpt, network, arch, depth)
+    if ckpt["format"] != FORMAT:
+        raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
+    missing = [k for k in ("method", "stage", "arch", "cfg", "dataset", "state_dict") if k not in ckpt]
+    if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict):
+        raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
+                        f"{', '.join(missing) or 'stage or cfg'})")
+    if arch and network:
+        asked, depth = network(arch, depth)[0], models.split_name(arch, depth)[1]
+        if ckpt["arch"] != asked or depth not in (None, ckpt["cfg"].get("depth")):
+            raise UserError(f"{path} holds a {ckpt['arch']} of depth {ckpt['cfg'].get('depth')}, not --arch {arch}"
+                            f"{f' --depth {depth}' if depth else ''}; leave them out to take it from the file")
+    ckpt["path"] = str(path)
+    ckpt["state_dict"] = {k: v.float() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}
+    return ckpt
+
+
+def to_model(ckpt):
+    """The network of a checkpoint, with its weights, in evaluation mode."""
+    model = models.build(ckpt["arch"], **ckpt["cfg"])
+    fit(model, ckpt["state_dict"], ckpt.get("path", "checkpoint"))
+    return model.eval()
+
+
+def fit(model, state, path):
+    """load_state_dict, with the first thing that does not fit named."""
+    own = model.state_dict()
+    for name in own:
+        if name not in state:
+            raise UserError(f"{path} has no {name}; it is not a {model.arch} with {model.cfg}")
+        if state[name].shape != own[name].shape:
+            raise UserError(f"{path}: {name} is {tuple(state[name].shape)}, the {model.arch} has "
+                            f"{tuple(own[name].shape)}; another depth, width or class count")
+    extra = [name for name in state if name not in own]
+    if extra:
+        raise UserError(f"{path} has {extra[0]}, which a {model.arch} with {model.cfg} has not")
+    model.load_state_dict(state)
+
+
+def dataset_of(ckpt):
+    if not ckpt["dataset"]:
+        raise UserError(f"{ckpt['path']} does not say which data set it was trained on; give --dataset")
+    return ckpt["dataset"]
+
+
+def foreign(path, ckpt, network, arch, depth):
+    """A bare state_dict, or an original repository's {epoch, state_dict, best_prec1 or acc, cfg?}, as a checkpoint."""
+    state = ckpt.get("state_dict", ckpt)
+    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+        raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(ckpt)[:5]))})")
+    if not arch:
+        raise UserError(f"{path} does not say which network it is; give --arch and --depth")
+    arch, cfg = network(arch, depth)
+    state = translate(state, arch)
+    if "cfg" in ckpt:                                   # the originals' list of widths of a pruned network
+        cfg["widths"] = list(ckpt["cfg"])
+    for name in reversed(list(state)):
+        if name.endswith(".bias"):
+            cfg["num_classes"] = len(state[name])
+            break
+    model = models.build(arch, **cfg)
+    for name, tensor in model.state_dict().items():
+        if name not in state and name.endswith(".indices"):
+            state[name] = tensor                        # mask-impl networks have no channel selection: all is kept
+        if name not in state and name.endswith("num_batches_tracked"):
+            state[name] = tensor                        # torch before 0.4.1 did not write it
+    fit(model, state, path)
+    best = float(ckpt.get("best_prec1", ckpt.get("best_acc", 0)) or 0)
+    return {"format": FORMAT, "method": "original", "stage": "pruned" if "cfg" in ckpt else "dense", "arch": arch,
+            "cfg": model.cfg, "dataset": None, "state_dict": state, "epoch": int(ckpt.get("epoch", 0)), "prec1": None,
+            "best_prec1": 100 * best if best <= 1 else best, "args": {}, "dense": None}
+
+
+def translate(state, arch):
+    """The originals' parameter names in ours, and their 0/1 selection vectors as indices."""
+    renames = {"vgg": [(r"^features\.", "feature.")],
+               "wideresnet": [(r"^layer(\d)\.", r"block\1.layer."), (r"\.downsample\.", ".convShortcut.")]}
+    ours = {}
+    for name, tensor in state.items():
+        name = name.removeprefix("module.").replace(".module.", ".")     # DataParallel, around all or a part
+        if name.endswith(("total_ops", "total_params")):                 # thop leaves these
+            continue
+        if name.endswith("select.indexes"):
+            name, tensor = name.replace("indexes", "indices"), tensor.nonzero().flatten()
+        for pattern, ours_is in renames.get(arch, ()):
+            name = re.sub(pattern, ours_is, name)
+        ours[name] = tensor
+    return ours

@@ -1,0 +1,134 @@
+"""Parameters, non-zeros, MACs and bytes of a network, layer by layer.
+
+    python common/compute_flops.py chkpt/X.pth.tar
+
+MACs are the multiply-accumulates of convolutions and linear layers for one picture; batch norm, ReLU, pooling and
+biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights. "thop" is the figure of the
+slimming README: 2 x (MACs + 2 per batch-norm output element).
+"""
+import argparse
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+
+from common import models
+from common.models.channels import ChannelSelection
+
+
+@dataclass
+class Row:
+    """One layer, or the total: shape is that of the weight; bytes at 4 a parameter, or as the weights are stored."""
+    name: str
+    kind: str
+    shape: tuple
+    params: int = 0
+    nonzeros: int = 0
+    macs: int = 0
+    sparse_macs: int = 0
+    norm_elements: int = 0
+    bytes: int = 0
+
+    @property
+    def thop_flops(self):
+        return 2 * (self.macs + 2 * self.norm_elements)
+
+
+@dataclass
+class Count:
+    rows: list
+    selections: int = 0     # length of all channel selections together, which the originals counted as parameters
+
+    @property
+    def total(self):
+        sums = {k: sum(getattr(row, k) for row in self.rows)
+                for k in ("params", "nonzeros", "macs", "sparse_macs", "norm_elements", "bytes")}
+        return Row("total", "", (), **sums)
+
+
+@torch.no_grad()
+def count(model, input_shape=None):
+    """Counts one forward pass of one picture (C, H, W); the model is left as it was."""
+    input_shape = input_shape or models.input_shape(model.arch)
+    layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
+    rows = {name: Row(name, type(m).__name__, tuple(m.weight.shape)) for m, name in layers.items()}
+    for m, name in layers.items():
+        for p in m.parameters(recurse=False):
+            rows[name].params += p.numel()
+            rows[name].nonzeros += int(p.count_nonzero()) if p.device.type != "meta" else p.numel()
+            rows[name].bytes += p.numel() * p.element_size()
+
+    def add(m, inputs, output):
+        row = rows[layers[m]]
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            positions = output[0, 0].numel() if isinstance(m, nn.Conv2d) else 1
+            row.macs += positions * m.weight.numel()
+            row.sparse_macs += positions * (int(m.weight.count_nonzero()) if m.weight.device.type != "meta"
+                                            else m.weight.numel())
+        elif isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            row.norm_elements += output.numel()
+
+    hooks = [m.register_forward_hook(add) for m in layers]
+    modes = {m: m.training for m in model.modules()}
+    try:
+        weight = next(model.parameters())
+        model.eval()
+        model(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, training in modes.items():
+            m.training = training
+    return Count(list(rows.values()), sum(m.width for m in model.modules() if isinstance(m, ChannelSelection)))
+
+
+def summary(model):
+    """{params, macs, cfg}: what a checkpoint remembers of the dense network."""
+    total = count(model).total
+    return {"params": total.params, "macs": total.macs, "cfg": model.cfg}
+
+
+def table(counted, before=None):
+    """The rows as text; with `before` (the count of the dense network) each number stands beside what it was."""
+    was = {row.name: row for row in before.rows} if before else {}
+    lines = [f"{'layer':34} {'weight':20} {'params':>12} {'non-zeros':>12} {'MACs':>14} {'sparse MACs':>14}"
+             + (f" {'params kept':>12}" if before else "")]
+    for row in [*counted.rows, counted.total]:
+        shape = "x".join(map(str, row.shape))
+        line = (f"{row.name:34} {shape:20} {row.params:12,} {row.nonzeros:12,} {row.macs:14,} "
+                f"{row.sparse_macs:14,}")
+        if before:
+            old = before.total if row.name == "total" else was[row.name]
+            line += f" {100 * row.params / old.params:10.1f} %"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def plain(arch, depth=None):
+    arch, depth = models.split_name(arch, depth)
+    return arch, {"depth": depth} if depth else {}
+
+
+def main(argv=None):
+    from common import checkpoint
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", help="a checkpoint of this repository")
+    parser.add_argument("--arch", help="for a bare state_dict: which network it is")
+    parser.add_argument("--depth", type=int)
+    args = parser.parse_args(argv)
+    ckpt = checkpoint.load(args.file, plain, args.arch, args.depth)
+    counted = count(checkpoint.to_model(ckpt))
+    total = counted.total
+    print(table(counted))
+    print(f"{total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs), {total.thop_flops / 1e9:.4f} as thop "
+          f"counts (batch norms too); {total.bytes:,} bytes at 4 a parameter, {Path(ckpt['path']).stat().st_size:,} "
+          f"in the file")
+
+
+if __name__ == "__main__":
+    from common import runtime
+    runtime.script(main)

@@ -1,0 +1,273 @@
+"""Pictures in memory: where they come from, and batches of them.
+
+    data = load("cifar10")                        # uint8 pictures, labels, class count, mean and deviation
+    train = Loader(data.x_train, data.y_train, data, batch_size=128, device=device, crop=4, flip=True, seed=1)
+    for images, labels in train.epoch(0): ...     # float (B, C, H, W), normalized and augmented; labels (B,)
+
+`name` is found, in this order, as DATA_DIR/name.npz (arrays x_train, y_train, x_test, y_test), as the folder
+DATA_DIR/name/{train,test}/<class>/*.png|jpg, or by torchvision's download (mnist, cifar10, cifar100). Any other name
+is a path to such a file or folder. shapes10 and shapes100 are drawn (common/shapes.py).
+"""
+import os
+import zipfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import UserError, models
+
+DOWNLOADS = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
+DRAWN = ("shapes10", "shapes100")
+STATISTICS = {  # mean and deviation per colour; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "mnist": ((0.0,), (1.0,)),
+}
+
+
+@dataclass
+class Data:
+    """x: uint8 (N, H, W, C); y: int64 (N,); mean and std: C numbers for pixels in [0, 1]."""
+    name: str
+    x_train: torch.Tensor
+    y_train: torch.Tensor
+    x_test: torch.Tensor
+    y_test: torch.Tensor
+    num_classes: int
+    mean: tuple
+    std: tuple
+
+    @property
+    def shape(self):
+        """(C, H, W) of one picture."""
+        height, width, colours = self.x_train.shape[1:]
+        return colours, height, width
+
+
+def data_dir(given=None):
+    return Path(given or os.environ.get("DATA_DIR") or Path(__file__).resolve().parent.parent / "data")
+
+
+def load(name, folder=None, grey=False, subset=None):
+    """The data set `name` as Data; subset: at most that many training and test pictures, balanced, by a
+    fixed seed.
+
+    grey: the 28 x 28 grey variant of a drawn set. UserError where there is no such data or it is not usable.
+    """
+    folder = data_dir(folder)
+    if name in DRAWN:
+        arrays, key = drawn(name, folder, grey), name
+    else:
+        path, key = find(name, folder)
+        arrays = read_npz(path) if path.suffix == ".npz" else read_folder(path)
+    data = check(arrays, key, name)
+    if subset:
+        train, test = (balanced(y, min(subset, len(y)), data.num_classes) for y in (data.y_train, data.y_test))
+        data = replace(data, x_train=data.x_train[train], y_train=data.y_train[train],
+                       x_test=data.x_test[test], y_test=data.y_test[test])
+    return data
+
+
+def find(name, folder):
+    """The file or folder that holds the data set, and the name its statistics go by."""
+    for path in (folder / f"{name}.npz", folder / name):
+        if path.is_file() or (path / "train").is_dir():
+            return path, name
+    if name in DOWNLOADS:
+        return download(name, folder), name
+    path = Path(name)
+    if path.is_file() or (path / "train").is_dir():
+        return path, path.stem
+    raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *DRAWN])}, and there is no "
+                    f"{folder / name}.npz, no folder {folder / name}/train and no such path")
+
+
+def read_npz(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
+    except KeyError as error:
+        raise UserError(f"{path}: {error.args[0]}; needed are x_train, y_train, x_test, y_test") from error
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it anew") from error
+
+
+def save_npz(path, arrays):
+    """Written to a temporary name and renamed, so that a stopped run leaves no half file."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
+        np.savez(partial, **arrays)
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror}); give another --data-dir") from error
+
+
+def drawn(name, folder, grey):
+    from common import shapes
+    path = folder / f"{name}{'-grey' if grey else ''}.npz"
+    if not path.is_file():
+        save_npz(path, shapes.draw(name, grey))
+    return read_npz(path)
+
+
+def download(name, folder):
+    import torchvision
+    kind = getattr(torchvision.datasets, DOWNLOADS[name])
+    arrays = {}
+    try:
+        for split, train in (("train", True), ("test", False)):
+            part = kind(folder / "downloads", train=train, download=True)
+            arrays[f"x_{split}"], arrays[f"y_{split}"] = np.asarray(part.data), np.asarray(part.targets)
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"no {folder / name}.npz, and the download of {name} failed ({error}); put the file there, "
+                        "or use --dataset shapes10") from error
+    save_npz(folder / f"{name}.npz", arrays)
+    return folder / f"{name}.npz"
+
+
+def read_folder(path):
+    """{train,test}/<class>/*.png|jpg, decoded once and kept beside the folder as an .npz."""
+    from PIL import Image
+    kept = path.with_name(f"{path.name}.npz")
+    classes = sorted(p.name for p in (path / "train").iterdir() if p.is_dir())
+    arrays, size = {}, None
+    for split in ("train", "test"):
+        pictures, labels = [], []
+        for label, cls in enumerate(classes):
+            files = [f for f in sorted((path / split / cls).glob("*")) if f.suffix.lower() in (".png", ".jpg", ".jpeg")]
+            if not files:
+                raise UserError(f"{path / split / cls} holds no .png or .jpg")
+            for file in files:
+                try:
+                    with Image.open(file) as picture:
+                        pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+                except OSError as error:
+                    raise UserError(f"{file} is no readable picture ({error})") from error
+                size = size or pixels.shape
+                if pixels.shape != size:
+                    raise UserError(f"{file} is {pixels.shape}, the others are {size}; bring all to one size and mode")
+                pictures.append(pixels)
+                labels.append(label)
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = np.stack(pictures), np.asarray(labels)
+    save_npz(kept, arrays)
+    return arrays
+
+
+def check(arrays, key, name):
+    """Data from raw arrays: shapes, types and labels looked at once, statistics added."""
+    tensors = {}
+    for split in ("train", "test"):
+        x, y = arrays[f"x_{split}"], arrays[f"y_{split}"].reshape(-1)
+        if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
+            raise UserError(f"{name}: x_{split} is {x.dtype} {x.shape}; needed is uint8 (N, H, W) or (N, H, W, 1 or 3)")
+        if not len(x) or len(x) != len(y):
+            raise UserError(f"{name}: {len(x)} {split} pictures, {len(y)} labels")
+        if y.dtype.kind not in "iu" or y.min() < 0:
+            raise UserError(f"{name}: y_{split} must be class numbers from 0")
+        tensors[f"x_{split}"] = torch.from_numpy(np.ascontiguousarray(x if x.ndim == 4 else x[..., None]))
+        tensors[f"y_{split}"] = torch.from_numpy(y.astype(np.int64))
+    if tensors["x_train"].shape[1:] != tensors["x_test"].shape[1:]:
+        raise UserError(f"{name}: training and test pictures differ in size")
+    num_classes = int(tensors["y_train"].max()) + 1
+    if int(tensors["y_test"].max()) >= num_classes:
+        raise UserError(f"{name}: test label {int(tensors['y_test'].max())}, but {num_classes} classes in training")
+    if num_classes < 2:
+        raise UserError(f"{name}: {num_classes} class; at least 2 are needed")
+    if key in STATISTICS and len(STATISTICS[key][0]) == tensors["x_train"].shape[-1]:
+        mean, std = STATISTICS[key]
+    else:
+        pixels = tensors["x_train"][:10000].double().flatten(0, 2) / 255
+        mean, std = tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).clamp_min(1e-3).tolist())
+    return Data(name, **tensors, num_classes=num_classes, mean=mean, std=std)
+
+
+def check_classes(data, model, path):
+    """UserError where the network of `path` cannot be run on the data."""
+    if model.cfg["num_classes"] != data.num_classes:
+        raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "
+                        "give the --dataset it was trained on")
+    if data.shape != models.input_shape(model.arch):
+        raise UserError(f"{data.name} has pictures of {data.shape} (colours, height, width), a {model.arch} reads "
+                        f"{models.input_shape(model.arch)}")
+
+
+def balanced(labels, count, num_classes, seed=0):
+    """Indices of `count` pictures, the classes as equal in number as they can be."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    rank = torch.empty_like(labels)
+    for cls in range(num_classes):
+        mine = order[labels[order] == cls]
+        rank[mine] = torch.arange(len(mine))
+    # the first of every class, then the second of every class, ...
+    return order[torch.argsort(rank[order], stable=True)][:count]
+
+
+class Loader:
+    """Batches of a set that lies on the device as uint8; no worker processes.
+
+    crop: pixels of zero padding for random crops; flip: random horizontal flips; cutout: side of a blanked square.
+    Without any of them and without shuffling it gives the test batches. Order and augmentation of epoch e depend on
+    (seed, e) alone, so a resumed run goes on as if it had never stopped. Under torchrun each rank takes its share.
+    """
+
+    def __init__(self, images, labels, data, batch_size, device="cpu", crop=0, flip=False, cutout=0, shuffle=False,
+                 seed=0, rank=0, world=1):
+        self.labels = labels.to(device)
+        self.batch_size, self.device = batch_size, torch.device(device)
+        self.crop, self.flip, self.cutout, self.shuffle, self.seed = crop, flip, cutout, shuffle, seed
+        self.rank, self.world = rank, world
+        self.size = images.shape[1:3]
+        images = images.permute(0, 3, 1, 2)
+        padded = torch.nn.functional.pad(images, (crop,) * 4)
+        # Stored as (N, H, W, C): a batch comes out in channels-last order, which convolutions like best.
+        self.images = padded.permute(0, 2, 3, 1).contiguous().to(device)
+        mean = torch.tensor(data.mean, dtype=torch.float32)
+        std = torch.tensor(data.std, dtype=torch.float32)
+        self.scale = (1 / (255 * std)).to(device)
+        self.shift = (-mean / std).to(device)
+
+    def __len__(self):
+        return len(range(0, self._count(), self.batch_size))
+
+    def _count(self):
+        count = len(range(self.rank, len(self.labels), self.world))
+        # A batch of one picture has no variance for batch norm.
+        return count - (self.shuffle and count % self.batch_size == 1 and count > 1)
+
+    def __iter__(self):
+        return self.epoch(0)
+
+    def epoch(self, e):
+        """Yields (images, labels) of epoch e: float32 (B, C, H, W) in channels-last order, int64 (B,)."""
+        n = len(self.labels)
+        g = torch.Generator().manual_seed((self.seed * 1_000_003 + e) % 2**63)
+        order = torch.randperm(n, generator=g) if self.shuffle else torch.arange(n)
+        height, width = self.size
+        if self.crop or self.flip or self.cutout:
+            top, left = torch.randint(0, 2 * self.crop + 1, (2, n), generator=g).to(self.device)
+            mirrored = torch.rand(n, generator=g).lt(0.5 if self.flip else 0).to(self.device)
+            hole = torch.rand(2, n, generator=g).to(self.device)
+        order = order[self.rank::self.world][:self._count()].to(self.device)
+        for start in range(0, len(order), self.batch_size):
+            index = order[start:start + self.batch_size]
+            if self.crop or self.flip:
+                rows = top[index, None] + torch.arange(height, device=self.device)
+                columns = torch.arange(width, device=self.device)
+                columns = left[index, None] + torch.where(mirrored[index, None], columns.flip(0), columns)
+                pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
+            else:
+                pixels = self.images[index]
+            images = pixels.float().mul_(self.scale).add_(self.shift)
+            if self.cutout:
+                blank = self._near(hole[0, index], height)[:, :, None] & self._near(hole[1, index], width)[:, None, :]
+                images.masked_fill_(blank[..., None], 0)
+            yield images.permute(0, 3, 1, 2), self.labels[index]
+
+    def _near(self, centre, side):
+        """bool (B, side): which rows or columns lie in the cutout square around centre (B,), given in [0, 1)."""
+        centre = (centre * side).long()[:, None]
+        position = torch.arange(side, device=self.device)
+        return (position >= centre - self.cutout // 2) & (position < centre + (self.cutout + 1) // 2)

@@ -1,0 +1,54 @@
+"""The networks of the five papers, built from plain numbers and narrowed exactly.
+
+    model = build("vgg", depth=13, num_classes=10)              # (N, 3, 32, 32) -> logits (N, 10)
+    small = narrow(model, {"feature.0": keep})                  # keep: bool, one entry per output channel
+
+`model.arch` and `model.cfg` say how to build the same network again.
+"""
+import re
+
+from common import UserError
+from common.models.alexnet import AlexNet
+from common.models.channels import narrow
+from common.models.densenet import DenseNet
+from common.models.lenet import LeNet5, LeNet300
+from common.models.mobilenetv2 import MobileNetV2
+from common.models.preresnet import PreResNet
+from common.models.resnet import ResNet
+from common.models.resnext import ResNeXt
+from common.models.vgg import VGG
+from common.models.wideresnet import WideResNet
+
+__all__ = ["ARCHS", "build", "input_shape", "narrow", "split_name"]
+
+ARCHS = {"lenet300": LeNet300, "lenet5": LeNet5, "alexnet": AlexNet, "vgg": VGG, "resnet": ResNet,
+         "preresnet": PreResNet, "densenet": DenseNet, "wideresnet": WideResNet, "resnext": ResNeXt,
+         "mobilenetv2": MobileNetV2}
+
+
+def build(arch, **cfg):
+    """A freshly initialized network. UserError names an unknown arch, option or depth."""
+    if arch not in ARCHS:
+        raise UserError(f"unknown arch {arch!r}; there are: {', '.join(ARCHS)}")
+    try:
+        model = ARCHS[arch](**cfg)
+    except TypeError as error:
+        raise UserError(f"arch {arch}: {error}") from error
+    model.arch = arch
+    return model
+
+
+def split_name(arch, depth=None):
+    """('resnet56', None) -> ('resnet', 56): a depth written behind the name is the same as --depth."""
+    match = re.fullmatch(r"([a-z]+?)_?(\d+)", arch)
+    if arch in ARCHS or not match:
+        return arch, depth
+    name, number = match[1], int(match[2])
+    if depth not in (None, number):
+        raise UserError(f"--arch {arch} and --depth {depth} disagree")
+    return name, number
+
+
+def input_shape(arch):
+    """(channels, height, width) of one picture: the LeNets read 28 x 28 grey, all others 32 x 32 RGB."""
+    return (1, 28, 28) if arch.startswith("lenet") else (3, 32, 32)

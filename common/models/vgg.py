@@ -1,0 +1,79 @@
+"""VGG for 32 x 32 pictures (Simonyan & Zisserman 2015), as the pruning papers use it.
+
+variant      convolutions   batch norm   pooling                       classifier
+slimming     no bias        gamma 0.5    4 max pools, 2 x 2 average    Linear(last, classes)
+bearpaw      bias           none         5 max pools                   Linear(last, classes)
+bearpaw_bn   bias           gamma 1      5 max pools                   Linear(last, classes)
+head512      no bias        gamma 0.5    4 max pools, 2 x 2 average    Linear(last, 512), BN, ReLU, Linear(512, classes)
+"""
+from torch import nn
+
+from common import UserError
+from common.models.channels import Channels, Reader, fill
+
+CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
+
+
+class VGG(nn.Module):
+    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels per convolution, 'M' for a max pool."""
+
+    def __init__(self, depth=19, num_classes=10, widths=None, variant="slimming", head=None):
+        super().__init__()
+        if depth not in CONVS:
+            raise UserError(f"vgg has depths {', '.join(map(str, CONVS))}; got {depth}")
+        if variant not in ("slimming", "bearpaw", "bearpaw_bn", "head512"):
+            raise UserError(f"vgg has variants slimming, bearpaw, bearpaw_bn, head512; got {variant!r}")
+        if head is not None and variant != "head512":
+            raise UserError(f"vgg has a head only in the variant head512; got {variant} and {head}")
+        default = []
+        for width, count in zip((64, 128, 256, 512, 512), CONVS[depth], strict=True):
+            default += [width] * count + ["M"]
+        bearpaw = variant.startswith("bearpaw")
+        widths = fill(widths, default if bearpaw else default[:-1], f"vgg{depth}")
+        self.cfg = dict(depth=depth, num_classes=num_classes, widths=widths, variant=variant)
+
+        layers, channels = [], 3
+        for width in widths:
+            if width == "M":
+                layers.append(nn.MaxPool2d(2))
+                continue
+            layers.append(nn.Conv2d(channels, width, 3, padding=1, bias=bearpaw))
+            if variant != "bearpaw":
+                layers.append(nn.BatchNorm2d(width))
+            layers.append(nn.ReLU(inplace=True))
+            channels = width
+        self.feature = nn.Sequential(*layers)
+        self.pool = nn.Identity() if bearpaw else nn.AvgPool2d(2)
+        if variant == "head512":
+            self.cfg["head"] = fill(head, [512], "the head of head512")
+            hidden = self.cfg["head"][0]
+            self.classifier = nn.Sequential(nn.Linear(channels, hidden), nn.BatchNorm1d(hidden),
+                                            nn.ReLU(inplace=True), nn.Linear(hidden, num_classes))
+        else:
+            self.classifier = nn.Linear(channels, num_classes)
+
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.normal_(m.weight, 0, (2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)) ** 0.5)
+                if m.bias is not None:
+                    nn.init.zeros_(m.bias)
+            elif isinstance(m, nn.BatchNorm2d) and not bearpaw:
+                nn.init.constant_(m.weight, 0.5)
+            elif isinstance(m, nn.Linear):
+                nn.init.normal_(m.weight, 0, 0.01)
+                nn.init.zeros_(m.bias)
+
+    def forward(self, x):
+        return self.classifier(self.pool(self.feature(x)).flatten(1))
+
+    def channels(self):
+        convs = [n for n, m in self.named_modules() if isinstance(m, nn.Conv2d)]
+        norms = [n for n, m in self.named_modules() if isinstance(m, nn.BatchNorm2d)] or [""] * len(convs)
+        head = self.cfg["variant"] == "head512"
+        readers = convs[1:] + ["classifier.0" if head else "classifier"]
+        places = [i for i, width in enumerate(self.cfg["widths"]) if width != "M"]
+        records = [Channels([(conv, norm)], [Reader(reader)], [("widths", i)])
+                   for conv, norm, reader, i in zip(convs, norms, readers, places, strict=True)]
+        if head:
+            records.append(Channels([("classifier.0", "classifier.1")], [Reader("classifier.3")], [("head", 0)]))
+        return records

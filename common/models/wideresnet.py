@@ -1,0 +1,106 @@
+"""Wide residual networks for 32 x 32 pictures (Zagoruyko & Komodakis 2016), pre-activation, depth 6n+4.
+
+variant     stride       1 x 1 shortcut reads     dropout
+usual       conv1        relu(bn1(x))             between ReLU and conv2
+softmask    conv2        x                        between conv1 and bn2
+
+"softmask" is the network of the soft-binary mask (WRN-34-9): its first two layers of a stage see the larger picture.
+"""
+from collections import OrderedDict
+
+import torch.nn.functional as F
+from torch import nn
+
+from common import UserError
+from common.models.channels import Channels, Reader, fill
+
+
+class Block(nn.Module):
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride) through `mid` channels."""
+
+    def __init__(self, channels, mid, out, stride, project, dropout, variant):
+        super().__init__()
+        self.usual = variant == "usual"
+        self.project = project
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(channels, mid, 3, stride if self.usual else 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(mid)
+        self.conv2 = nn.Conv2d(mid, out, 3, 1 if self.usual else stride, 1, bias=False)
+        self.dropout = nn.Dropout(dropout)
+        self.convShortcut = nn.Conv2d(channels, out, 1, stride, bias=False) if project else nn.Identity()
+
+    def forward(self, x):
+        active = F.relu(self.bn1(x))
+        shortcut = self.convShortcut(active if self.usual and self.project else x)
+        out = self.conv1(active)
+        if self.usual:
+            out = self.dropout(F.relu(self.bn2(out)))
+        else:
+            out = F.relu(self.bn2(self.dropout(out)))
+        return self.conv2(out) + shortcut
+
+
+class WideResNet(nn.Module):
+    """Pictures (N, 3, 32, 32) -> logits (N, num_classes).
+
+    widths: channels between the two convolutions of each block; streams: of the stem and the three stages.
+    """
+
+    def __init__(self, depth=28, widen_factor=10, num_classes=10, dropout=0.0, variant="usual", widths=None,
+                 streams=None):
+        super().__init__()
+        n, rest = divmod(depth - 4, 6)
+        if n < 1 or rest:
+            raise UserError(f"wideresnet has depths 6n+4 (16, 22, 28, 34, 40); got {depth}")
+        if variant not in ("usual", "softmask"):
+            raise UserError(f"wideresnet has variants usual, softmask; got {variant!r}")
+        if widen_factor < 1 or not 0 <= dropout < 1:
+            raise UserError(f"wideresnet has widen_factor >= 1 and dropout in [0, 1); got {widen_factor}, {dropout}")
+        default = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
+        streams = fill(streams, default, f"wrn-{depth}-{widen_factor} (streams)")
+        if widen_factor == 1 and streams[0] != streams[1]:
+            raise UserError(f"the stem and the first stage of wrn-{depth}-1 are one stream; got {streams}")
+        widths = fill(widths, [w for w in default[1:] for _ in range(n)], f"wrn-{depth}-{widen_factor}")
+        self.cfg = dict(depth=depth, widen_factor=widen_factor, num_classes=num_classes, dropout=dropout,
+                        variant=variant, widths=widths, streams=streams)
+
+        self.conv1 = nn.Conv2d(3, streams[0], 3, 1, 1, bias=False)
+        left, channels = iter(widths), streams[0]
+        for stage, out in enumerate(streams[1:], 1):
+            blocks = []
+            for i in range(n):
+                stride = 2 if stage > 1 and i == 0 else 1
+                project = i == 0 and (stage > 1 or widen_factor > 1)     # by place: narrowed widths may coincide
+                blocks.append(Block(channels, next(left), out, stride, project, dropout, variant))
+                channels = out
+            setattr(self, f"block{stage}", nn.Sequential(OrderedDict(layer=nn.Sequential(*blocks))))
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.fc = nn.Linear(channels, num_classes)
+
+        for m in self.modules():
+            if isinstance(m, nn.Conv2d):
+                nn.init.normal_(m.weight, 0, (2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)) ** 0.5)
+        nn.init.zeros_(self.fc.bias)
+
+    def forward(self, x):
+        x = self.block3(self.block2(self.block1(self.conv1(x))))
+        x = F.relu(self.bn1(x))
+        return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
+
+    def channels(self):
+        stream = Channels([("conv1", "")], [], [("streams", 0)], relu=False, stream=True)
+        inner, streams = [], [stream]
+        for stage in (1, 2, 3):
+            for i, block in enumerate(getattr(self, f"block{stage}").layer):
+                name = f"block{stage}.layer.{i}"
+                stream.readers.append(Reader(f"{name}.conv1", f"{name}.bn1"))
+                inner.append(Channels([(f"{name}.conv1", f"{name}.bn2")], [Reader(f"{name}.conv2")],
+                                      [("widths", len(inner))]))
+                if block.project:                                        # here a new stream begins
+                    stream.readers.append(Reader(f"{name}.convShortcut", f"{name}.bn1" if block.usual else ""))
+                    stream = Channels([(f"{name}.convShortcut", "")], [], [], relu=False, stream=True)
+                    streams.append(stream)
+                stream.makers.append((f"{name}.conv2", ""))
+            stream.places.append(("streams", stage))
+        stream.readers.append(Reader("fc", "bn1"))
+        return inner + streams

@@ -1,0 +1,35 @@
+"""One table of several checkpoints: stage, accuracy, parameters, MACs, and measured milliseconds.
+
+    python results/summary.py logs/demo/slimming/*/*.pth.tar
+
+Milliseconds are medians of fp32 forward passes of 1 and 128 pictures on this machine, the networks taking turns.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import checkpoint, compute_flops, latency, runtime
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", metavar="FILE")
+    parser.add_argument("--device")
+    args = parser.parse_args(argv)
+    device = runtime.device_of(args.device)
+    ckpts = [checkpoint.load(file) for file in args.files]
+    networks = [checkpoint.to_model(ckpt).to(device) for ckpt in ckpts]
+    times = [latency.milliseconds(networks, batch) for batch in (1, 128)]
+    print(f"{'method':10} {'stage':10} {'network':14} {'data':9} {'accuracy':>9} {'params':>12} {'MACs':>13} "
+          f"{'ms, batch 1':>12} {'batch 128':>10}")
+    for ckpt, model, one, many in zip(ckpts, networks, *times, strict=True):
+        total = compute_flops.count(model).total
+        network = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
+        print(f"{ckpt['method']:10} {ckpt['stage']:10} {network:14} {Path(ckpt['dataset']).stem:9} "
+              f"{ckpt['prec1']:7.2f} % {total.params:12,} {total.macs:13,} {one:12.2f} {many:10.1f}")
+
+
+if __name__ == "__main__":
+    runtime.script(main)

@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# Every method from dense training to a smaller network, and one table at the end.
+#
+#   bash run_all.sh                     on the built-in pictures, minutes on two CPU cores
+#   bash run_all.sh slimming            one method alone
+#   bash run_all.sh full                the real data sets at full length: hours on a GPU
+#
+# A stage that was finished before is not repeated; one that was stopped goes on. Everything is under logs/.
+set -uo pipefail
+cd "$(dirname "$0")"
+full=; methods=()
+for word in "$@"; do
+    case $word in
+        full) full=yes ;;
+        slimming) methods+=("$word") ;;
+        *) echo "usage: bash run_all.sh [full] [slimming]" >&2; exit 2 ;;
+    esac
+done
+[ ${#methods[@]} -gt 0 ] || methods=(slimming)
+source ./environment.sh requirements.txt numpy tqdm matplotlib || exit
+out=logs/demo; [ -z "$full" ] || out=logs/full
+files=(); failed=()
+
+# step NAME COMMAND...: runs it, and remembers a failure without stopping the others
+step() {
+    echo; echo "== $1"; shift
+    echo "python $*"
+    "$python" "$@" || { failed+=("python $*"); return 1; }
+}
+
+slimming() {
+    local d=$out/slimming recipe
+    recipe="--dataset shapes10 --subset 4000 --epochs 5"
+    [ -z "$full" ] || recipe="--dataset cifar10 --epochs 160"
+    step "slimming: dense" slimming/main.py $recipe --arch vgg --depth 13 --save $d/dense --resume auto &&
+    step "slimming: sparse" slimming/main.py -sr --s 0.0001 $recipe --arch vgg --depth 13 --save $d/sparse --resume auto &&
+    step "slimming: prune 40 % of the channels" slimming/prune.py --percent 0.4 ${full:+--dataset cifar10} \
+        --model $d/sparse/checkpoint.pth.tar --save $d/pruned --overwrite &&
+    step "slimming: fine-tune" slimming/main.py --refine $d/pruned/pruned.pth.tar $recipe --save $d/finetuned --resume auto &&
+    files+=($d/dense/checkpoint.pth.tar $d/sparse/checkpoint.pth.tar $d/pruned/pruned.pth.tar
+            $d/finetuned/finetuned.pth.tar)
+}
+
+for method in "${methods[@]}"; do $method; done
+if [ ${#files[@]} -gt 0 ]; then
+    echo; "$python" results/summary.py "${files[@]}" || failed+=("results/summary.py")
+fi
+if [ ${#failed[@]} -gt 0 ]; then
+    printf '\nfailed:\n'; printf '  %s\n' "${failed[@]}"; exit 1
+fi

@@ -1,0 +1,22 @@
+"""Network slimming: what a checkpoint is worth.
+
+    python eval.py chkpt/slimming-vgg13-cifar10.pth.tar
+
+Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect
+the accuracy that the file's own record says, to the digit.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import runtime
+from slimming.networks import network
+
+
+def main(argv=None):
+    runtime.evaluate_file(argv, __doc__, network)
+
+
+if __name__ == "__main__":
+    runtime.script(main)

@@ -1,0 +1,22 @@
+"""Which network `--arch` and `--depth` mean in this folder.
+
+All start with gamma = 0.5, which the sparsity term needs. ResNet and DenseNet have a channel selection behind the
+batch norms whose input others read too, so that their channels can be dropped for one reader alone.
+"""
+from common import UserError, models
+
+OPTIONS = {
+    "vgg": ("vgg", {"variant": "slimming"}),
+    "resnet": ("preresnet", {"block": "bottleneck", "selection": True, "gamma": 0.5}),
+    "densenet": ("densenet", {"growth": 12, "selection": True, "gamma": 0.5}),
+}
+DEPTHS = {"vgg": 19, "resnet": 164, "densenet": 40}
+
+
+def network(arch, depth=None):
+    """(arch, cfg) for `models.build` and `checkpoint.load`; depth None: the paper's."""
+    arch, depth = models.split_name(arch, depth)
+    if arch not in OPTIONS:
+        raise UserError(f"slimming has --arch {', '.join(OPTIONS)}; got {arch!r}")
+    name, cfg = OPTIONS[arch]
+    return name, {"depth": depth or DEPTHS[arch], **cfg}

@@ -1,0 +1,367 @@
+"""A network with channels masked and the narrow network without them give the same logits."""
+import pytest
+import torch
+from torch import nn
+
+from common import UserError
+from common.models import build, input_shape, narrow
+from common.models.channels import ChannelSelection
+
+NETS = {                                                     # every kind of network, as small as it can be
+    "lenet300": ("lenet300", {}),
+    "lenet5": ("lenet5", {}),
+    "alexnet": ("alexnet", dict(widths=[12, 10, 9, 8, 7])),
+    "vgg": ("vgg", dict(depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])),
+    "vgg-bearpaw": ("vgg", dict(depth=11, variant="bearpaw",
+                                widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10, "M"])),
+    "vgg-head512": ("vgg", dict(depth=11, variant="head512", head=[20],
+                                widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])),
+    "resnet-basic": ("resnet", dict(depth=14)),
+    "resnet-bottleneck": ("resnet", dict(depth=20, block="bottleneck", streams=[8, 12, 14, 16])),
+    "resnet-pad": ("resnet", dict(depth=14, shortcut="pad")),
+    "preresnet-basic": ("preresnet", dict(depth=14)),
+    "preresnet-bottleneck": ("preresnet", dict(depth=20, block="bottleneck", streams=[8, 12, 14, 16])),
+    "preresnet-basic-select": ("preresnet", dict(depth=14, selection=True)),
+    "preresnet-bottleneck-select": ("preresnet", dict(depth=20, block="bottleneck", selection=True)),
+    "densenet-select": ("densenet", dict(depth=13, growth=5, selection=True)),
+    "densenet-bc": ("densenet", dict(depth=16, growth=4, block="bottleneck", compression=2)),
+    "wideresnet": ("wideresnet", dict(depth=16, widen_factor=2, streams=[8, 10, 12, 14], dropout=0.3)),
+    "wideresnet-1": ("wideresnet", dict(depth=10, widen_factor=1)),
+    "wideresnet-softmask": ("wideresnet", dict(depth=16, widen_factor=2, variant="softmask", streams=[8, 10, 12, 14])),
+    "resnext": ("resnext", dict(depth=20, cardinality=3, streams=[8, 10, 12, 14],
+                                widths=[192, 128, 384, 256, 512, 768])),
+    "resnext-1": ("resnext", dict(depth=11, cardinality=2, widen_factor=1, streams=[8, 8, 12, 14])),
+    "mobilenetv2": ("mobilenetv2", dict(width_multiplier=0.25, num_classes=10)),
+}
+
+
+def network(name, dtype=torch.float64, seed=0):
+    """In evaluation mode, with random batch norms and biases."""
+    torch.manual_seed(seed)
+    arch, cfg = NETS[name]
+    model = build(arch, **cfg)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.3)
+            nn.init.normal_(m.running_mean, 0, 0.3)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+        elif isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None:
+            nn.init.normal_(m.bias, 0, 0.1)
+    return model.to(dtype).eval()
+
+
+def pictures(model):
+    torch.manual_seed(1)
+    return torch.randn(3, *input_shape(model.arch), dtype=next(model.parameters()).dtype)
+
+
+def random_keep(record, width, share=0.6):
+    """Whole units, at least one of them, never all where there is a choice."""
+    units = width // record.unit
+    keep = torch.rand(units) < share
+    one, other = torch.randperm(units)[:2].tolist() if units > 1 else (0, 0)
+    keep[other] = False
+    keep[one] = True
+    return keep.repeat_interleave(record.unit)
+
+
+def width_of(modules, name):
+    m = modules[name]
+    return m.width if isinstance(m, ChannelSelection) else m.weight.shape[0]
+
+
+@torch.no_grad()
+def mask(model, record, keep, silence=False):
+    """Makes the dropped channels zero where they are read, by zeros in the weights alone.
+
+    silence: zero only the first maker, with the bias of its norm, instead of all.
+    """
+    modules, gone = dict(model.named_modules()), ~keep
+    for maker, norm in record.makers[:1] if silence else record.makers:
+        layer = modules[maker]
+        layer.weight[gone] = 0
+        for part in (layer, modules[norm] if norm else layer):
+            if part.bias is not None:
+                part.bias[gone] = 0
+        if norm:
+            modules[norm].weight[gone] = 0
+    for reader in record.readers:
+        if reader.norm:
+            modules[reader.norm].weight[gone] = 0
+            modules[reader.norm].bias[gone] = 0
+        elif reader.select and not record.makers:
+            indices = modules[reader.select].indices
+            modules[reader.layer].weight[:, gone[indices]] = 0
+
+
+def choose(model, which):
+    """[(record, keep), ...] and the keep sets by name, for the records that `which` wants."""
+    modules, chosen, keep = dict(model.named_modules()), [], {}
+    for record in model.channels():
+        if which(record):
+            name = record.names()[0]
+            chosen.append((record, random_keep(record, width_of(modules, name))))
+            keep[name] = chosen[-1][1]
+    return chosen, keep
+
+
+def assert_same(masked, slim):
+    images = pictures(masked)
+    with torch.no_grad():
+        expected, got = masked(images), slim(images)
+    assert expected.std() > 1e-6                             # something is left to compare
+    tolerance = 1e-9 if expected.dtype == torch.float64 else 1e-4 * expected.abs().max().item()
+    assert (got - expected).abs().max() <= tolerance
+
+
+WHICH = {"inner": lambda r: r.makers and not r.stream, "selections": lambda r: not r.makers,
+         "streams": lambda r: r.stream, "all": lambda r: True}
+CASES = [(name, kind) for name, (arch, cfg) in NETS.items() for kind, which in WHICH.items()
+         if any(which(r) for r in build(arch, **cfg).channels())]
+
+
+@pytest.mark.parametrize("name, kind", CASES)
+def test_masked_is_narrow(name, kind):
+    model = network(name)
+    chosen, keep = choose(model, WHICH[kind])
+    for record, kept in chosen:
+        mask(model, record, kept)
+    slim = narrow(model, keep)
+    assert slim.arch == model.arch and not slim.training
+    for record, kept in chosen:
+        for key, position in record.places:
+            if record.makers:
+                assert slim.cfg[key][position] == kept.sum()
+            else:
+                assert slim.cfg[key][position] <= kept.sum()
+    assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())
+    assert_same(model, slim)
+
+    again = build(slim.arch, **slim.cfg).double().eval()
+    again.load_state_dict(slim.state_dict())
+    assert_same(slim, again)
+
+    chosen, keep = choose(slim, WHICH[kind])                 # and once more, from what is left
+    chosen = [(r, k) for r, k in chosen if not k.all()]
+    for record, kept in chosen:
+        mask(slim, record, kept)
+    try:
+        slimmer = narrow(slim, {r.names()[0]: k for r, k in chosen})
+    except UserError as error:                               # a selection may be left with nothing of its own
+        assert "nothing is left" in str(error) or "no channel" in str(error)
+        return
+    assert_same(slim, slimmer)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_masked_is_narrow_in_float32(name):
+    model = network(name, torch.float32)
+    chosen, keep = choose(model, lambda r: True)
+    for record, kept in chosen:
+        mask(model, record, kept)
+    slim = narrow(model, keep)
+    assert next(slim.parameters()).dtype == torch.float32
+    assert_same(model, slim)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nothing_named_nothing_changed(name):
+    model = network(name).train()
+    slim = narrow(model, {"conv1": torch.ones(20, dtype=torch.bool)} if name == "lenet5" else {})
+    assert slim.training and slim.cfg == model.cfg and slim is not model
+    for key, tensor in model.state_dict().items():
+        assert torch.equal(tensor, slim.state_dict()[key])
+
+
+# Constants: a dropped channel whose weights are zero but whose bias is not.
+
+def constant(model, record, keep):
+    """Zeroes what varies in the dropped channels and leaves the biases."""
+    modules, gone = dict(model.named_modules()), ~keep
+    with torch.no_grad():
+        if not record.makers:
+            modules[record.readers[0].norm].weight[gone] = 0
+            return
+        maker, norm = record.makers[-1]
+        modules[norm or maker].weight[gone] = 0
+
+
+def folds(model, record):
+    """Its readers do not pad, and have a bias or a batch norm of their own behind them."""
+    modules = dict(model.named_modules())
+    normed = {maker for r in model.channels() for maker, norm in r.makers if norm}
+    if record.stream or (not record.makers and not record.readers[0].norm):
+        return False
+    return all(not any(getattr(modules[r.layer], "padding", (0,))) and
+               (r.layer in normed or modules[r.layer].bias is not None) for r in record.readers)
+
+
+@pytest.mark.parametrize("name", [n for n, (arch, cfg) in NETS.items()
+                                  if any(folds(m, r) for m in [build(arch, **cfg)] for r in m.channels())])
+def test_constants_are_folded(name):
+    model = network(name)
+    chosen, keep = choose(model, lambda r: folds(model, r))
+    for record, kept in chosen:
+        constant(model, record, kept)
+    slim = narrow(model, keep)
+    images = pictures(model)
+    with torch.no_grad():
+        expected = model(images)
+        assert (slim(images) - expected).abs().max() <= 1e-9 * max(1, expected.abs().max())
+    for record, kept in chosen:                              # without the constants the logits differ
+        mask(model, record, kept)
+    with torch.no_grad():
+        assert (model(images) - expected).abs().max() > 1e-6
+
+
+@pytest.mark.parametrize("name", ["preresnet-bottleneck", "preresnet-bottleneck-select"])
+def test_a_silent_stream_leaves_the_constants_of_the_norms_that_read_it(name):
+    """Zero in the stream is not zero behind the next batch norm; with a selection too it is folded once."""
+    model = network(name)
+    for _ in range(2):                                       # the second time behind selections that are not whole
+        modules, keep = dict(model.named_modules()), {}
+        selections = {r.readers[0].layer: r for r in model.channels() if not r.makers}
+        for record in (r for r in model.channels() if r.stream):
+            kept = random_keep(record, width_of(modules, record.names()[0]))
+            keep[record.names()[0]] = kept
+            with torch.no_grad():
+                for maker, _ in record.makers:
+                    modules[maker].weight[~kept] = 0
+                for reader in record.readers:                # a selection drops some of these channels, and others
+                    if reader.layer in selections:
+                        own = torch.rand(len(kept)) < 0.7
+                        modules[reader.norm].weight[~own] = 0
+                        keep[selections[reader.layer].names()[0]] = own
+        slim = narrow(model, keep)
+        assert_same(model, slim)
+        model = slim
+
+
+@pytest.mark.parametrize("name", ["mobilenetv2", "resnext"])
+def test_channels_that_die_before_the_grouped_convolution(name):
+    """Zero in front of the second batch norm, whose shift alone then reaches the last convolution."""
+    model = network(name)
+    chosen, keep = choose(model, lambda r: len(r.makers) == 2 and not r.stream)
+    for record, kept in chosen:
+        mask(model, record, kept, silence=True)
+    assert_same(model, narrow(model, keep))
+
+
+@pytest.mark.parametrize("bias", [0.5, -0.5])
+def test_only_silence_passes_a_padded_depthwise_convolution(bias):
+    """A positive constant comes out of it varying at the borders: such a channel is dropped, nothing is folded."""
+    model = network("mobilenetv2")
+    with torch.no_grad():
+        model.layers[0].bn1.weight[1], model.layers[0].bn1.bias[1] = 0, bias
+    slim = narrow(model, {"layers.0.bn1": keep_of(model.layers[0].bn1.num_features, 1)})
+    if bias > 0:
+        assert torch.equal(slim.layers[0].bn3.running_mean, model.layers[0].bn3.running_mean)
+    else:
+        assert_same(model, slim)
+
+
+def test_lenet5_loses_maps_and_positions_together():
+    model = network("lenet5")
+    maps, positions = torch.rand(50) < 0.3, torch.rand(800) < 0.4
+    with torch.no_grad():
+        model.conv2.weight[~maps] = 0                        # their biases stay: constants, 16 positions each
+        model.conv2.bias.abs_()
+        model.fc1.weight[:, ~positions] = 0
+    slim = narrow(model, {"conv2": maps, "select": positions})
+    left = int((positions & maps.repeat_interleave(16)).sum())
+    assert slim.cfg["widths"] == [20, int(maps.sum()), left, 500]
+    assert slim.select.width == 16 * int(maps.sum()) and slim.fc1.in_features == left
+    assert_same(model, slim)
+    only = narrow(model, {"conv2": maps})                    # without a word about positions they follow
+    assert only.cfg["widths"][2] == 16 * int(maps.sum())
+    assert_same(model, only)
+
+
+def test_lenet300_forgets_dead_pixels():
+    model = network("lenet300")
+    pixels = torch.rand(784) < 0.45
+    with torch.no_grad():
+        model.fc1.weight[:, ~pixels] = 0
+    slim = narrow(model, {"select": pixels})
+    assert torch.equal(slim.select.indices, pixels.nonzero().flatten())
+    assert_same(model, slim)
+    with torch.no_grad():
+        slim.fc1.weight[:, 1::2] = 0
+    assert_same(slim, narrow(slim, {"select": torch.zeros(784).bool().index_fill(0, slim.select.indices[::2], True)}))
+
+
+def test_narrowed_projections_stay_projections():
+    """A stream narrowed to its neighbour's width still has the convolution between them."""
+    streams = [r for r in network("mobilenetv2").channels() if r.stream]
+    assert sum(len(r.places) for r in streams) == 8 > len(streams)       # at 0.25 some stages share a width
+    for arch, cfg in (("resnet", dict(depth=11, block="bottleneck", streams=[16, 16, 16, 16])),
+                      ("wideresnet", dict(depth=10, widen_factor=2, streams=[16, 16, 16, 16])),
+                      ("resnext", dict(depth=11, cardinality=1, streams=[16, 16, 16, 16]))):
+        assert len([r for r in build(arch, **cfg).channels() if r.stream]) == 4
+
+
+def keep_of(width, *gone):
+    keep = torch.ones(width, dtype=torch.bool)
+    keep[list(gone)] = False
+    return keep
+
+
+@pytest.mark.parametrize("name, keep, message", [
+    ("vgg", {"feature.0": keep_of(5, 1)}, "feature.0 has 6 channels, keep has 5"),
+    ("vgg", {"feature.0": torch.zeros(6)}, "no channel of feature.0 is left"),
+    ("vgg", {"feature.99": keep_of(6, 1)}, "no layer 'feature.99'"),
+    ("vgg", {"classifier": keep_of(10, 1)}, "classifier cannot be removed"),
+    ("vgg", {"feature.0": keep_of(6, 1), "feature.1": keep_of(6, 2)}, "feature.0 and feature.1 share"),
+    ("resnet-basic", {"conv1": keep_of(16, 1), "layer1.0.conv2": keep_of(16, 2)}, "conv1 and layer1.0.conv2 share"),
+    ("resnet-pad", {"layer1.0.conv2": keep_of(16, 2)}, "layer1.0.conv2 cannot be removed"),
+    ("preresnet-basic", {"conv1": keep_of(16, 1), "layer1.0.bn1": keep_of(16, 2)}, "conv1 and layer1.0.bn1 share"),
+    ("wideresnet", {"block1.layer.0.conv2": keep_of(10, 1), "block1.layer.0.convShortcut": keep_of(10, 3)}, "share"),
+    ("densenet-select", {"dense1.0.conv1": keep_of(5, 1)}, "dense1.0.conv1 cannot be removed"),
+    ("densenet-select", {"dense1.0.bn1": keep_of(9, 1)}, "dense1.0.bn1 has 10 channels, keep has 9"),
+    ("resnext", {"stage_1.stage_1_bottleneck_0.conv_conv": keep_of(192, 5)}, "64 at a time"),
+    ("lenet5", {"conv2": keep_of(50, *range(25)), "select": keep_of(800, *range(400, 800))}, "nothing is left for fc1"),
+])
+def test_what_cannot_be_narrowed_is_refused(name, keep, message):
+    with pytest.raises(UserError, match=message):
+        narrow(network(name), keep)
+
+
+@pytest.mark.parametrize("name, layer, norm", [
+    ("vgg", "feature.0", "feature.1"), ("alexnet", "features.0", ""), ("wideresnet", "block1.layer.0.conv1",
+                                                                      "block1.layer.0.bn2"),
+    ("densenet-select", "dense1.0.bn1", "dense1.0.bn1")])
+def test_a_constant_does_not_pass_padding(name, layer, norm):
+    model = network(name)
+    part = dict(model.named_modules())[norm or layer]
+    with torch.no_grad():
+        part.weight[1] = 0
+        part.bias[1] = 0.5
+    keep = {layer: keep_of(part.weight.shape[0], 1)}
+    with pytest.raises(UserError, match="pads with zeros"):
+        narrow(model, keep)
+    with torch.no_grad():
+        part.bias[1] = -0.5                                  # behind the ReLU it is zero
+    assert_same(model, narrow(model, keep))
+
+
+def test_a_constant_does_not_pass_a_convolution_into_a_raw_stream():
+    """Without a bias or a batch norm behind it there is nothing to take the constant up."""
+    model = network("preresnet-bottleneck")
+    with torch.no_grad():
+        model.layer1[0].bn3.weight[1], model.layer1[0].bn3.bias[1] = 0, 0.5
+    with pytest.raises(UserError, match="layer1.0.conv3 has neither bias nor batch norm"):
+        narrow(model, {"layer1.0.conv2": keep_of(16, 1)})
+
+
+def test_a_constant_in_a_residual_stream_is_refused():
+    model = network("resnet-bottleneck")
+    stream = next(r for r in model.channels() if len(r.makers) > 1)
+    mask(model, stream, keep_of(12, 1))
+    keep = {stream.makers[0][0]: keep_of(12, 1)}
+    assert_same(model, narrow(model, keep))
+    norms = dict(model.named_modules())
+    with torch.no_grad():                                    # shares that cancel at the end are seen in between
+        norms[stream.makers[0][1]].bias[1], norms[stream.makers[1][1]].bias[1] = 0.5, -0.5
+    with pytest.raises(UserError, match="residual stream"):
+        narrow(model, keep)
