@@ -196,6 +196,7 @@ def draw(path, gammas, keep, threshold):
     left.bar(range(len(keep)), [len(m) for m in keep.values()], color="lightgrey", label="had")
     left.bar(range(len(keep)), [int(m.sum()) for m in keep.values()], color="tab:blue", label="keeps")
     left.set(xlabel="batch norm, from input to output", ylabel="channels")
+    left.xaxis.get_major_locator().set_params(integer=True)
     left.legend()
     right.hist(torch.cat(list(gammas.values())).numpy(), bins=80, color="tab:blue")
     right.set(xlabel="|gamma|", ylabel="channels", yscale="log")
