@@ -9,7 +9,7 @@ and, in a file to resume from, `resume` with the optimizer, scheduler and random
 import os
 import pickle
 import re
-import zipfile
+import warnings
 from pathlib import Path
 
 import torch
@@ -68,12 +68,15 @@ def load(path, network=None, arch=None, depth=None):
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
-        ckpt = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise UserError(f"{path} is no plain checkpoint: loading it would run code, so it is refused; save its "
-                        "state_dict alone with torch.save") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path} is truncated or no checkpoint ({str(error).splitlines()[0]})") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ckpt = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:                               # junk makes the unpickler raise almost anything
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported" in str(error):
+            raise UserError(f"{path} is no plain checkpoint: loading it would run code, so it is refused; save its "
+                            "state_dict alone with torch.save") from error
+        raise UserError(f"{path} is truncated, or no checkpoint; copy or make it anew "
+                        f"({type(error).__name__}: {str(error)[:80]})") from error
     if not isinstance(ckpt, dict):
         raise UserError(f"{path} holds a {type(ckpt).__name__}, not a checkpoint dictionary")
     if "format" not in ckpt:
@@ -81,9 +84,10 @@ def load(path, network=None, arch=None, depth=None):
     if ckpt["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
     missing = [k for k in ("method", "stage", "arch", "cfg", "dataset", "state_dict") if k not in ckpt]
-    if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict):
+    if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not weights(ckpt["state_dict"]):
         raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
-                        f"{', '.join(missing) or 'stage or cfg'})")
+                        f"{', '.join(missing) or 'stage, cfg or state_dict'})")
+    ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt}
     if arch and network:
         asked, depth = network(arch, depth)[0], models.split_name(arch, depth)[1]
         if ckpt["arch"] != asked or depth not in (None, ckpt["cfg"].get("depth")):
@@ -96,9 +100,18 @@ def load(path, network=None, arch=None, depth=None):
 
 def to_model(ckpt):
     """The network of a checkpoint, with its weights, in evaluation mode."""
-    model = models.build(ckpt["arch"], **ckpt["cfg"])
-    fit(model, ckpt["state_dict"], ckpt.get("path", "checkpoint"))
+    path = ckpt.get("path", "checkpoint")
+    try:
+        model = models.build(ckpt["arch"], **ckpt["cfg"])
+    except (UserError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path} describes a network that cannot be built: {error}") from error
+    fit(model, ckpt["state_dict"], path)
     return model.eval()
+
+
+def weights(state):
+    """Whether it is a state_dict."""
+    return isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
 
 
 def fit(model, state, path):
@@ -125,14 +138,16 @@ def dataset_of(ckpt):
 def foreign(path, ckpt, network, arch, depth):
     """A bare state_dict, or an original repository's {epoch, state_dict, best_prec1 or acc, cfg?}, as a checkpoint."""
     state = ckpt.get("state_dict", ckpt)
-    if not state or not all(isinstance(v, torch.Tensor) for v in state.values()):
+    if not state or not weights(state):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(ckpt)[:5]))})")
     if not arch:
         raise UserError(f"{path} does not say which network it is; give --arch and --depth")
     arch, cfg = network(arch, depth)
     state = translate(state, arch)
     if "cfg" in ckpt:                                   # the originals' list of widths of a pruned network
-        cfg["widths"] = list(ckpt["cfg"])
+        if not isinstance(ckpt["cfg"], list):
+            raise UserError(f"{path}: its cfg is no list of widths")
+        cfg["widths"] = ckpt["cfg"]
     for name in reversed(list(state)):
         if name.endswith(".bias"):
             cfg["num_classes"] = len(state[name])

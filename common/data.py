@@ -72,16 +72,18 @@ def load(name, folder=None, grey=False, subset=None):
 
 def find(name, folder):
     """The file or folder that holds the data set, and the name its statistics go by."""
-    for path in (folder / f"{name}.npz", folder / name):
-        if path.is_file() or (path / "train").is_dir():
-            return path, name
-    if name in DOWNLOADS:
+    given = (folder / f"{name}.npz", folder / name)
+    if name in DOWNLOADS and not any(map(usable, given)):
         return download(name, folder), name
-    path = Path(name)
-    if path.is_file() or (path / "train").is_dir():
-        return path, path.stem
+    for path in (*given, Path(f"{name}.npz"), Path(name)):   # first what a folder was decoded into, then the folder
+        if usable(path):
+            return path, path.stem
     raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *DRAWN])}, and there is no "
                     f"{folder / name}.npz, no folder {folder / name}/train and no such path")
+
+
+def usable(path):
+    return path.is_file() and path.suffix == ".npz" or (path / "train").is_dir()
 
 
 def read_npz(path):
@@ -133,6 +135,8 @@ def read_folder(path):
     from PIL import Image
     kept = path.with_name(f"{path.name}.npz")
     classes = sorted(p.name for p in (path / "train").iterdir() if p.is_dir())
+    if not classes:
+        raise UserError(f"{path / 'train'} holds no folders; one for each class is needed")
     arrays, size = {}, None
     for split in ("train", "test"):
         pictures, labels = [], []
@@ -205,6 +209,19 @@ def balanced(labels, count, num_classes, seed=0):
     return order[torch.argsort(rank[order], stable=True)][:count]
 
 
+class Batches:
+    """An iterator that knows how many batches it gives, for the progress bar."""
+
+    def __init__(self, batches, count):
+        self.batches, self.count = batches, count
+
+    def __iter__(self):
+        return self.batches
+
+    def __len__(self):
+        return self.count
+
+
 class Loader:
     """Batches of a set that lies on the device as uint8; no worker processes.
 
@@ -219,55 +236,59 @@ class Loader:
         self.batch_size, self.device = batch_size, torch.device(device)
         self.crop, self.flip, self.cutout, self.shuffle, self.seed = crop, flip, cutout, shuffle, seed
         self.rank, self.world = rank, world
-        self.size = images.shape[1:3]
-        images = images.permute(0, 3, 1, 2)
-        padded = torch.nn.functional.pad(images, (crop,) * 4)
-        # Stored as (N, H, W, C): a batch comes out in channels-last order, which convolutions like best.
-        self.images = padded.permute(0, 2, 3, 1).contiguous().to(device)
-        mean = torch.tensor(data.mean, dtype=torch.float32)
-        std = torch.tensor(data.std, dtype=torch.float32)
-        self.scale = (1 / (255 * std)).to(device)
-        self.shift = (-mean / std).to(device)
+        images = torch.nn.functional.pad(images, (0, 0, crop, crop, crop, crop)).to(device)
+        self.padded, (height, width, colours) = images, images.shape[1:]
+        self.size = height - 2 * crop, width - 2 * crop
+        # windows[i] is the row of pixels that begins at pixel i of all pictures laid end to end: cropping a picture
+        # is copying its rows, and no copy of the set is needed for it.
+        span = self.size[1] * colours
+        self.windows = images.as_strided((images.numel() // colours - self.size[1] + 1, span), (colours, 1))
+        mean, std = (torch.tensor(v, dtype=torch.float32).repeat(self.size[1]) for v in (data.mean, data.std))
+        self.scale, self.shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
     def __len__(self):
         return len(range(0, self._count(), self.batch_size))
 
     def _count(self):
         count = len(range(self.rank, len(self.labels), self.world))
-        # A batch of one picture has no variance for batch norm.
-        return count - (self.shuffle and count % self.batch_size == 1 and count > 1)
+        # A batch of one picture has no variance for batch norm; and all ranks need as many batches.
+        smallest = len(self.labels) // self.world
+        whole = smallest - smallest % self.batch_size
+        return whole if self.shuffle and whole and smallest - whole < 2 else count
 
     def __iter__(self):
-        return self.epoch(0)
+        return self._batches(0)
 
     def epoch(self, e):
-        """Yields (images, labels) of epoch e: float32 (B, C, H, W) in channels-last order, int64 (B,)."""
-        n = len(self.labels)
-        g = torch.Generator().manual_seed((self.seed * 1_000_003 + e) % 2**63)
+        """The batches (images, labels) of epoch e: float32 (B, C, H, W) in channels-last order, int64 (B,)."""
+        return Batches(self._batches(e), len(self))
+
+    def _batches(self, e):
+        n, g = len(self.labels), torch.Generator().manual_seed((self.seed * 1_000_003 + e) % 2**63)
         order = torch.randperm(n, generator=g) if self.shuffle else torch.arange(n)
-        height, width = self.size
-        if self.crop or self.flip or self.cutout:
-            top, left = torch.randint(0, 2 * self.crop + 1, (2, n), generator=g).to(self.device)
-            mirrored = torch.rand(n, generator=g).lt(0.5 if self.flip else 0).to(self.device)
-            hole = torch.rand(2, n, generator=g).to(self.device)
-        order = order[self.rank::self.world][:self._count()].to(self.device)
+        top, left = torch.randint(0, 2 * self.crop + 1, (2, n), generator=g)
+        mirrored = torch.rand(n, generator=g) < (0.5 if self.flip else 0)
+        hole = torch.rand(2, n, generator=g)
+
+        order = order[self.rank::self.world][:self._count()]
+        (height, width), (tall, wide) = self.size, self.padded.shape[1:3]
+        corner = ((order * tall + top[order]) * wide + left[order]).to(self.device)
+        rows = torch.arange(0, height * wide, wide, device=self.device)
         for start in range(0, len(order), self.batch_size):
             index = order[start:start + self.batch_size]
-            if self.crop or self.flip:
-                rows = top[index, None] + torch.arange(height, device=self.device)
-                columns = torch.arange(width, device=self.device)
-                columns = left[index, None] + torch.where(mirrored[index, None], columns.flip(0), columns)
-                pixels = self.images[index[:, None, None], rows[:, :, None], columns[:, None, :]]
-            else:
-                pixels = self.images[index]
-            images = pixels.float().mul_(self.scale).add_(self.shift)
+            first = corner[start:start + self.batch_size, None] + rows
+            images = self.windows.index_select(0, first.flatten()).float().mul_(self.scale).add_(self.shift)
+            images = images.view(len(index), height, width, -1)
+            if self.flip:
+                turn = mirrored[index].nonzero().flatten().to(self.device)
+                images.index_copy_(0, turn, images.index_select(0, turn).flip(2))
             if self.cutout:
                 blank = self._near(hole[0, index], height)[:, :, None] & self._near(hole[1, index], width)[:, None, :]
-                images.masked_fill_(blank[..., None], 0)
-            yield images.permute(0, 3, 1, 2), self.labels[index]
+                images.masked_fill_(blank[..., None].to(self.device), 0)
+            yield images.permute(0, 3, 1, 2), self.labels[index.to(self.device)]
 
     def _near(self, centre, side):
         """bool (B, side): which rows or columns lie in the cutout square around centre (B,), given in [0, 1)."""
         centre = (centre * side).long()[:, None]
-        position = torch.arange(side, device=self.device)
+        position = torch.arange(side)
         return (position >= centre - self.cutout // 2) & (position < centre + (self.cutout + 1) // 2)

@@ -5,8 +5,6 @@
     run.resume(model, optimizer, scheduler)
     for epoch in run.epochs(args.epochs): ...
 """
-import argparse
-import csv
 import os
 import platform
 import random
@@ -19,11 +17,17 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, compute_flops, data, latency, models
+from common import UserError, checkpoint, compute_flops, data, plots
+
+# Flags that may differ when a run is resumed; which network it is says the checkpoint's cfg.
+FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth")
 
 
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
     """The flags that scripts share, with the paper's defaults; train=False: only those that reading needs."""
+    def refuse(message):
+        raise UserError(f"{message} (--help lists the flags)")
+    parser.error = refuse
     add = parser.add_argument
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of pictures "
         "(default: the paper's, or what the checkpoint was trained on)")
@@ -108,6 +112,12 @@ def command():
     return " ".join(words)
 
 
+def facts(device, bf16=False, minutes=0.0):
+    """What a checkpoint remembers of how it was made; results/ledger.csv is filled from it."""
+    return {"command": command(), "precision": "bf16" if bf16 else "fp32", "hardware": hardware(device),
+            "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 2)}
+
+
 def hardware(device):
     """Such as 'AMD EPYC, 2 threads' or 'NVIDIA H200'."""
     if device.type == "cuda":
@@ -117,7 +127,7 @@ def hardware(device):
     if cpuinfo.exists():
         names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
         name = names[0] if names else name
-    return f"{name}, {torch.get_num_threads()} threads"
+    return f"{name}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
 
 
 def seed_all(seed):
@@ -157,16 +167,13 @@ def evaluate(model, loader, half=False):
 
 
 def ready_folder(folder, overwrite, resume=None):
-    """Makes the folder a run writes to; one that already holds a run is not touched unless asked."""
+    """The folder a run writes to, which its first checkpoint makes; one that holds another run is refused."""
     folder = Path(folder)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".{os.getpid()}.probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise UserError(f"cannot write to {folder} ({error.strerror}); give another --save") from error
-    if (folder / "checkpoint.pth.tar").exists() and not overwrite and not resume:
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another --save")
+    resumes = resume == "auto" or resume and Path(resume).resolve().parent == folder.resolve()
+    if (folder / "checkpoint.pth.tar").exists() and not overwrite and not resumes:
         raise UserError(f"{folder} already holds a run; --resume auto goes on with it, --overwrite starts anew")
     return folder
 
@@ -188,11 +195,11 @@ class Run:
         self.folder = ready_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
         self.rows, self.start, self.best, self.prec1, self.totals = [], 0, 0.0, 0.0, {}
         seed_all(args.seed)
-        self.facts = {"command": command(), "precision": "bf16" if self.bf16 else "fp32",
-                      "hardware": hardware(self.device), "torch": str(torch.__version__)}
 
     def describe(self, model):
         """Prints what the run will do, before it does it."""
+        if self.rank:
+            return
         total = compute_flops.count(model).total
         print(f"{self.method} {self.stage}: {model.arch} {brief(model.cfg)} on {self.args.dataset}\n"
               f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
@@ -235,8 +242,7 @@ class Run:
         state = ckpt.get("resume")
         if not state:
             raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
-        same = ("dataset", "epochs", "batch_size", "lr", "seed")
-        changed = [k for k in same if ckpt["args"].get(k) != vars(self.args)[k]]
+        changed = [k for k, v in vars(self.args).items() if k not in FREE and ckpt["args"].get(k, v) != v]
         if changed or ckpt["cfg"] != model.cfg:
             what = ", ".join(f"--{k.replace('_', '-')} {ckpt['args'].get(k)}" for k in changed) or f"{ckpt['cfg']}"
             raise UserError(f"{path} is of another run (it had {what}); give the same flags, or another --save")
@@ -275,8 +281,9 @@ class Run:
         """One line on the terminal and one row in log.csv; a loss that is no number ends the run here."""
         means = {f"train_{name}": float(total / count) for name, (total, count) in self.totals.items()}
         if not all(np.isfinite([loss, *means.values()])):
-            raise UserError(f"the loss is {means.get('train_loss', loss)} in epoch {epoch + 1}; the files of the epoch "
-                            f"before are kept in {self.folder}; try a smaller --lr")
+            kept = f"the files of epoch {epoch} are kept in {self.folder}; " if epoch else ""
+            raise UserError(f"the loss is {means.get('train_loss', loss)} in epoch {epoch + 1}; "
+                            f"{kept}try a smaller --lr")
         self.prec1, self.best = top1, max(self.best, top1)
         row = {"epoch": epoch + 1, "lr": self.lr, **means, "test_loss": loss, "top1": top1}
         row |= ({"top5": top5} if top5 is not None else {}) | more | {"seconds": time.time() - self.began}
@@ -298,13 +305,13 @@ class Run:
         state = {"optimizer": optimizer.state_dict(), "scheduler": schedule, "random": random_state(),
                  "rows": self.rows}
         checkpoint.save(self.folder / "checkpoint.pth.tar", {**ckpt, "resume": state})
-        write_log(self.folder / "log.csv", self.rows)
-        draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
+        plots.write_log(self.folder / "log.csv", self.rows)
+        plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
 
     def checkpoint(self, model, **more):
         return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=self.prec1,
                              best_prec1=self.best, args=vars(self.args), dense=self.dense,
-                             run={**self.facts, "minutes": sum(row["seconds"] for row in self.rows) / 60}, **more)
+                             run=facts(self.device, self.bf16, sum(row["seconds"] for row in self.rows) / 60), **more)
 
     def finish(self, model, name="checkpoint.pth.tar", **more):
         """Says what was written; another name than checkpoint.pth.tar: the network without the optimizer state."""
@@ -321,75 +328,5 @@ def start(args, method, stage, network, dense=None):
     return Run(args, method, stage, network, dense)
 
 
-def evaluate_file(argv, description, network):
-    """The eval.py of every method: counts of a checkpoint, then its accuracy, then on request its speed."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_flags(parser, train=False)
-    add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", help="the checkpoint")
-    add("--model", "--pruned", "--resume", dest="named", metavar="FILE", help="the same")
-    add("--arch", help="for a file of an original repository")
-    add("--depth", type=int)
-    add("--half", action="store_true", help="evaluate in bf16 instead of fp32")
-    add("--latency", action="store_true", help="measure milliseconds per batch, beside the dense network's")
-    args = parser.parse_args(argv)
-    if not (args.file or args.named):
-        raise UserError("which checkpoint? python eval.py FILE")
-    ckpt = checkpoint.load(args.file or args.named, network, args.arch, args.depth)
-    device = device_of(args.device)
-    model = checkpoint.to_model(ckpt).to(device)
-    total = compute_flops.count(model).total
-    print(f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {brief(ckpt['cfg'])}\n"
-          f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
-          f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs", flush=True)
-    if ckpt["dense"]:
-        dense = ckpt["dense"]
-        print(f"  {dense['params'] / total.params:.2f}x fewer parameters, {dense['macs'] / total.macs:.2f}x fewer MACs "
-              "than the dense network")
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_classes(dataset, model, ckpt["path"])
-    test = data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size, device)
-    result = evaluate(model, test, args.half)
-    print(f"{args.dataset} test set, {len(dataset.y_test)} pictures, {'bf16' if args.half else 'fp32'}: "
-          f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %")
-    if args.latency:
-        dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)
-        for batch in (1, 128):
-            was, now = latency.milliseconds([dense, model], batch)
-            print(f"batch {batch}: {now:.2f} ms, the dense network {was:.2f} ms, {was / now:.2f}x")
-    return result
-
-
 def brief(cfg):
     return " ".join(f"{k}={v}" for k, v in cfg.items() if not isinstance(v, list))
-
-
-def write_log(path, rows):
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def draw_curve(path, rows, title):
-    plt = pyplot()
-    figure, left = plt.subplots(figsize=(7, 4), layout="constrained")
-    epochs = [row["epoch"] for row in rows]
-    for name, colour in (("train_loss", "tab:blue"), ("test_loss", "tab:cyan")):
-        if name in rows[-1]:
-            left.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
-    left.set(xlabel="epoch", ylabel="loss", title=title)
-    right = left.twinx()
-    right.plot(epochs, [row["top1"] for row in rows], color="tab:orange", label="test top-1")
-    right.set_ylabel("test accuracy (%)")
-    figure.legend(loc="outside lower center", ncols=3)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def pyplot():
-    import matplotlib
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-    return plt

@@ -10,12 +10,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import runtime
+from common import evaluation, runtime
 from slimming.networks import network
 
 
 def main(argv=None):
-    runtime.evaluate_file(argv, __doc__, network)
+    evaluation.evaluate_file(argv, __doc__, network)
 
 
 if __name__ == "__main__":

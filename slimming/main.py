@@ -59,7 +59,8 @@ def main(argv=None):
     args.dataset = args.dataset or "cifar100"
     arch, cfg = network(args.arch or "vgg", args.depth)
     stage = "sparse" if args.sr else "dense"
-    run = runtime.start(args, "slimming", stage, f"{args.arch or 'vgg'}{cfg['depth']}")
+    name = models.split_name(args.arch or "vgg", args.depth)[0]
+    run = runtime.start(args, "slimming", stage, f"{name}{cfg['depth']}")
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
@@ -67,6 +68,7 @@ def main(argv=None):
 
     # network
     model = run.place(models.build(arch, num_classes=dataset.num_classes, **cfg))
+    data.check_classes(dataset, model, "the network")
     run.dense = compute_flops.summary(model)
     run.describe(model)
     net = run.parallel(model)

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models, runtime
+from common import UserError, checkpoint, compute_flops, data, models, plots, runtime
 from slimming.networks import network
 
 
@@ -160,6 +160,7 @@ def main(argv=None):
     print(accuracy)
 
     folder = runtime.ready_folder(args.save, overwrite=True)
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text(
         f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{after.total.params}\n"
         f"Test accuracy:\n{pruned / 100:.4f}\n\n{accuracy}\n{report}\n")
@@ -167,7 +168,8 @@ def main(argv=None):
     stage = "finetuned" if args.compact and ckpt["stage"] == "finetuned" else "pruned"
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         small, "slimming", stage, args.dataset, prec1=pruned, best_prec1=pruned, args=vars(args),
-        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks if args.mask else None))
+        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks if args.mask else None,
+        run=runtime.facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
 
 
@@ -191,7 +193,7 @@ def describe(args, keep, threshold, before, after):
 
 def draw(path, gammas, keep, threshold):
     """Left: the channels of every layer, had and kept. Right: the histogram of gammas, with the threshold."""
-    plt = runtime.pyplot()
+    plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     left.bar(range(len(keep)), [len(m) for m in keep.values()], color="lightgrey", label="had")
     left.bar(range(len(keep)), [int(m.sum()) for m in keep.values()], color="tab:blue", label="keeps")

@@ -1,0 +1,70 @@
+"""Adds a finished run to results/ledger.csv, and on request keeps its network in chkpt/.
+
+    python results/add_run.py logs/cifar10-vgg13-dense/checkpoint.pth.tar
+    python results/add_run.py logs/.../finetuned.pth.tar --keep chkpt/slimming-vgg13-cifar10.pth.tar
+
+Everything in the row is read from the checkpoint or counted on its network. A kept file holds the weights in half
+precision and no optimizer state, and its SHA-256 goes to chkpt/SHA256SUMS.
+"""
+import argparse
+import csv
+import hashlib
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from common import UserError, checkpoint, compute_flops, runtime
+
+LEDGER = ROOT / "results" / "ledger.csv"
+COLUMNS = ("date,command,method,stage,arch,dataset,epochs,seed,precision,hardware,minutes,accuracy,best_accuracy,"
+           "params,nonzeros,macs,bytes,checkpoint,sha256").split(",")
+
+
+def keep(ckpt, path):
+    """Writes the kept file and its line in chkpt/SHA256SUMS; returns its SHA-256."""
+    checkpoint.save(path, {k: v for k, v in ckpt.items() if k not in ("resume", "path")}, half=True)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    sums = path.parent / "SHA256SUMS"
+    lines = sums.read_text().splitlines() if sums.exists() else []
+    lines = [line for line in lines if not line.endswith(f"  {path.name}")] + [f"{digest}  {path.name}"]
+    sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
+    return digest
+
+
+def row_of(ckpt):
+    model = checkpoint.to_model(ckpt)
+    total, run, args = compute_flops.count(model).total, ckpt.get("run"), ckpt["args"]
+    if not run:
+        raise UserError(f"{ckpt['path']} does not say how it was made (no 'run'); it is no run of this repository")
+    depth = ckpt["cfg"].get("depth", "")
+    return {"date": run["date"], "command": run["command"], "method": ckpt["method"], "stage": ckpt["stage"],
+            "arch": f"{ckpt['arch']}{depth}", "dataset": ckpt["dataset"], "epochs": ckpt["epoch"],
+            "seed": args.get("seed", ""), "precision": run["precision"], "hardware": run["hardware"],
+            "minutes": f"{run['minutes']:.1f}", "accuracy": f"{ckpt['prec1']:.2f}",
+            "best_accuracy": f"{ckpt['best_prec1']:.2f}", "params": total.params, "nonzeros": total.nonzeros,
+            "macs": total.sparse_macs, "bytes": total.bytes, "checkpoint": "", "sha256": ""}
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--keep", metavar="chkpt/NAME.pth.tar", help="keep the network there")
+    args = parser.parse_args(argv)
+    ckpt = checkpoint.load(args.file)
+    row = row_of(ckpt)
+    if args.keep:
+        path = ROOT / args.keep
+        row |= {"sha256": keep(ckpt, path), "checkpoint": args.keep, "bytes": path.stat().st_size}
+    new = not LEDGER.exists()
+    with open(LEDGER, "a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(f"{row['method']} {row['stage']} {row['arch']} {row['dataset']}: {row['accuracy']} %, added to {LEDGER.name}")
+
+
+if __name__ == "__main__":
+    runtime.script(main)

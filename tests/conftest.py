@@ -1,0 +1,35 @@
+"""What several test files need: the drawn data sets, drawn once, and a script run as a user runs it."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from common import data
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory):
+    """DATA_DIR for this process and for scripts it starts; holds shapes10 from the start, others when asked for."""
+    torch.set_num_threads(min(2, torch.get_num_threads()))
+    folder = tmp_path_factory.mktemp("data")
+    before = os.environ.get("DATA_DIR")
+    os.environ["DATA_DIR"] = str(folder)
+    data.load("shapes10")
+    yield folder
+    os.environ.pop("DATA_DIR")
+    if before:
+        os.environ["DATA_DIR"] = before
+
+
+@pytest.fixture
+def run():
+    """run("slimming/main.py", "--epochs", 1, cwd=folder) -> CompletedProcess, with text output."""
+    def run(script, *args, cwd=None, **options):
+        command = [sys.executable, str(ROOT / script), *map(str, args)]
+        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=300, **options)
+    return run

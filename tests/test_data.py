@@ -1,0 +1,366 @@
+"""Data sets from every source, and batches that hold what they should."""
+import hashlib
+import os
+import sys
+import types
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+from PIL import Image
+
+from common import UserError, data
+
+DIGESTS = {
+    ("shapes10", False): "5d67489d6729cc52d5a3f062eb7129adb9bac8592e11f2304587451467fb3c6e",
+    ("shapes10", True): "b3ea42d94cd005b532788d46aa40f9d10542138e8dca89366402314672382426",
+    ("shapes100", False): "bdc1c24e86c0f1c04326a99444f651a12d5659dbbadb56b53851651e43bc4e37",
+    ("shapes100", True): "fd5fc28aecd24206237e44263f5e9ffa590596503e9dbb21a4b079cd47b77a8a",
+}
+
+
+def arrays(n=12, classes=3, side=8, colours=3, value=None):
+    rng = np.random.default_rng(0)
+    shape = (n, side, side, colours) if colours else (n, side, side)
+    x = rng.integers(0, 256, shape).astype(np.uint8) if value is None else np.full(shape, value, np.uint8)
+    return {"x_train": x, "y_train": np.arange(n) % classes, "x_test": x[:6], "y_test": np.arange(6) % classes}
+
+
+def write_npz(path, **kwargs):
+    np.savez(path, **arrays(**kwargs))
+    return path
+
+
+def write_folder(path, mode="RGB", value=7, suffix="png", side=8):
+    for split, count in (("train", 3), ("test", 2)):
+        for label, cls in enumerate(("cat", "dog")):
+            (path / split / cls).mkdir(parents=True)
+            for i in range(count):
+                colour = value + 100 * label + i
+                picture = Image.new(mode, (side, side), colour if mode == "L" else (colour, 0, 255))
+                picture.save(path / split / cls / f"{i}.{suffix}")
+    return path
+
+
+def pictures(n=24, side=8, classes=4, seed=0):
+    g = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (n, side, side, 3), generator=g, dtype=torch.uint8)
+    y = torch.arange(n) % classes
+    return data.Data("made", x, y, x[:6], y[:6], classes, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+
+
+def loader(d, batch_size=8, **kwargs):
+    return data.Loader(d.x_train, d.y_train, d, batch_size, **kwargs)
+
+
+def numbered(n, **kwargs):
+    """A loader whose labels are the pictures' numbers."""
+    d = pictures(n)
+    return data.Loader(d.x_train, torch.arange(n), d, **kwargs)
+
+
+def seen(loader, epoch=0):
+    return torch.cat([labels for _, labels in loader.epoch(epoch)]).tolist()
+
+
+# Where the pictures come from
+
+
+@pytest.mark.parametrize("name, grey", DIGESTS)
+def test_drawn_sets_are_the_same_bytes_everywhere(name, grey, data_folder):
+    d = data.load(name, grey=grey)
+    digest = hashlib.sha256()
+    with np.load(data_folder / f"{name}{'-grey' if grey else ''}.npz") as file:
+        for key in ("x_train", "y_train", "x_test", "y_test"):
+            digest.update(file[key].tobytes())
+    assert digest.hexdigest() == DIGESTS[name, grey]
+    assert d.shape == ((1, 28, 28) if grey else (3, 32, 32))
+    assert (len(d.y_train), len(d.y_test), d.num_classes) == (10000, 2000, int(name[6:]))
+
+
+def test_sources_in_their_order(tmp_path, monkeypatch):
+    calls = []
+
+    def download(folder, train, download):
+        calls.append(train)
+        made = arrays(value=3)
+        split = "train" if train else "test"
+        return types.SimpleNamespace(data=made[f"x_{split}"], targets=list(made[f"y_{split}"]))
+
+    monkeypatch.setitem(sys.modules, "torchvision",
+                        types.SimpleNamespace(datasets=types.SimpleNamespace(CIFAR10=download)))
+    assert int(data.load("cifar10", tmp_path).x_train[0, 0, 0, 0]) == 3     # 3. the download, kept as an .npz
+    assert int(data.load("cifar10", tmp_path).x_train[0, 0, 0, 0]) == 3
+    assert calls == [True, False]
+    (tmp_path / "cifar10.npz").unlink()
+    write_folder(tmp_path / "cifar10")
+    assert int(data.load("cifar10", tmp_path).x_train[0, 0, 0, 0]) == 7     # 2. the folder comes before the download
+    write_npz(tmp_path / "cifar10.npz", value=9)
+    assert int(data.load("cifar10", tmp_path).x_train[0, 0, 0, 0]) == 9     # 1. the .npz before the folder
+    assert calls == [True, False]
+
+
+def test_a_failed_download_names_the_way_on(tmp_path, monkeypatch):
+    def download(folder, train, download):
+        raise RuntimeError("no network")
+    monkeypatch.setitem(sys.modules, "torchvision",
+                        types.SimpleNamespace(datasets=types.SimpleNamespace(MNIST=download)))
+    with pytest.raises(UserError, match="mnist.npz.*no network.*shapes10"):
+        data.load("mnist", tmp_path)
+    assert not list(tmp_path.glob("*.npz"))
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix):
+    write_folder(tmp_path / "pets", suffix=suffix)
+    first = data.load("pets", tmp_path)
+    assert first.y_train.tolist() == [0, 0, 0, 1, 1, 1] and first.y_test.tolist() == [0, 0, 1, 1]
+    if suffix == "png":
+        assert first.x_train[:, 0, 0].tolist() == [[c, 0, 255] for c in (7, 8, 9, 107, 108, 109)]
+    monkeypatch.setattr(data, "read_folder", lambda path: pytest.fail("decoded again"))
+    again = data.load("pets", tmp_path)
+    assert torch.equal(first.x_train, again.x_train) and torch.equal(first.y_test, again.y_test)
+    assert first.mean == again.mean
+
+
+@pytest.mark.parametrize("name", ["own/pets", "own/pets/", "{}/own/pets"])
+def test_a_path_to_a_folder_is_decoded_once_too(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / "own" / "pets")
+    name = name.format(tmp_path)
+    data.load(name)
+    monkeypatch.setattr(data, "read_folder", lambda path: pytest.fail("decoded again"))
+    assert len(data.load(name).y_train) == 6
+
+
+def test_grey_folders(tmp_path):
+    write_folder(tmp_path / "grey", mode="L", value=20)
+    d = data.load(str(tmp_path / "grey"))
+    assert d.shape == (1, 8, 8) and d.x_train[3].unique().tolist() == [120]
+
+
+@pytest.mark.parametrize("name", ["mine.npz", "{}/mine.npz", "./mine.npz", "mine"])
+def test_a_path_to_an_npz(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    write_npz(tmp_path / "mine.npz", colours=0)
+    d = data.load(name.format(tmp_path))
+    assert d.shape == (1, 8, 8) and d.num_classes == 3 and d.x_train.dtype == torch.uint8
+    assert d.y_train.dtype == torch.int64
+
+
+def test_statistics(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = write_npz(tmp_path / "cifar10.npz")
+    for name in ("cifar10", "cifar10.npz", str(path)):       # the same file has the same statistics however it is named
+        d = data.load(name, tmp_path)
+        assert d.mean == (0.4914, 0.4822, 0.4465) and d.std == (0.2023, 0.1994, 0.2010), name
+    d = data.load(str(write_npz(tmp_path / "other.npz")))
+    x = arrays()["x_train"] / 255
+    assert d.mean == pytest.approx(x.mean((0, 1, 2))) and d.std == pytest.approx(x.std((0, 1, 2), ddof=1))
+    assert min(data.load(str(write_npz(tmp_path / "flat.npz", value=5))).std) > 0
+
+
+BAD = {
+    "float": (dict(x_train=np.zeros((12, 8, 8, 3))), "uint8"),
+    "colours first": (dict(x_train=np.zeros((12, 3, 8, 8), np.uint8)), "N, H, W"),
+    "labels too few": (dict(y_train=np.zeros(5, int)), "12 train pictures, 5 labels"),
+    "negative label": (dict(y_train=np.arange(12) - 1), "class numbers from 0"),
+    "float label": (dict(y_train=np.zeros(12)), "class numbers from 0"),
+    "other size": (dict(x_test=np.zeros((6, 9, 9, 3), np.uint8)), "differ in size"),
+    "one class": (dict(y_train=np.zeros(12, int), y_test=np.zeros(6, int)), "at least 2"),
+    "unknown test label": (dict(y_test=np.full(6, 9)), "test label 9, but 3 classes"),
+    "empty": (dict(x_train=np.zeros((0, 8, 8, 3), np.uint8), y_train=np.zeros(0, int)), "0 train pictures"),
+    "objects": (dict(y_train=np.array([{}] * 12)), "plain arrays"),
+}
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_unusable_arrays_are_named(what, tmp_path):
+    change, message = BAD[what]
+    np.savez(tmp_path / "bad.npz", **{**arrays(), **change})
+    with pytest.raises(UserError, match=f"bad.*{message}"):
+        data.load("bad", tmp_path)
+
+
+def test_unusable_files_are_named(tmp_path):
+    (tmp_path / "text.npz").write_text("hello")
+    np.savez(tmp_path / "half.npz", x_train=np.zeros(3))
+    (tmp_path / "cut.npz").write_bytes(write_npz(tmp_path / "whole.npz").read_bytes()[:500])
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "bare" / "train").mkdir(parents=True)
+    write_folder(tmp_path / "odd")
+    Image.new("RGB", (9, 9)).save(tmp_path / "odd" / "train" / "cat" / "9.png")
+    write_folder(tmp_path / "torn")
+    (tmp_path / "torn" / "test" / "dog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
+    write_folder(tmp_path / "hole")
+    for file in (tmp_path / "hole" / "test" / "dog").iterdir():
+        file.unlink()
+    for name, message in (("text", "text.npz"), ("half", "half.npz.*needed are"), ("cut", "cut.npz"),
+                          ("notes.txt", "no data set"), ("bare", "bare/train"), ("nowhere", "nowhere.npz"),
+                          ("odd", "odd/train/cat/9.png.*one size"), ("torn", "torn/test/dog/0.png"),
+                          ("hole", "hole/test/dog holds no")):
+        with pytest.raises(UserError, match=message):
+            data.load(name, tmp_path)
+
+
+# Subsets
+
+
+def test_a_subset_is_balanced_and_always_the_same():
+    first, again = data.load("shapes10", subset=55), data.load("shapes10", subset=55)
+    for split in ("train", "test"):
+        counts = getattr(first, f"y_{split}").bincount(minlength=10)
+        assert counts.sum() == 55 and counts.min() == 5 and counts.max() == 6
+        assert torch.equal(getattr(first, f"x_{split}"), getattr(again, f"x_{split}"))
+    whole = data.load("shapes10", subset=10**6)
+    assert (len(whole.y_train), len(whole.y_test)) == (10000, 2000)
+    assert first.mean == whole.mean
+
+
+def test_a_subset_of_uneven_classes_holds_each_picture_once():
+    labels = torch.tensor([0] * 20 + [1] * 2 + [2] * 8)
+    chosen = data.balanced(labels, 14, 3)
+    assert len(set(chosen.tolist())) == 14
+    assert labels[chosen].bincount().tolist() == [6, 2, 6]
+
+
+# Batches
+
+
+def test_test_batches_are_the_normalized_pictures_in_order():
+    d = pictures(n=20)
+    got = list(loader(d))
+    expected = (d.x_train.double() / 255 - torch.tensor(d.mean).double()) / torch.tensor(d.std).double()
+    torch.testing.assert_close(torch.cat([x for x, _ in got]).double(), expected.permute(0, 3, 1, 2),
+                               rtol=0, atol=2e-6)
+    assert torch.cat([y for _, y in got]).tolist() == d.y_train.tolist()
+    assert [len(y) for _, y in got] == [8, 8, 4] and len(loader(d)) == 3
+    assert got[0][0].is_contiguous(memory_format=torch.channels_last)
+
+
+def test_crop_and_flip_are_windows_of_the_padded_picture():
+    """Each augmented picture is one window of its zero-padded original, mirrored or not; all kinds occur."""
+    d = pictures(n=200, side=6)
+    x = (d.x_train.double() / 255).permute(0, 3, 1, 2)
+    padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
+    mean, std = (torch.tensor(t).double()[:, None, None] for t in (d.mean, d.std))
+    batches = loader(d, 200, crop=2, flip=True)
+    images, _ = next(batches.epoch(3))
+    found = []
+    for i, image in enumerate(images.double() * std + mean):
+        for top in range(5):
+            for left in range(5):
+                window = padded[i, :, top:top + 6, left:left + 6]
+                for flipped, candidate in ((False, window), (True, window.flip(2))):
+                    if torch.allclose(image, candidate, atol=1e-5):
+                        found.append((i, top, left, flipped))
+    assert [i for i, *_ in found] == list(range(200))
+    assert len({(top, left) for _, top, left, _ in found}) == 25
+    assert 70 < sum(flipped for *_, flipped in found) < 130
+
+
+@pytest.mark.parametrize("crop, flip", [(2, False), (0, True)])
+def test_crop_or_flip_alone(crop, flip):
+    d = pictures(n=64)
+    images, _ = next(loader(d, 64, crop=crop, flip=flip).epoch(0))
+    plain, _ = next(loader(d, 64).epoch(0))
+    if flip:
+        same = [torch.equal(a, b) for a, b in zip(images, plain, strict=True)]
+        mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(images, plain, strict=True)]
+        assert all(a != b for a, b in zip(same, mirrored, strict=True)) and 10 < sum(same) < 54
+    else:
+        black = (-torch.tensor(d.mean) / torch.tensor(d.std)).view(1, 3, 1, 1)
+        assert 0 < (images == black).all(1).flatten(1).any(1).sum() < 64     # some windows reach into the padding
+
+
+@pytest.mark.parametrize("side", [3, 4])
+def test_cutout_blanks_one_square_to_the_mean_colour(side):
+    d = pictures(n=100)
+    images, _ = next(loader(d, 100, cutout=side).epoch(0))
+    plain, _ = next(loader(d, 100).epoch(0))
+    whole = 0
+    for image, before in zip(images, plain, strict=True):
+        blank = image.eq(0).all(0) & ~before.eq(0).all(0)
+        assert torch.equal(image[:, ~blank], before[:, ~blank])
+        rows, columns = blank.any(1).sum(), blank.any(0).sum()
+        assert blank.sum() == rows * columns and 1 <= rows <= side and 1 <= columns <= side
+        whole += int(rows == columns == side)
+    assert 20 < whole < 80                                   # the others are cut by the border
+
+
+def test_every_picture_comes_once_an_epoch():
+    batches = numbered(30, batch_size=8, shuffle=True, crop=1)
+    assert sorted(seen(batches)) == list(range(30)) and seen(batches) != list(range(30))
+
+
+def test_an_epoch_depends_on_its_number_and_the_seed_alone():
+    def epoch(e, seed=1, before=()):
+        batches = loader(pictures(), shuffle=True, seed=seed, crop=2, flip=True, cutout=3)
+        for other in before:
+            list(batches.epoch(other))
+        return torch.cat([x.flatten() for x, _ in batches.epoch(e)])
+
+    reference = epoch(5)
+    torch.manual_seed(99)
+    assert torch.equal(reference, epoch(5)) and torch.equal(reference, epoch(5, before=(0, 4)))
+    assert not torch.equal(reference, epoch(6)) and not torch.equal(reference, epoch(5, seed=2))
+
+
+def test_loading_leaves_the_global_random_state_alone():
+    state = torch.get_rng_state()
+    list(loader(pictures(), shuffle=True, crop=2, flip=True, cutout=3).epoch(1))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_ranks_partition_the_epoch():
+    shares = [seen(numbered(24, batch_size=4, shuffle=True, rank=r, world=3), epoch=2) for r in range(3)]
+    assert sorted(sum(shares, [])) == list(range(24)) and {len(s) for s in shares} == {8}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 4])
+@pytest.mark.parametrize("world", [2, 3])
+def test_all_ranks_have_as_many_batches(batch_size, world):
+    for n in range(9, 30):
+        lengths = set()
+        for rank in range(world):
+            batches = numbered(n, batch_size=batch_size, shuffle=True, rank=rank, world=world)
+            sizes = [len(y) for _, y in batches.epoch(0)]
+            assert len(batches) == len(sizes)
+            assert batch_size == 1 or 1 not in sizes
+            lengths.add(len(sizes))
+        assert len(lengths) == 1, f"{n} pictures: {lengths}"
+
+
+def test_a_last_batch_of_one_picture_is_left_out_in_training_only():
+    for shuffle, sizes in ((True, [8, 8]), (False, [8, 8, 1])):
+        batches = numbered(17, batch_size=8, shuffle=shuffle)
+        assert [len(y) for _, y in batches] == sizes and len(batches) == len(sizes)
+    assert [len(y) for _, y in numbered(18, batch_size=8, shuffle=True)] == [8, 8, 2]
+    assert [len(y) for _, y in numbered(1, batch_size=8, shuffle=True)] == [1]
+
+
+# Real data, where it is
+
+REAL = {"cifar10": ((3, 32, 32), 50000, 10000, 10), "cifar100": ((3, 32, 32), 50000, 10000, 100),
+        "mnist": ((1, 28, 28), 60000, 10000, 10)}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_real_data(name):
+    folder = ROOT / "data"
+    if not (folder / f"{name}.npz").is_file():
+        pytest.skip(f"no data/{name}.npz")
+    d = data.load(name, folder)
+    assert (d.shape, len(d.x_train), len(d.x_test), d.num_classes) == REAL[name]
+    assert d.y_train.bincount().min() > 0 and d.x_train.min() == 0 and d.x_train.max() == 255
+    if name != "mnist":
+        assert d.y_train.bincount().unique().tolist() == [50000 // d.num_classes]
+        assert (d.x_train[:5000].double().mean((0, 1, 2)) / 255).tolist() == pytest.approx(d.mean, abs=0.03)
+
+
+def test_an_unwritable_data_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="file/sub/shapes10.npz.*--data-dir"):
+        data.load("shapes10", tmp_path / "file" / "sub")
+    assert os.listdir(tmp_path) == ["file"]

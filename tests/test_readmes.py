@@ -1,0 +1,76 @@
+"""Every command of every method's README runs as printed, in a small setting, from inside the method's folder."""
+import re
+import runpy
+import shlex
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SMALL = {  # what makes a printed command small: its value there -> its value here
+    "--dataset": {"cifar10": "shapes10", "cifar100": "shapes100"},
+    "--depth": {"13": "11", "164": "20", "40": "10"},
+    "--epochs": {"99": "1"},
+    "--batch-size": {"512": "10", "256": "10"},
+}
+
+
+def commands(folder):
+    text = (ROOT / folder / "README.md").read_text()
+    blocks = re.findall(r"^```shell\n(.*?)^```", text, re.M | re.S)
+    return [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
+
+
+def small(command):
+    words = shlex.split(command)[1:]
+    for i, word in enumerate(words[:-1]):
+        words[i + 1] = SMALL.get(word, {}).get(words[i + 1], words[i + 1])
+    words = [re.sub(r"cifar(10+)-densenet40", r"shapes\1-densenet10", word) for word in words]
+    words += ["--subset", "20", "--device", "cpu"]
+    if words[0] in ("main.py", "finetune.py") and "--epochs" not in words:
+        words += ["--epochs", "1"]
+    return words
+
+
+@pytest.mark.parametrize("folder", ["slimming"])
+def test_every_command_of_the_readme_runs(folder, tmp_path, monkeypatch, capsys):
+    for part in (folder, "common"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "logs"))
+    monkeypatch.chdir(tmp_path / folder)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    printed = commands(folder)
+    assert len(printed) > 10
+    for command in printed:
+        words = small(command)
+        monkeypatch.setattr(sys, "argv", words)
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+        except SystemExit as stop:
+            assert not stop.code, f"{command}\n{capsys.readouterr().err}"
+        capsys.readouterr()
+
+
+def test_the_original_commands_stand_in_the_readme_as_printed_there():
+    """The seed commands, placeholders aside; the README has them all."""
+    printed = commands("slimming")
+    for flags, stage in (("", "baseline"), ("-sr --s {} ", "sparsity")):
+        for name, depth, batch, s in (("vgg", 13, 512, "0.0001"), ("resnet", 164, 256, "0.00001")):
+            assert (f"python main.py {flags.format(s)}--dataset cifar10 --arch {name} --depth {depth} "
+                    f"--batch-size {batch} --epochs 99 --save ./{name}{depth}/{stage}") in printed
+        assert f"python main.py {flags.format('0.00001')}--dataset cifar10 --arch densenet --depth 40" in printed
+    for name, depth, batch in (("vgg", 13, 512), ("resnet", 164, 256)):
+        folder = f"./{name}{depth}/0.4"
+        sizes = (f"--epochs 99 --batch-size {batch}", f"--batch-size {batch} --epochs 99")
+        assert any(f"python main.py --refine {folder}/pruned.pth.tar --dataset cifar10 --arch {name} --depth {depth} "
+                   f"{size} --save {folder}/fine-tune-99" in printed for size in sizes)
+    for script, depth in (("vggprune", 13), ("resprune", 164), ("denseprune", 40)):
+        assert any(line.startswith(f"python {script}.py --dataset cifar10 --depth {depth} --percent 0.4 --model ")
+                   for line in printed)
+
+
+def test_tables_in_readmes_are_the_ledgers():
+    sys.path.insert(0, str(ROOT / "results"))
+    import make_tables
+    assert make_tables.main(["--check"]) == 0
