@@ -72,6 +72,7 @@ def load(name, folder=None, grey=False, subset=None):
 
 def find(name, folder):
     """The file or folder that holds the data set, and the name its statistics go by."""
+    name = str(Path(name))                                   # without a last slash
     given = (folder / f"{name}.npz", folder / name)
     if name in DOWNLOADS and not any(map(usable, given)):
         return download(name, folder), name

@@ -297,6 +297,9 @@ class Run:
         """checkpoint.pth.tar (with the state to resume from), model_best.pth.tar, log.csv and curve.png."""
         if self.rank:
             return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        plots.write_log(self.folder / "log.csv", self.rows)
+        plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
         ckpt = self.checkpoint(model, epoch=epoch + 1, **more)
         if self.prec1 == self.best:
             checkpoint.save(self.folder / "model_best.pth.tar", ckpt)
@@ -304,9 +307,8 @@ class Run:
         schedule.pop("milestones", None)                     # a Counter, which comes from the flags anyway
         state = {"optimizer": optimizer.state_dict(), "scheduler": schedule, "random": random_state(),
                  "rows": self.rows}
+        # Last: a run that was stopped before it does this epoch, and its log, again.
         checkpoint.save(self.folder / "checkpoint.pth.tar", {**ckpt, "resume": state})
-        plots.write_log(self.folder / "log.csv", self.rows)
-        plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
 
     def checkpoint(self, model, **more):
         return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=self.prec1,

@@ -246,7 +246,7 @@ def test_crop_and_flip_are_windows_of_the_padded_picture():
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
     mean, std = (torch.tensor(t).double()[:, None, None] for t in (d.mean, d.std))
     batches = loader(d, 200, crop=2, flip=True)
-    images, _ = next(batches.epoch(3))
+    images, _ = next(iter(batches.epoch(3)))
     found = []
     for i, image in enumerate(images.double() * std + mean):
         for top in range(5):
@@ -263,8 +263,8 @@ def test_crop_and_flip_are_windows_of_the_padded_picture():
 @pytest.mark.parametrize("crop, flip", [(2, False), (0, True)])
 def test_crop_or_flip_alone(crop, flip):
     d = pictures(n=64)
-    images, _ = next(loader(d, 64, crop=crop, flip=flip).epoch(0))
-    plain, _ = next(loader(d, 64).epoch(0))
+    images, _ = next(iter(loader(d, 64, crop=crop, flip=flip).epoch(0)))
+    plain, _ = next(iter(loader(d, 64).epoch(0)))
     if flip:
         same = [torch.equal(a, b) for a, b in zip(images, plain, strict=True)]
         mirrored = [torch.equal(a, b.flip(2)) for a, b in zip(images, plain, strict=True)]
@@ -277,8 +277,8 @@ def test_crop_or_flip_alone(crop, flip):
 @pytest.mark.parametrize("side", [3, 4])
 def test_cutout_blanks_one_square_to_the_mean_colour(side):
     d = pictures(n=100)
-    images, _ = next(loader(d, 100, cutout=side).epoch(0))
-    plain, _ = next(loader(d, 100).epoch(0))
+    images, _ = next(iter(loader(d, 100, cutout=side).epoch(0)))
+    plain, _ = next(iter(loader(d, 100).epoch(0)))
     whole = 0
     for image, before in zip(images, plain, strict=True):
         blank = image.eq(0).all(0) & ~before.eq(0).all(0)
