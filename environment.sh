@@ -2,6 +2,7 @@
 # A Python that has torch already is used as it is (in a virtual environment that sees it, if something else is
 # missing); otherwise .venv is made and everything is installed there.
 python=${PYTHON:-python3}
+[ -n "${PYTHON:-}" ] || [ ! -x .venv/bin/python ] || python=$PWD/.venv/bin/python
 requirements=$1
 shift                                    # the remaining arguments: the modules that must be importable
 can_import() { "$python" -c "import $1" 2>/dev/null; }

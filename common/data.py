@@ -61,7 +61,8 @@ def load(name, folder=None, grey=False, subset=None):
         arrays, key = drawn(name, folder, grey), name
     else:
         path, key = find(name, folder)
-        arrays = read_npz(path) if path.suffix == ".npz" else read_folder(path)
+        arrays = (download(name, folder) if path is None else read_npz(path) if path.suffix == ".npz"
+                  else read_folder(path))
     data = check(arrays, key, name)
     if subset:
         train, test = (balanced(y, min(subset, len(y)), data.num_classes) for y in (data.y_train, data.y_test))
@@ -71,20 +72,27 @@ def load(name, folder=None, grey=False, subset=None):
 
 
 def find(name, folder):
-    """The file or folder that holds the data set, and the name its statistics go by."""
+    """(file or folder that holds the data set, or None to download it; the name its statistics go by)."""
     name = str(Path(name))                                   # without a last slash
     given = (folder / f"{name}.npz", folder / name)
-    if name in DOWNLOADS and not any(map(usable, given)):
-        return download(name, folder), name
-    for path in (*given, Path(f"{name}.npz"), Path(name)):   # first what a folder was decoded into, then the folder
-        if usable(path):
-            return path, path.stem
+    for kept, pictures in (given, (Path(f"{name}.npz"), Path(name))):
+        if usable(kept) and not (usable(pictures) and changed(pictures) > kept.stat().st_mtime):
+            return kept, kept.stem
+        if usable(pictures):
+            return pictures, pictures.stem
+        if name in DOWNLOADS:
+            return None, name
     raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *DRAWN])}, and there is no "
                     f"{folder / name}.npz, no folder {folder / name}/train and no such path")
 
 
 def usable(path):
     return path.is_file() and path.suffix == ".npz" or (path / "train").is_dir()
+
+
+def changed(folder):
+    """When a picture last came to a class of the folder, or went."""
+    return max((cls.stat().st_mtime for cls in folder.glob("t*/*") if cls.is_dir()), default=0)
 
 
 def read_npz(path):
@@ -98,22 +106,24 @@ def read_npz(path):
 
 
 def save_npz(path, arrays):
-    """Written to a temporary name and renamed, so that a stopped run leaves no half file."""
+    """Kept for the next run, where the folder can be written to; under a temporary name first, so never half a file."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
         np.savez(partial, **arrays)
         partial.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror}); give another --data-dir") from error
+        print(f"note: cannot keep {path} for the next run ({error.strerror})")
 
 
 def drawn(name, folder, grey):
     from common import shapes
     path = folder / f"{name}{'-grey' if grey else ''}.npz"
-    if not path.is_file():
-        save_npz(path, shapes.draw(name, grey))
-    return read_npz(path)
+    if path.is_file():
+        return read_npz(path)
+    arrays = shapes.draw(name, grey)
+    save_npz(path, arrays)
+    return arrays
 
 
 def download(name, folder):
@@ -128,7 +138,7 @@ def download(name, folder):
         raise UserError(f"no {folder / name}.npz, and the download of {name} failed ({error}); put the file there, "
                         "or use --dataset shapes10") from error
     save_npz(folder / f"{name}.npz", arrays)
-    return folder / f"{name}.npz"
+    return arrays
 
 
 def read_folder(path):
@@ -189,7 +199,7 @@ def check(arrays, key, name):
     return Data(name, **tensors, num_classes=num_classes, mean=mean, std=std)
 
 
-def check_classes(data, model, path):
+def check_fit(data, model, path):
     """UserError where the network of `path` cannot be run on the data."""
     if model.cfg["num_classes"] != data.num_classes:
         raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "

@@ -34,7 +34,7 @@ def evaluate_file(argv, description, network):
               "than the dense network")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_classes(dataset, model, ckpt["path"])
+    data.check_fit(dataset, model, ckpt["path"])
     test = data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size, device)
     result = runtime.evaluate(model, test, args.half)
     print(f"{args.dataset} test set, {len(dataset.y_test)} pictures, {'bf16' if args.half else 'fp32'}: "

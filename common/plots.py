@@ -17,6 +17,7 @@ def draw_curve(path, rows, title):
         if name in rows[-1]:
             left.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
     left.set(xlabel="epoch", ylabel="loss", title=title)
+    left.xaxis.get_major_locator().set_params(integer=True)
     right = left.twinx()
     right.plot(epochs, [row["top1"] for row in rows], color="tab:orange", label="test top-1")
     right.set_ylabel("test accuracy (%)")

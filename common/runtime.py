@@ -147,7 +147,7 @@ def set_random_state(state):
     torch.set_rng_state(state["torch"])
     random.setstate((3, tuple(state["python"]), None))
     if torch.cuda.is_available() and "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state_all(state["cuda"][:torch.cuda.device_count()])
 
 
 @torch.no_grad()
@@ -172,6 +172,8 @@ def ready_folder(folder, overwrite, resume=None):
     there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
         raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another --save")
+    if overwrite and resume:
+        raise UserError("--resume goes on with a run and --overwrite starts it anew; choose one")
     resumes = resume == "auto" or resume and Path(resume).resolve().parent == folder.resolve()
     if (folder / "checkpoint.pth.tar").exists() and not overwrite and not resumes:
         raise UserError(f"{folder} already holds a run; --resume auto goes on with it, --overwrite starts anew")
@@ -280,14 +282,14 @@ class Run:
     def log(self, epoch, loss, top1, top5=None, **more):
         """One line on the terminal and one row in log.csv; a loss that is no number ends the run here."""
         means = {f"train_{name}": float(total / count) for name, (total, count) in self.totals.items()}
-        if not all(np.isfinite([loss, *means.values()])):
+        bad = [value for value in (*means.values(), loss) if not np.isfinite(value)]
+        if bad:
             kept = f"the files of epoch {epoch} are kept in {self.folder}; " if epoch else ""
-            raise UserError(f"the loss is {means.get('train_loss', loss)} in epoch {epoch + 1}; "
-                            f"{kept}try a smaller --lr")
+            raise UserError(f"the loss is {bad[0]} in epoch {epoch + 1}; {kept}try a smaller --lr")
         self.prec1, self.best = top1, max(self.best, top1)
         row = {"epoch": epoch + 1, "lr": self.lr, **means, "test_loss": loss, "top1": top1}
         row |= ({"top5": top5} if top5 is not None else {}) | more | {"seconds": time.time() - self.began}
-        self.rows.append({k: round(v, 6) if isinstance(v, float) else v for k, v in row.items()})
+        self.rows.append({k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()})
         if self.rank == 0:
             shown = " ".join(f"{k} {v:.4f}" for k, v in {**means, "test_loss": loss, **more}.items())
             print(f"epoch {epoch + 1:3d}/{self.args.epochs} lr {row['lr']:.4g} {shown} top1 {top1:.2f} % "

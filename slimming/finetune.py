@@ -42,7 +42,7 @@ def finetune(args):
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
-    data.check_classes(dataset, model, args.refine)
+    data.check_fit(dataset, model, args.refine)
     train, test = run.loaders(dataset, crop=4, flip=True)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

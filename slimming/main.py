@@ -68,7 +68,7 @@ def main(argv=None):
 
     # network
     model = run.place(models.build(arch, num_classes=dataset.num_classes, **cfg))
-    data.check_classes(dataset, model, "the network")
+    data.check_fit(dataset, model, name)
     run.dense = compute_flops.summary(model)
     run.describe(model)
     net = run.parallel(model)

@@ -149,7 +149,7 @@ def main(argv=None):
 
     # what that does to the accuracy
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
-    data.check_classes(dataset, model, args.model)
+    data.check_fit(dataset, model, args.model)
     test = data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size, device)
     images, _ = next(iter(test))
     with torch.no_grad():

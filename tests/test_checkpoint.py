@@ -1,0 +1,336 @@
+"""Checkpoints come back as they went in; whatever else a user hands over is refused in one sentence, or translated."""
+import os
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from common import UserError, checkpoint, compute_flops, data, models
+from common.models.channels import ChannelSelection
+from slimming.networks import network
+
+SMALL = {"vgg": 11, "resnet": 20, "densenet": 10}
+
+
+def make(arch="densenet", depth=None, num_classes=10, seed=0):
+    """A network of the slimming folder whose every number is random."""
+    torch.manual_seed(seed)
+    name, cfg = network(arch, depth or SMALL[arch])
+    model = models.build(name, num_classes=num_classes, **cfg)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.uniform_(0.1, 1)
+    return model.eval()
+
+
+def write(path, model, **kwargs):
+    return checkpoint.save(path, checkpoint.of(model, "slimming", "dense", "shapes10", **kwargs))
+
+
+def equal(a, b):
+    return list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
+
+
+def cut(path, share=0.5):
+    content = path.read_bytes()
+    path.write_bytes(content[:int(len(content) * share)])
+    return path
+
+
+# There and back
+
+
+@pytest.mark.parametrize("arch", SMALL)
+def test_a_round_trip_is_bit_for_bit(arch, tmp_path):
+    model = make(arch)
+    mask = {"bn": torch.tensor([True, False])}
+    dense = compute_flops.summary(model)
+    path = write(tmp_path / "deep" / "c.pth.tar", model, epoch=3, prec1=91.5, best_prec1=92.0, masks=mask,
+                 args={"lr": 0.1, "data_dir": "/secret", "object": object()}, dense=dense)
+    ckpt = checkpoint.load(path)
+    assert (ckpt["method"], ckpt["stage"], ckpt["dataset"], ckpt["epoch"]) == ("slimming", "dense", "shapes10", 3)
+    assert (ckpt["prec1"], ckpt["best_prec1"], ckpt["args"], ckpt["dense"]) == (91.5, 92.0, {"lr": 0.1}, dense)
+    assert equal(ckpt["masks"], mask)
+    again = checkpoint.to_model(ckpt)
+    assert equal(again.state_dict(), model.state_dict()) and again.cfg == model.cfg and not again.training
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(again(x), model(x))
+
+
+def test_masked_weights_come_back_bit_for_bit_from_a_small_file(tmp_path):
+    model = make("vgg")
+    name, other = "feature.25.weight", "feature.22.weight"
+    state = model.state_dict()
+    assert state[name].numel() == state[other].numel() == 512 * 512 * 9
+    masks = {name: torch.rand(512, 512, 3, 3) < 0.1, other: torch.rand(512, 512, 3, 3) < 0.5}
+    state[name].mul_(masks[name])                            # the other's weights are not zero where its mask is
+    plain, masked = write(tmp_path / "plain", model), write(tmp_path / "masked", model, masks=masks)
+    ckpt = checkpoint.load(masked)
+    assert equal(ckpt["state_dict"], state) and equal(ckpt["masks"], masks)
+    n = masks[name].numel()
+    saved = plain.stat().st_size - masked.stat().st_size
+    assert saved == pytest.approx(4 * n - n / 8 - 4 * int(masks[name].sum()) - n, rel=0.01)   # a plain mask: n bytes
+
+
+def test_a_checkpoint_does_not_follow_the_model():
+    model = make()
+    ckpt = checkpoint.of(model, "slimming", "dense", "shapes10")
+    nn.init.zeros_(model.conv1.weight)
+    assert ckpt["state_dict"]["conv1.weight"].all()
+
+
+def test_a_half_file_is_half_as_large_and_loads_as_float32(tmp_path):
+    model = make("vgg")
+    whole = write(tmp_path / "whole.pth.tar", model)
+    ckpt = checkpoint.of(model, "slimming", "dense", "shapes10")
+    half = checkpoint.save(tmp_path / "half.pth.tar", ckpt, half=True)
+    assert 0.49 < half.stat().st_size / whole.stat().st_size < 0.51
+    state = checkpoint.load(half)["state_dict"]
+    for name, tensor in model.state_dict().items():
+        assert state[name].dtype == tensor.dtype
+        assert torch.equal(state[name], tensor.half().float() if tensor.is_floating_point() else tensor)
+    assert ckpt["state_dict"]["classifier.weight"].dtype == torch.float32      # what was passed in stays as it was
+
+
+@pytest.mark.parametrize("error", [OSError("disk full"), RuntimeError("disk full")])
+def test_a_failed_write_leaves_the_old_file(error, tmp_path, monkeypatch):
+    path = write(tmp_path / "c.pth.tar", make(seed=1))
+    before = path.read_bytes()
+
+    def fail(ckpt, file):
+        file.write_bytes(b"half of it")
+        raise error
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(UserError, match="c.pth.tar.*disk full"):
+        write(path, make(seed=2))
+    assert path.read_bytes() == before and os.listdir(tmp_path) == ["c.pth.tar"]
+
+
+def test_an_unwritable_folder_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot write .*file/sub/c.pth.tar"):
+        write(tmp_path / "file" / "sub" / "c.pth.tar", make())
+
+
+def test_chkpt_is_looked_up_in_the_repository(tmp_path, monkeypatch):
+    root = tmp_path / "repository"
+    bundled = write(root / "chkpt" / "x.pth.tar", make(seed=1))
+    monkeypatch.setattr(checkpoint, "__file__", str(root / "common" / "checkpoint.py"))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert checkpoint.load("chkpt/x.pth.tar")["path"] == str(bundled)
+    own = write(tmp_path / "elsewhere" / "chkpt" / "x.pth.tar", make(seed=2))
+    assert checkpoint.load("chkpt/x.pth.tar")["state_dict"]["fc.bias"].equal(
+        checkpoint.load(own)["state_dict"]["fc.bias"])       # the user's own comes first
+    with pytest.raises(UserError, match="no checkpoint chkpt/y.pth.tar"):
+        checkpoint.load("chkpt/y.pth.tar")
+
+
+# What is no checkpoint
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, (f"touch {Evil.trace}",)
+
+
+@pytest.mark.parametrize("form", ["zip", "legacy", "pickle", "whole module"])
+def test_a_pickle_that_wants_to_run_code_is_refused(form, tmp_path):
+    Evil.trace, path = tmp_path / "ran", tmp_path / "bad.pth.tar"
+    if form == "pickle":
+        path.write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=2))
+    elif form == "whole module":
+        torch.save(nn.Linear(2, 2), path)
+    else:
+        torch.save({"state_dict": Evil()}, path, _use_new_zipfile_serialization=form == "zip")
+    with pytest.raises(UserError, match="bad.pth.tar .*run code.*save its state_dict"):
+        checkpoint.load(path, network, "vgg", 11)
+    assert not Evil.trace.exists()
+
+
+def test_a_modern_pickle_runs_no_code_either(tmp_path):
+    Evil.trace = tmp_path / "ran"
+    (tmp_path / "bad.pth.tar").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=5))
+    with pytest.raises(UserError, match="bad.pth.tar .*not written by torch.save"):
+        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+    assert not Evil.trace.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", b"accuracy: 0.9\n", b"<!DOCTYPE html>\n", b"\0" * 1000,
+                                     b"PK\x03\x04 no zip", b"\x80\x02}", bytes(range(128, 256))])
+def test_junk_is_named_and_not_called_dangerous(content, tmp_path):
+    (tmp_path / "bad.pth.tar").write_bytes(content)
+    with pytest.raises(UserError, match="bad.pth.tar is truncated, or was not written by torch.save; copy or "):
+        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+
+
+@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_truncated_file_is_named(share, legacy, tmp_path):
+    path = tmp_path / "bad.pth.tar"
+    ckpt = {"format": 1, **checkpoint.of(make(), "slimming", "dense", "shapes10")}
+    torch.save(ckpt, path, _use_new_zipfile_serialization=not legacy)
+    assert equal(checkpoint.load(path)["state_dict"], ckpt["state_dict"])
+    with pytest.raises(UserError, match="bad.pth.tar is truncated"):
+        checkpoint.load(cut(path, share))
+
+
+def test_a_missing_file_and_a_folder_are_named(tmp_path):
+    for path in (tmp_path / "none.pth.tar", tmp_path):
+        with pytest.raises(UserError, match=f"no checkpoint {path}"):
+            checkpoint.load(path)
+
+
+STRANGE = {
+    "list": ([1, 2], "holds a list"),
+    "tensor": (torch.zeros(3), "holds a Tensor"),
+    "no weights": ({"epoch": 3, "loss": 0.1}, "holds no weights.*epoch, loss"),
+    "numbered": ({1: torch.zeros(3)}, "holds no weights"),
+    "empty": ({}, "holds no weights"),
+    "optimizer": ({"state_dict": {"state": {}, "param_groups": []}}, "holds no weights"),
+    "other weights": ({"encoder.weight": torch.zeros(3)}, "has no feature.0.weight; it is not a vgg"),
+    "odd cfg": ({"state_dict": {"w": torch.zeros(3)}, "cfg": 5}, "cfg"),
+    "later format": ({"format": 99}, "format 99.*reads format 1"),
+    "half of ours": ({"format": 1, "arch": "vgg"}, "missing or wrong: method, stage, cfg, dataset, state_dict"),
+}
+
+
+@pytest.mark.parametrize("what", STRANGE)
+def test_strange_content_is_named(what, tmp_path):
+    content, message = STRANGE[what]
+    torch.save(content, tmp_path / "bad.pth.tar")
+    with pytest.raises(UserError, match=f"bad.pth.tar.*{message}"):
+        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+
+
+@pytest.mark.parametrize("change, message", [
+    (dict(arch="transformer"), "unknown arch 'transformer'"), (dict(stage="half"), "stage"), (dict(cfg=[1]), "cfg"),
+    (dict(state_dict=[1]), "state_dict"), (dict(cfg=dict(depth=11, colour="red")), "colour"),
+    (dict(cfg=dict(depth=12)), "depth"), (dict(cfg=dict(depth=11, num_classes=-1)), "built"),
+    (dict(cfg=dict(depth=11, widths=[1])), "widths"), (dict(cfg=dict(depth=11, num_classes=7)), "another depth, width"),
+    (dict(cfg=dict(depth=13)), "feature"), (dict(arch="resnet", cfg=dict(depth=20)), "conv1"),
+])
+def test_a_damaged_file_of_ours_is_named(change, message, tmp_path):
+    ckpt = checkpoint.of(make("vgg"), "slimming", "dense", "shapes10")
+    path = tmp_path / "bad.pth.tar"
+    torch.save({"format": 1, **ckpt, **change}, path)
+    with pytest.raises(UserError, match=f"bad.pth.tar.*{message}"):
+        checkpoint.to_model(checkpoint.load(path))
+
+
+def test_a_file_of_ours_without_the_optional_entries_loads(tmp_path):
+    ckpt = checkpoint.of(make(), "slimming", "dense", "shapes10")
+    for key in ("epoch", "prec1", "best_prec1", "args", "dense"):
+        del ckpt[key]
+    loaded = checkpoint.load(checkpoint.save(tmp_path / "c.pth.tar", ckpt))
+    assert (loaded["epoch"], loaded["prec1"], loaded["args"], loaded["dense"]) == (0, None, {}, None)
+
+
+@pytest.mark.parametrize("arch, depth", [("densenet", None), ("vgg", 13), ("vgg13", None)])
+def test_another_arch_or_depth_than_asked_is_refused(arch, depth, tmp_path):
+    path = write(tmp_path / "c.pth.tar", make("vgg"))
+    with pytest.raises(UserError, match=f"c.pth.tar holds a vgg of depth 11, not --arch {arch}.*leave them out"):
+        checkpoint.load(path, network, arch, depth)
+    for same in (("vgg", None), ("vgg", 11), ("vgg11", None)):
+        assert checkpoint.load(path, network, *same)["arch"] == "vgg"
+
+
+def test_another_class_count_or_picture_is_refused(tmp_path):
+    shapes = data.load("shapes10", subset=10)
+    with pytest.raises(UserError, match="c.pth.tar has 7 classes, shapes10 has 10; give the --dataset"):
+        data.check_fit(shapes, make(num_classes=7), "c.pth.tar")
+    with pytest.raises(UserError, match=r"\(3, 32, 32\).*lenet5 reads \(1, 28, 28\)"):
+        data.check_fit(shapes, models.build("lenet5"), "c.pth.tar")
+    data.check_fit(shapes, make(), "c.pth.tar")
+
+
+# Files that others wrote
+
+
+def originals(model, prefix="", drop=(), **selected):
+    """The state_dict as an original repository names it: 0/1 vectors for the selections."""
+    modules, state = dict(model.named_modules()), {}
+    for name, tensor in model.state_dict().items():
+        if name.endswith(".indices"):
+            select = modules[name.removesuffix(".indices")]
+            ones = torch.zeros(select.width)
+            ones[tensor] = 1
+            name, tensor = name.replace("indices", "indexes"), ones
+        if not name.endswith(drop or "\0"):
+            state[prefix + name] = tensor
+    return state
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("arch", SMALL)
+def test_a_bare_state_dict_loads_with_arch_and_depth(arch, prefix, tmp_path):
+    model = make(arch, num_classes=7)
+    torch.save({prefix + k: v for k, v in model.state_dict().items()}, tmp_path / "bare.pth")
+    ckpt = checkpoint.load(tmp_path / "bare.pth", network, arch, SMALL[arch])
+    again = checkpoint.to_model(ckpt)
+    assert again.cfg == model.cfg and equal(again.state_dict(), model.state_dict())
+    assert (ckpt["method"], ckpt["stage"], ckpt["dataset"]) == ("original", "dense", None)
+    with pytest.raises(UserError, match="bare.pth does not say which data set.*--dataset"):
+        checkpoint.dataset_of(ckpt)
+    with pytest.raises(UserError, match="bare.pth does not say which network.*--arch and --depth"):
+        checkpoint.load(tmp_path / "bare.pth", network)
+    with pytest.raises(UserError, match="bare.pth.*(another depth|has no|which a)"):
+        checkpoint.load(tmp_path / "bare.pth", network, "vgg", 19)
+
+
+def keep_for(model, seed=0):
+    """Random channels to keep, at least one of each record that slimming may thin out."""
+    g, modules, keep = torch.Generator().manual_seed(seed), dict(model.named_modules()), {}
+    for record in model.channels():
+        norms = [name for name in record.names() if isinstance(modules[name], nn.BatchNorm2d)]
+        if norms and not record.stream:
+            vector = torch.rand(modules[norms[0]].num_features, generator=g) < 0.6
+            vector[0] = True
+            keep[norms[0]] = vector
+    return keep
+
+
+@pytest.mark.parametrize("arch", SMALL)
+def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
+    """{epoch, state_dict, best_prec1, optimizer, cfg}, `cfg` the list of widths, selections as 0/1 vectors."""
+    small = models.narrow(make(arch), keep_for(make(arch)))
+    state = originals(small, prefix="module.", drop=("num_batches_tracked",))
+    if arch == "vgg":
+        assert "M" in small.cfg["widths"]
+    else:
+        assert any(set(v.tolist()) == {0.0, 1.0} for k, v in state.items() if k.endswith("select.indexes"))
+    torch.save({"epoch": 5, "state_dict": state, "best_prec1": torch.tensor(0.9376), "optimizer": {"state": {}},
+                "cfg": small.cfg["widths"]}, tmp_path / "pruned.pth.tar")
+    ckpt = checkpoint.load(tmp_path / "pruned.pth.tar", network, arch, SMALL[arch])
+    assert (ckpt["stage"], ckpt["epoch"]) == ("pruned", 5) and ckpt["best_prec1"] == pytest.approx(93.76)
+    again, x = checkpoint.to_model(ckpt), torch.randn(2, 3, 32, 32)
+    assert again.cfg == small.cfg and torch.equal(again(x), small(x))
+
+
+@pytest.mark.parametrize("arch", ["resnet", "densenet"])
+def test_a_mask_impl_file_has_no_selections(arch, tmp_path):
+    model = make(arch)
+    torch.save({"state_dict": originals(model, drop=("select.indices", "select.indexes"))}, tmp_path / "m.pth.tar")
+    again = checkpoint.to_model(checkpoint.load(tmp_path / "m.pth.tar", network, arch, SMALL[arch]))
+    assert equal(again.state_dict(), model.state_dict())
+    assert all(m.indices.numel() == m.width for m in again.modules() if isinstance(m, ChannelSelection))
+
+
+def test_what_thop_leaves_behind_is_dropped(tmp_path):
+    model = make("vgg")
+    state = model.state_dict()
+    for name in ["", *{key.rpartition(".")[0] + "." for key in state}]:
+        state[f"{name}total_ops"] = state[f"{name}total_params"] = torch.zeros(1, dtype=torch.float64)
+    torch.save(state, tmp_path / "thop.pth.tar")
+    again = checkpoint.to_model(checkpoint.load(tmp_path / "thop.pth.tar", network, "vgg", 11))
+    assert equal(again.state_dict(), model.state_dict())
+
+
+def test_vgg_under_data_parallel_around_its_features(tmp_path):
+    """bearpaw's names: features.module.N."""
+    model = make("vgg")
+    state = {k.replace("feature.", "features.module."): v for k, v in model.state_dict().items()}
+    torch.save({"state_dict": state, "best_acc": 93.5}, tmp_path / "v.pth.tar")
+    ckpt = checkpoint.load(tmp_path / "v.pth.tar", network, "vgg", 11)
+    assert equal(checkpoint.to_model(ckpt).state_dict(), model.state_dict()) and ckpt["best_prec1"] == 93.5

@@ -1,0 +1,105 @@
+"""Counts against torch's own counter and by hand; counting leaves the network as it was."""
+import pytest
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from common import UserError, checkpoint, compute_flops, models
+from slimming import eval as slimming_eval
+
+SMALL = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg": dict(depth=11), "resnet": dict(depth=14),
+         "preresnet": dict(depth=20, selection=True), "densenet": dict(depth=10, selection=True),
+         "wideresnet": dict(depth=10, widen_factor=2, dropout=0.3), "resnext": dict(depth=11, cardinality=2),
+         "mobilenetv2": {}}
+
+
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_macs_equal_torchs_counter(arch):
+    model = models.build(arch, **SMALL[arch]).eval()
+    total = compute_flops.count(model).total
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *models.input_shape(arch)))
+    assert 2 * total.macs == counter.get_total_flops()
+    assert total.params == sum(p.numel() for p in model.parameters()) and total.bytes == 4 * total.params
+
+
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_counting_changes_nothing(arch):
+    torch.manual_seed(0)
+    model = models.build(arch, **SMALL[arch]).train()
+    frozen = [m for m in model.modules() if not list(m.children())][1]
+    frozen.eval()                                            # modes may differ from module to module
+    frozen.register_forward_hook(own_hook := lambda *_: None)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    modes, random_state = [m.training for m in model.modules()], torch.get_rng_state()
+    names = set(vars(model))
+    compute_flops.count(model)
+    after = model.state_dict()
+    assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
+    assert [m.training for m in model.modules()] == modes and set(vars(model)) == names
+    assert [hook for m in model.modules() for hook in m._forward_hooks.values()] == [own_hook]
+    assert torch.equal(torch.get_rng_state(), random_state)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_a_failing_count_leaves_no_hooks():
+    model = models.build("vgg", depth=11).train()
+    with pytest.raises(RuntimeError):
+        compute_flops.count(model, (1, 7, 7))
+    assert all(m.training and not m._forward_hooks for m in model.modules())
+
+
+def test_sparse_macs_and_non_zeros_by_hand():
+    model = models.build("lenet5")                           # conv1 20 x 1 x 5 x 5 at 24 x 24, fc2 10 x 500
+    nn.init.ones_(model.conv1.weight)
+    nn.init.zeros_(model.conv1.bias)
+    nn.init.ones_(model.fc2.weight)
+    before = {row.name: row for row in compute_flops.count(model).rows}
+    with torch.no_grad():
+        model.conv1.weight[:3] = 0                           # three filters
+        model.conv1.weight[5, 0, 2, 2] = 0
+        model.fc2.weight[:, :100] = 0
+    rows = {row.name: row for row in compute_flops.count(model).rows}
+    assert before["conv1"].sparse_macs == before["conv1"].macs == 24 * 24 * 500
+    assert rows["conv1"].macs == 24 * 24 * 500 and rows["conv1"].sparse_macs == 24 * 24 * (500 - 76)
+    assert rows["conv1"].nonzeros == 500 - 76 and rows["conv1"].params == 520
+    assert rows["fc2"].macs == 5000 and rows["fc2"].sparse_macs == 4000 and before["fc2"].sparse_macs == 5000
+    assert before["fc2"].nonzeros - rows["fc2"].nonzeros == 1000
+    total = compute_flops.count(model).total
+    assert total.sparse_macs == sum(row.sparse_macs for row in rows.values())
+
+
+def test_vgg13_as_thop_counts_it():
+    """The slimming README's figure: MACs plus 2 per batch-norm output, doubled."""
+    total = compute_flops.count(models.build("vgg", depth=13, num_classes=10)).total
+    sizes = {64: 32 * 32, 128: 16 * 16, 256: 8 * 8, 512: 4 * 4 + 2 * 2}
+    assert total.norm_elements == sum(2 * width * positions for width, positions in sizes.items()) == 249_856
+    assert total.macs + 2 * total.norm_elements == 228_766_720 and total.thop_flops == 457_533_440
+
+
+def test_channel_selections_are_counted_apart():
+    counted = compute_flops.count(models.build("densenet", depth=40, selection=True))
+    assert counted.selections == 9_360
+    assert counted.total.params == 1_109_788 - 9_360 - 90 * 457          # theirs has 100 classes
+
+
+def test_counts_are_printed_before_any_data_is_opened(tmp_path, capsys):
+    model = models.build("densenet", depth=7, selection=True)
+    path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(model, "slimming", "dense", "cifar10"))
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "cifar10.npz").write_text("broken")
+    total = compute_flops.count(model).total
+    with pytest.raises(UserError, match="cifar10.npz"):
+        slimming_eval.main([str(path), "--data-dir", str(tmp_path / "data")])
+    shown = capsys.readouterr().out
+    assert f"{total.params:,} parameters" in shown and f"{total.macs:,} MACs" in shown
+
+
+def test_the_command_shows_each_layer_and_the_total(tmp_path, capsys):
+    model = models.build("lenet5")
+    path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(model, "magnitude", "dense", "mnist"))
+    compute_flops.main([str(path)])
+    shown = capsys.readouterr().out
+    total = compute_flops.count(model).total
+    assert all(name in shown for name in ("conv1", "conv2", "fc1", "fc2", "total"))
+    assert f"{total.macs:,} MACs" in shown and "2 x MACs" in shown and f"{path.stat().st_size:,}" in shown

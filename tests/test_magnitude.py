@@ -1,0 +1,556 @@
+"""Magnitude pruning: the selection rule, masks that never move, the ways to retrain, and files that are small."""
+import argparse
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common import UserError, checkpoint, compute_flops, models, runtime
+from magnitude import finetune, main, prune
+from magnitude.networks import network
+
+TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
+TINY = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--precision", "fp32"]
+
+
+def tensors(**lists):
+    return {name: torch.tensor(values) for name, values in lists.items()}
+
+
+def kept(keep):
+    return {name: mask.int().tolist() for name, mask in keep.items()}
+
+
+# the networks
+
+@pytest.mark.parametrize("arch, key", [("vgg16", "vgg16"), ("resnet20", "resnet20"), ("resnet56", "resnet56"),
+                                       ("resnet110", "resnet110"), ("preresnet110", "preresnet110-basic"),
+                                       ("preresnet164", "preresnet164-bottleneck")])
+def test_the_names_mean_the_original_networks(arch, key):
+    name, cfg = network(arch)
+    with torch.device("meta"):
+        model = models.build(name, **cfg)
+    truth = TRUTH[f"kesi:{key}|c10"]
+    assert sum(p.numel() for p in model.parameters()) == truth["params"]
+    assert sum(w.numel() for w in prune.prunable(model).values()) == truth["conv_weights"]
+
+
+@pytest.mark.parametrize("arch, conv", [("wrn_28_10", 36_454_832), ("wrn_16_8", 10_949_040), ("densenet", 1_036_008)])
+def test_the_wide_and_the_dense(arch, conv):
+    name, cfg = network(arch)
+    with torch.device("meta"):
+        model = models.build(name, **cfg)
+    assert sum(w.numel() for w in prune.prunable(model).values()) == conv
+
+
+@pytest.mark.parametrize("arch, depth", [("alexnet", None), ("wrn_28_10", 16), ("resnet56", 20)])
+def test_other_names_are_refused(arch, depth):
+    with pytest.raises(UserError, match=arch):
+        network(arch, depth)
+
+
+# the rule
+
+def test_one_threshold_takes_exactly_k_weights_wherever_they_are():
+    scores = tensors(a=[0.5, 0.1, 0.9], b=[0.2, 0.3, 0.8, 0.7])
+    keep, threshold = prune.choose(scores, 0.45)             # int(7 * 0.45) = 3 weights: 0.1, 0.2, 0.3
+    assert kept(keep) == {"a": [1, 0, 1], "b": [0, 0, 1, 1]}
+    assert threshold == pytest.approx(0.5)
+
+
+def test_the_original_takes_one_more():
+    scores = tensors(a=[0.5, 0.1, 0.9], b=[0.2, 0.3, 0.8, 0.7])
+    keep, _ = prune.choose(scores, 0.45, faithful=True)      # all that are not above sorted[3] = 0.5
+    assert kept(keep) == {"a": [0, 0, 1], "b": [0, 0, 1, 1]}
+
+
+def test_ties_go_by_position_or_all_at_once():
+    scores = tensors(a=[0.5, 0.5], b=[0.5, 0.5])
+    assert kept(prune.choose(scores, 0.75)[0]) == {"a": [0, 0], "b": [0, 1]}
+    assert kept(prune.choose(scores, 0.25, faithful=True)[0]) == {"a": [0, 0], "b": [0, 0]}
+
+
+@pytest.mark.parametrize("percent, left, faithful_left", [(0, 4, 3), (0.999, 1, 0), (0.5, 2, 1)])
+def test_the_ends_of_percent(percent, left, faithful_left):
+    scores = tensors(a=[0.4, 0.3, 0.2, 0.1])
+    assert int(prune.choose(scores, percent)[0]["a"].sum()) == left
+    assert int(prune.choose(scores, percent, faithful=True)[0]["a"].sum()) == faithful_left
+
+
+def test_the_score_is_the_magnitude_what_is_gone_goes_first_and_the_floor_last():
+    weight, old = torch.tensor([[-0.5, 0.1], [0.3, 0.0]]), torch.tensor([[True, True], [False, True]])
+    assert prune.score(weight).flatten().tolist() == pytest.approx([0.5, 0.1, 0.3, 0.0])
+    assert prune.score(weight, old).flatten().tolist() == pytest.approx([0.5, 0.1, -1, 0.0])
+    inf = float("inf")
+    assert prune.score(weight, old, floor=2).flatten().tolist() == pytest.approx([inf, inf, -1, 0.0])
+    assert weight.flatten().tolist() == pytest.approx([-0.5, 0.1, 0.3, 0.0])             # untouched
+
+
+def test_percent_counts_what_is_gone_already():
+    weight, old = torch.tensor([0.9, 0.1, 0.8, 0.2]), torch.tensor([False, True, True, True])
+    keep, _ = prune.choose({"a": prune.score(weight, old)}, 0.5)
+    assert kept(keep) == {"a": [0, 0, 1, 1]}
+
+
+def test_the_floor_keeps_the_largest_of_every_layer_and_the_count():
+    weights = tensors(weak=[0.1, 0.3, 0.2], strong=[1.0, 2.0, 3.0])
+    free = {name: prune.score(w) for name, w in weights.items()}
+    assert kept(prune.choose(free, 0.5)[0]) == {"weak": [0, 0, 0], "strong": [1, 1, 1]}
+    floored = {name: prune.score(w, floor=1) for name, w in weights.items()}
+    assert kept(prune.choose(floored, 0.5)[0]) == {"weak": [0, 1, 0], "strong": [0, 1, 1]}
+    with pytest.raises(UserError, match="--floor"):
+        prune.choose({name: prune.score(w, floor=2) for name, w in weights.items()}, 0.5)
+
+
+def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none():
+    torch.manual_seed(0)
+    keep = {"a": torch.rand(30, 40) > 0.7, "b": torch.rand(500) > 0.2}
+    old = {"a": torch.rand(30, 40) > 0.3, "b": torch.ones(500, dtype=torch.bool)}
+    keep["a"] &= old["a"]
+    drawn, again, other = (prune.shuffle(keep, old, seed) for seed in (1, 1, 2))
+    for name in keep:
+        assert drawn[name].sum() == keep[name].sum() and not torch.equal(drawn[name], keep[name])
+        assert not (drawn[name] & ~old[name]).any()
+        assert torch.equal(drawn[name], again[name]) and not torch.equal(drawn[name], other[name])
+
+
+# the plan and the fresh weights
+
+RECIPE = {"epochs": 160, "batch_size": 32, "lr": 0.1, "schedule": [80, 120], "gamma": 0.1, "momentum": 0.8,
+          "weight_decay": 5e-4}
+
+
+def planned(retrain, recipe=RECIPE, start=0, stretch=1.0, **flags):
+    names = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
+    args = argparse.Namespace(retrain=retrain, **{name: flags.get(name) for name in names})
+    finetune.plan(args, recipe, start, stretch)
+    return args.epochs, args.batch_size, pytest.approx(args.lr), args.schedule
+
+
+@pytest.mark.parametrize("retrain, options, expected", [
+    ("small", {}, (40, 64, 0.001, [])),
+    ("small", {"epochs": 20, "schedule": [10]}, (20, 64, 0.001, [10])),
+    ("onecycle", {}, (40, 128, 0.1, [])),
+    ("lr-rewind", {}, (160, 32, 0.1, [80, 120])),
+    ("lr-rewind", {"epochs": 80}, (80, 32, 0.01, [40])),                  # the rate has just fallen
+    ("lr-rewind", {"epochs": 81}, (81, 32, 0.1, [1, 41])),
+    ("lr-rewind", {"epochs": 40}, (40, 32, 0.001, [])),
+    ("weight-rewind", {"start": 8}, (152, 32, 0.1, [72, 112])),
+    ("weight-rewind", {"start": 0}, (160, 32, 0.1, [80, 120])),
+    ("scratch-e", {}, (160, 32, 0.1, [80, 120])),
+    ("scratch-b", {"stretch": 4.0}, (640, 32, 0.1, [320, 480])),
+    ("scratch-b", {"stretch": 4.0, "epochs": 1}, (1, 32, 0.1, [])),
+])
+def test_each_way_to_retrain_has_the_schedule_of_the_table(retrain, options, expected):
+    assert planned(retrain, **options) == expected
+
+
+def test_a_schedule_that_cannot_be_is_refused():
+    with pytest.raises(UserError, match="160 epochs"):
+        planned("lr-rewind", epochs=161)
+    with pytest.raises(UserError, match="--rewind-to"):
+        planned("weight-rewind", start=160)
+    with pytest.raises(UserError, match="give --epochs, --lr, --schedule"):
+        planned("lr-rewind", recipe={})
+    assert planned("lr-rewind", recipe={}, epochs=10, lr=0.2, schedule=[5]) == (10, 64, 0.2, [5])
+
+
+def test_fresh_weights_have_the_deviation_of_the_fan_out_that_is_left():
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=8, shortcut="pad")
+    mask = torch.zeros_like(model.layer3[0].conv2.weight, dtype=torch.bool)
+    mask[:, :, :, 0] = True                                               # a third of 3 x 3 x 64 = 192 per channel read
+    before = model.conv1.weight.clone()
+    finetune.draw_fresh(model, {"layer3.0.conv2.weight": mask, "conv1.weight": torch.zeros_like(before).bool()})
+    assert float(model.layer3[0].conv2.weight.detach()[mask].std()) == pytest.approx((2 / 192) ** 0.5, rel=0.03)
+    assert torch.equal(model.conv1.weight, before)                        # nothing is left of it: no division by zero
+
+
+def test_the_ladder_takes_a_fifth_of_what_is_left():
+    assert finetune.ladder(0.5) == pytest.approx([0.2, 0.36, 0.488, 0.5])
+    assert finetune.ladder(0.36) == pytest.approx([0.2, 0.36])
+    assert finetune.ladder(0.1) == [0.1] and len(finetune.ladder(0.9)) == 11
+
+
+# masks never move
+
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("bf16", [False, True])
+def test_pruned_weights_stay_zero(optimizer, warm, bf16):
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=8, shortcut="pad")
+    parameters = dict(model.named_parameters())
+    step = {"sgd": lambda: torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, weight_decay=0.01),
+            "adam": lambda: torch.optim.AdamW(model.parameters(), 0.01, weight_decay=0.1)}[optimizer]()
+    images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
+
+    def train(pruned):
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        step.zero_grad()
+        loss.backward()
+        step.step()
+        finetune.clear(parameters, pruned)
+
+    if warm:
+        train({})
+    keep, _ = prune.choose({n: prune.score(w) for n, w in prune.prunable(model).items()}, 0.8)
+    pruned = {name: ~mask for name, mask in keep.items()}
+    finetune.clear(parameters, pruned)
+    before = parameters["conv1.weight"].detach().clone()
+    for _ in range(2):
+        train(pruned)
+    assert all(not parameters[name][gone].any() for name, gone in pruned.items())
+    assert not torch.equal(before, parameters["conv1.weight"])            # the others do learn
+    train({})                                                             # and it is clear() that holds them
+    assert any(parameters[name][gone].any() for name, gone in pruned.items())
+
+
+# files
+
+def sparse_checkpoint(percent=0.9, depth=20):
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=depth, shortcut="pad")
+    weights = prune.prunable(model)
+    keep, _ = prune.choose({n: prune.score(w) for n, w in weights.items()}, percent)
+    dense = checkpoint.of(model, "magnitude", "dense", "shapes10")
+    finetune.clear(weights, {name: ~mask for name, mask in keep.items()})
+    return dense, checkpoint.of(model, "magnitude", "pruned", "shapes10", masks=keep)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("percent", [0, 0.3, 0.9, 0.99999])
+def test_a_pruned_file_comes_back_as_it_went_in(percent, tmp_path):
+    _, ckpt = sparse_checkpoint(percent, depth=8)
+    given = {k: dict(ckpt[k]) for k in ("state_dict", "masks")}
+    checkpoint.save(tmp_path / "a.pth.tar", ckpt)
+    assert all(same(ckpt[k], given[k]) for k in given)                    # saving changes nothing
+    loaded = checkpoint.load(tmp_path / "a.pth.tar")
+    assert all(same(loaded[k], given[k]) for k in given) and "packed" not in loaded
+    checkpoint.save(tmp_path / "b.pth.tar", {k: v for k, v in loaded.items() if k != "path"})
+    assert abs((tmp_path / "a.pth.tar").stat().st_size - (tmp_path / "b.pth.tar").stat().st_size) < 2000
+
+
+def test_at_90_percent_the_file_is_at_most_a_fifth(tmp_path):
+    dense, sparse = sparse_checkpoint()
+    sizes = [checkpoint.save(tmp_path / f"{i}.pth.tar", c).stat().st_size for i, c in enumerate((dense, sparse))]
+    assert sizes[1] <= sizes[0] / 5
+    half = checkpoint.save(tmp_path / "half.pth.tar", sparse, half=True).stat().st_size
+    assert half < 0.75 * sizes[1]
+    loaded = checkpoint.load(tmp_path / "half.pth.tar")["state_dict"]
+    assert all(torch.equal(v.half().float() if v.is_floating_point() else v, loaded[k])
+               for k, v in sparse["state_dict"].items())
+
+
+def test_weights_that_are_masked_but_not_zero_are_not_lost(tmp_path):
+    _, ckpt = sparse_checkpoint(0.5, depth=8)
+    ckpt["state_dict"]["conv1.weight"][~ckpt["masks"]["conv1.weight"]] = 7.0
+    ckpt["masks"]["soft"] = torch.rand(4)                                 # no mask of a weight
+    checkpoint.save(tmp_path / "a.pth.tar", ckpt)
+    loaded = checkpoint.load(tmp_path / "a.pth.tar")
+    assert same(loaded["state_dict"], ckpt["state_dict"]) and same(loaded["masks"], ckpt["masks"])
+
+
+# the scripts
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, data_folder):
+    """A folder with dense/, a ResNet-8 after 4 epochs, and pruned/, at 80 %."""
+    folder = tmp_path_factory.mktemp("magnitude")
+    main.main([*TINY, "--arch", "resnet8", "--epochs", "4", "--batch-size", "10", "--rewind-epoch", "2",
+               "--save", str(folder / "dense")])
+    cut(folder / "dense/checkpoint.pth.tar", folder / "pruned", "--percent", "0.8")
+    return folder
+
+
+def cut(source, folder, *flags):
+    prune.main(["--resume", str(source), "--save_dir", str(folder), "--subset", "20", "--device", "cpu", *flags])
+    return checkpoint.load(folder / "pruned.pth.tar")
+
+
+def tune(source, folder, *flags):
+    finetune.main([*TINY, "--resume", str(source), "--save_dir", str(folder), *map(str, flags)])
+    return checkpoint.load(folder / "finetuned.pth.tar")
+
+
+def log(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return [float(row["lr"]) for row in csv.DictReader(file)]
+
+
+def test_main_keeps_the_first_and_the_early_weights(trained):
+    ckpts = {name: checkpoint.load(trained / f"dense/{name}.pth.tar") for name in ("init", "early", "checkpoint")}
+    assert [c["epoch"] for c in ckpts.values()] == [0, 2, 4]
+    assert {c["stage"] for c in ckpts.values()} == {"dense"}
+    torch.manual_seed(1)                                                  # --seed 1
+    name, cfg = network("resnet8")
+    assert same(ckpts["init"]["state_dict"], dict(models.build(name, num_classes=10, **cfg).state_dict()))
+    assert log(trained / "dense") == pytest.approx([0.1, 0.1, 0.01, 0.001])              # falls at 2 and 3 of 4
+
+
+def test_prune_writes_what_it_says(trained, tmp_path, capsys):
+    ckpt = cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.3")
+    out, text = capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()
+    total = sum(m.numel() for m in ckpt["masks"].values())
+    gone = sum(int((~m).sum()) for m in ckpt["masks"].values())
+    assert gone == int(0.3 * total) and gone == sum(int((ckpt["state_dict"][n] == 0).sum()) for n in ckpt["masks"])
+    assert text.startswith("Before pruning: Test Loss:  ") and "\nAfter Pruning: Test Loss:  " in text
+    totals = f"Total conv params: {total}, Pruned conv params: {gone}, Pruned ratio: {gone / total}\n"
+    assert text.splitlines()[1] + "\n" == totals
+    counted = compute_flops.count(checkpoint.to_model(ckpt)).total
+    for report in (out, text):
+        assert totals in report and "Pruning threshold: 0.0" in report and "not faster" in report
+        assert "layer index: 1 \t total params: 432 \t remaining params: " in report
+        assert f"{counted.sparse_macs:,} with weights that are not zero" in report
+        packed = 4 * (counted.params - gone) + -(-total // 8)
+        assert f"{4 * counted.params:,} bytes dense, {packed:,} compressed" in report
+    assert (tmp_path / "p/prune.png").stat().st_size > 5000
+    assert ckpt["dense"]["params"] == counted.params and ckpt["recipe"]["schedule"] == [2, 3]
+
+
+def test_the_options_of_the_rule(trained, tmp_path):
+    dense = trained / "dense/checkpoint.pth.tar"
+    layer = cut(dense, tmp_path / "layer", "--percent", "0.5", "--per-layer")["masks"]
+    assert all(int((~m).sum()) == m.numel() // 2 for m in layer.values())
+    linear = cut(dense, tmp_path / "linear", "--percent", "0.5", "--scope", "conv+linear")["masks"]
+    assert set(linear) - set(layer) == {"fc.weight"}
+    floor = cut(dense, tmp_path / "floor", "--percent", "0.99", "--floor", "60")["masks"]
+    assert min(int(m.sum()) for m in floor.values()) >= 60
+    total = sum(m.numel() for m in floor.values())
+    assert sum(int((~m).sum()) for m in floor.values()) == int(0.99 * total)
+    faithful = cut(dense, tmp_path / "faithful", "--percent", "0.5", "--faithful")["masks"]
+    assert sum(int((~m).sum()) for m in faithful.values()) == int(0.5 * total) + 1
+    exact, random = (cut(dense, tmp_path / c, "--percent", "0.5", "--criterion", c)["masks"]
+                     for c in ("magnitude", "random"))
+    assert all(exact[n].sum() == random[n].sum() and not torch.equal(exact[n], random[n]) for n in exact)
+
+
+def test_a_layer_may_lose_all_its_weights_and_the_report_says_so(tmp_path, capsys):
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=8, shortcut="pad")
+    model.layer1[0].conv1.weight.data.mul_(1e-6)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "magnitude", "dense", "shapes10", args=RECIPE))
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.5")
+    assert "layer1.0.conv1.weight: no weight is left" in capsys.readouterr().out
+    assert "There exists a layer with 0 parameters left." in (tmp_path / "p/prune.txt").read_text()
+    tuned = tune(tmp_path / "p/pruned.pth.tar", tmp_path / "f", "--retrain", "scratch-e", "--epochs", 1)
+    assert not tuned["state_dict"]["layer1.0.conv1.weight"].any()
+
+
+def test_pruning_step_by_step_never_brings_a_weight_back(trained, tmp_path):
+    first = cut(trained / "dense/checkpoint.pth.tar", tmp_path / "a", "--percent", "0.3")
+    tune(tmp_path / "a/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
+    for criterion in ("magnitude", "random"):
+        second = cut(tmp_path / "f/finetuned.pth.tar", tmp_path / criterion, "--percent", "0.6",
+                     "--criterion", criterion)
+        for name, mask in first["masks"].items():
+            assert not (second["masks"][name] & ~mask).any()
+        total = sum(m.numel() for m in second["masks"].values())
+        assert sum(int((~m).sum()) for m in second["masks"].values()) == int(0.6 * total)
+        assert second["recipe"] == first["recipe"]
+    with pytest.raises(UserError, match="counts what is gone"):
+        cut(tmp_path / "magnitude/pruned.pth.tar", tmp_path / "b", "--percent", "0.5")
+
+
+STARTS = {  # with --lr 0 no weight moves, so the end shows the start
+    "small": "pruned/pruned", "onecycle": "pruned/pruned", "lr-rewind": "pruned/pruned",
+    "weight-rewind early": "dense/early", "weight-rewind init": "dense/init", "scratch-e": None, "scratch-b": None}
+
+
+@pytest.mark.parametrize("way", STARTS)
+def test_each_way_to_retrain_starts_from_its_weights_and_keeps_the_masks(way, trained, tmp_path, capsys):
+    retrain, _, early = way.partition(" ")
+    rewind = ["--rewind-to", trained / f"dense/{early}.pth.tar"] if early else []
+    masks = checkpoint.load(trained / "pruned/pruned.pth.tar")["masks"]
+    tuned = tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--retrain", retrain, *rewind, "--epochs", 1,
+                 "--lr", 0)
+    assert "none of them has moved" in capsys.readouterr().out
+    assert same(tuned["masks"], masks) and tuned["stage"] == "finetuned"
+    start = checkpoint.load(trained / f"{STARTS[way]}.pth.tar")["state_dict"] if STARTS[way] else None
+    first = checkpoint.load(trained / "dense/init.pth.tar")["state_dict"]
+    for name, mask in masks.items():
+        now = tuned["state_dict"][name]
+        assert not now[~mask].any()
+        if start:
+            assert torch.equal(now, start[name] * mask)
+        elif mask.sum() > 1000:
+            fan_out = int(mask.sum()) / mask.shape[1]
+            assert float(now[mask].std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
+            assert not torch.isclose(now[mask], first[name][mask], rtol=1e-3).float().mean() > 0.01      # drawn anew
+
+
+def test_rates_epoch_by_epoch(trained, tmp_path):
+    pruned = trained / "pruned/pruned.pth.tar"
+    tune(pruned, tmp_path / "a", "--retrain", "lr-rewind", "--epochs", 3)
+    assert log(tmp_path / "a") == pytest.approx([0.1, 0.01, 0.001])      # of 0.1, 0.1, 0.01, 0.001
+    tune(pruned, tmp_path / "b", "--retrain", "weight-rewind", "--rewind-to", trained / "dense/early.pth.tar")
+    assert log(tmp_path / "b") == pytest.approx([0.01, 0.001])           # epochs 3 and 4 of 4
+    tune(pruned, tmp_path / "c", "--epochs", 2)
+    assert log(tmp_path / "c") == pytest.approx([0.001, 0.001])
+    tune(pruned, tmp_path / "d", "--retrain", "onecycle", "--epochs", 10, "--batch-size", 10)
+    # 20 steps: up from 0.01 over 10 % of them, so it stands at 0.1 after step 1 (counted from 0), then down to 1e-4 by
+    # a half cosine over the other 18; the log has the rate of every second step
+    rates = [0.01] + [1e-4 + (0.1 - 1e-4) * (1 + torch.cos(torch.tensor(torch.pi * (2 * e - 1) / 18)).item()) / 2
+                      for e in range(1, 10)]
+    assert log(tmp_path / "d") == pytest.approx(rates, rel=1e-3)
+
+
+def test_scratch_b_has_the_multiplications_of_the_dense_training(trained, tmp_path):
+    ckpt = checkpoint.load(trained / "pruned/pruned.pth.tar")
+    total = compute_flops.count(checkpoint.to_model(ckpt)).total
+    tuned = tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--retrain", "scratch-b", "--batch-size", 20)
+    assert tuned["epoch"] == round(4 * total.macs / total.sparse_macs) > 8
+
+
+@pytest.mark.parametrize("way", ["onecycle", "lr-rewind"])
+def test_a_stopped_run_goes_on_exactly(way, trained, tmp_path, monkeypatch):
+    flags = ["--retrain", way, "--epochs", 3, "--batch-size", 10]
+    whole = tune(trained / "pruned/pruned.pth.tar", tmp_path / "whole", *flags)
+    for again in (["--resume", "auto"], ["--resume", str(tmp_path / "own/checkpoint.pth.tar")],
+                  ["--model", str(trained / "pruned/pruned.pth.tar"), "--resume", "auto"]):
+        with monkeypatch.context() as patch:
+            patch.setattr(runtime.Run, "save", stopping(runtime.Run.save, 1))
+            with pytest.raises(KeyboardInterrupt):
+                tune(trained / "pruned/pruned.pth.tar", tmp_path / "own", *flags, "--overwrite")
+        assert not (tmp_path / "own/finetuned.pth.tar").exists()
+        finetune.main([*TINY, *again, "--save", str(tmp_path / "own"), *map(str, flags)])
+        parts = checkpoint.load(tmp_path / "own/finetuned.pth.tar")
+        assert same(whole["state_dict"], parts["state_dict"]) and same(whole["masks"], parts["masks"])
+        (tmp_path / "own/finetuned.pth.tar").unlink()
+
+
+def stopping(save, epochs):
+    """Run.save, and then Ctrl-C after so many epochs."""
+    left = iter(range(1, epochs))
+
+    def stop(*args, **kwargs):
+        save(*args, **kwargs)
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+    return stop
+
+
+def test_iterative_is_prune_and_retrain_again_and_again(trained, tmp_path, monkeypatch, capsys):
+    flags = ["--iterative", "--percent", 0.45, "--retrain", "lr-rewind", "--epochs", 2, "--batch-size", 20]
+    dense = trained / "dense/checkpoint.pth.tar"
+    whole = tune(dense, tmp_path / "whole", *flags)
+    masks = [checkpoint.load(tmp_path / f"whole/round-{i:02}/finetuned.pth.tar")["masks"] for i in (1, 2, 3)]
+    total = sum(m.numel() for m in masks[0].values())
+    for mask, percent in zip(masks, (0.2, 0.36, 0.45), strict=True):
+        assert sum(int((~m).sum()) for m in mask.values()) == int(percent * total)
+    assert all(not (b[n] & ~a[n]).any() for a, b in zip(masks, masks[1:], strict=False) for n in a)
+    assert whole["epoch"] == 6 and same(whole["masks"], masks[-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.Run, "save", stopping(runtime.Run.save, 3))                # within round 2
+        with pytest.raises(KeyboardInterrupt):
+            tune(dense, tmp_path / "parts", *flags)
+    with pytest.raises(UserError, match="--resume auto goes on"):
+        tune(dense, tmp_path / "parts", *flags)
+    capsys.readouterr()
+    parts = tune("auto", tmp_path / "parts", *flags)
+    assert "resumed" in capsys.readouterr().out
+    assert same(whole["state_dict"], parts["state_dict"])
+    with pytest.raises(UserError, match="another --percent"):
+        tune("auto", tmp_path / "parts", *flags, "--percent", 0.5)
+
+
+def test_chaining_after_slimming(tmp_path):
+    from slimming import prune as slim
+    from slimming.networks import network as slimming_network
+    torch.manual_seed(0)
+    name, cfg = slimming_network("resnet", 20)
+    model = models.build(name, num_classes=10, **cfg)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0, 1)
+            nn.init.uniform_(m.bias, 0.1, 1)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
+    common = ["--model", str(tmp_path / "m.pth.tar"), "--percent", "0.4", "--subset", "20", "--device", "cpu"]
+    slim.main([*common, "--save", str(tmp_path / "narrow")])
+    slim.main([*common, "--mask", "--save", str(tmp_path / "masked")])
+    for kind in ("narrow", "masked"):
+        before = checkpoint.load(tmp_path / kind / "pruned.pth.tar")
+        pruned = cut(tmp_path / kind / "pruned.pth.tar", tmp_path / kind / "magnitude", "--percent", "0.5")
+        assert pruned["cfg"] == before["cfg"] and pruned["dense"] == before["dense"]
+        convs = set(prune.prunable(checkpoint.to_model(pruned)))
+        assert set(pruned["masks"]) == convs | set(before.get("masks", {}))
+        tuned = tune(tmp_path / kind / "magnitude/pruned.pth.tar", tmp_path / kind / "f", "--epochs", 1, "--lr", 0.1)
+        for name, mask in pruned["masks"].items():
+            assert torch.equal(tuned["masks"][name], mask) and not tuned["state_dict"][name][~mask].any()
+    assert any(name.endswith(".bias") and not mask.all() for name, mask in pruned["masks"].items())
+
+
+def test_files_of_the_original_repositories(tmp_path):
+    """A dense file under DataParallel prunes like the original; a pruned one, masks being its zeros, gets the same."""
+    torch.manual_seed(0)
+    name, cfg = network("preresnet20")
+    model = models.build(name, num_classes=10, **cfg)
+    names = ["--arch", "preresnet20", "--dataset", "shapes10", "--percent", "0.3", "--faithful"]
+    theirs = {"epoch": 3, "acc": 90.0, "best_acc": 91.0, "optimizer": {}}
+    state = {f"module.{k}": v for k, v in model.state_dict().items()}
+    torch.save({**theirs, "state_dict": state}, tmp_path / "dense.pth.tar")
+    ours = cut(tmp_path / "dense.pth.tar", tmp_path / "a", *names)
+    weights = torch.cat([m.weight.detach().abs().flatten() for m in model.modules() if isinstance(m, nn.Conv2d)])
+    threshold = weights.sort().values[int(len(weights) * 0.3)]
+    expected = {n: w.detach() * (w.detach().abs() > threshold) for n, w in prune.prunable(model).items()}
+    assert same({n: ours["state_dict"][n] for n in expected}, expected)
+    torch.save({**theirs, "state_dict": {**model.state_dict(), **expected}}, tmp_path / "pruned.pth.tar")
+    again = cut(tmp_path / "pruned.pth.tar", tmp_path / "b", *names)
+    assert same(again["masks"], ours["masks"]) and same(again["masks"], {n: w != 0 for n, w in expected.items()})
+    with pytest.raises(UserError, match="holds no masks"):
+        tune(tmp_path / "pruned.pth.tar", tmp_path / "f", "--arch", "preresnet20")
+
+
+def test_lenet_has_its_grey_pictures_and_all_its_layers(tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet300"), "hoyer", "dense", "shapes10"))
+    with pytest.raises(UserError, match=r"--scope conv\+linear"):
+        cut(tmp_path / "m.pth.tar", tmp_path / "p")
+    pruned = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--scope", "conv+linear", "--percent", "0.9")
+    assert set(pruned["masks"]) == {"fc1.weight", "fc2.weight", "fc3.weight"}
+    tune(tmp_path / "p/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
+
+
+def test_refusals_write_nothing(trained, tmp_path):
+    dense, pruned = trained / "dense/checkpoint.pth.tar", trained / "pruned/pruned.pth.tar"
+    for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
+                           (["--floor", "-1"], "--floor"), (["--floor", "9999999"], "--floor"),
+                           (["--arch", "vgg16"], "not --arch vgg16"), (["--arch", "resnet20"], "depth 8")):
+        with pytest.raises(UserError, match=message):
+            cut(dense, tmp_path / "x", *flags)
+    with pytest.raises(UserError, match="--resume"):
+        prune.main(["--percent", "0.3"])
+    with pytest.raises(UserError, match="already holds a pruned"):
+        cut(dense, trained / "pruned", "--percent", "0.3")
+    for flags, message in ((["--retrain", "weight-rewind"], "--rewind-to"), (["--rewind-to", dense], "go together"),
+                           (["--floor", 3], "--iterative"), (["--retrain", "lr-rewind", "--epochs", 5], "4 epochs"),
+                           (["--iterative"], "already"), (["--iterative", "--percent", 1.5], "percent"),
+                           (["--arch", "resnet20"], "depth 8")):
+        with pytest.raises(UserError, match=message):
+            tune(pruned, tmp_path / "x", *flags)
+    with pytest.raises(UserError, match="holds no masks"):
+        tune(dense, tmp_path / "x")
+    with pytest.raises(UserError, match="--resume FILE"):
+        finetune.main([])
+    with pytest.raises(UserError, match="folder"):
+        finetune.main(["--resume", "auto"])
+    with pytest.raises(UserError, match="no rounds"):
+        tune("auto", tmp_path / "x", "--iterative")
+    with pytest.raises(UserError, match="rewind-epoch"):
+        main.main([*TINY, "--arch", "resnet8", "--epochs", "2", "--rewind-epoch", "3", "--save", str(tmp_path / "x")])
+    assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("script", ["cifar", "cifar_prune", "cifar_finetune"])
+def test_the_original_names_work(script, run, tmp_path):
+    result = run(f"magnitude/{script}.py", "--resume", "nothing.pth.tar", "--subset", 20, "--dataset", "shapes10",
+                 cwd=tmp_path)
+    assert (result.returncode, list(tmp_path.iterdir())) == (2, []), result.stderr
+    assert result.stderr == f"{script}.py: error: no checkpoint nothing.pth.tar\n"

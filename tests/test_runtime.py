@@ -1,0 +1,404 @@
+"""Training runs: they repeat, resume, refuse and fail as DESIGN.md says. slimming/main.py stands for all of them."""
+import argparse
+import csv
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT
+
+from common import UserError, checkpoint, data, models, plots, runtime
+from slimming import eval as slimming_eval
+from slimming import finetune, main, prune
+
+TINY = ["-sr", "--arch", "densenet", "--depth", "7", "--dataset", "shapes10", "--subset", "64", "--epochs", "4",
+        "--batch-size", "32", "--precision", "fp32", "--device", "cpu"]
+ONE_CORE = {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def train(folder, *flags):
+    """A tiny run in this process; its last checkpoint."""
+    main.main([*TINY, "--save", str(folder), *flags])
+    return checkpoint.load(folder / "checkpoint.pth.tar")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The folder of a run that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(folder)
+    return folder
+
+
+def same(a, b):
+    """Equal bit for bit, whatever they are made of; only times may differ."""
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return list(a) == list(b) and all(same(a[k], b[k]) for k in a if k != "seconds")
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+def same_run(a, b):
+    """Two folders hold the same run: weights, optimizer, scheduler, random state and log."""
+    first, second = (checkpoint.load(f / "checkpoint.pth.tar") for f in (a, b))
+    parts = ("state_dict", "resume", "epoch", "prec1", "best_prec1", "cfg", "dense")
+    best = [checkpoint.load(f / "model_best.pth.tar") for f in (a, b)]
+    logs = [[{k: v for k, v in row.items() if k != "seconds"} for row in log(f)] for f in (a, b)]
+    differ = [k for k in parts if not same(first[k], second[k])]
+    differ += ["model_best"] * (not same(best[0]["state_dict"], best[1]["state_dict"])) + ["log"] * (logs[0] != logs[1])
+    return not differ or differ
+
+
+def log(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+# What a run leaves behind
+
+
+def test_a_run_leaves_its_log_its_curve_and_its_checkpoints(whole):
+    assert sorted(p.name for p in whole.iterdir()) == ["checkpoint.pth.tar", "curve.png", "log.csv",
+                                                       "model_best.pth.tar"]
+    rows = log(whole)
+    assert list(rows[0]) == ["epoch", "lr", "train_loss", "test_loss", "top1", "top5", "seconds"]
+    assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
+    assert [float(row["lr"]) for row in rows] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+    assert (whole / "curve.png").read_bytes().startswith(b"\x89PNG")
+    ckpt, best = (checkpoint.load(whole / name) for name in ("checkpoint.pth.tar", "model_best.pth.tar"))
+    assert (ckpt["stage"], ckpt["dataset"], ckpt["epoch"]) == ("sparse", "shapes10", 4)
+    assert ckpt["prec1"] == pytest.approx(float(rows[-1]["top1"]), abs=1e-6)
+    assert best["prec1"] == max(float(row["top1"]) for row in rows) == ckpt["best_prec1"]
+    assert "resume" in ckpt and "resume" not in best
+
+
+def test_the_recorded_accuracy_is_that_of_the_saved_network(whole, capsys):
+    result = slimming_eval.main([str(whole / "checkpoint.pth.tar"), "--subset", "64", "--device", "cpu"])
+    prec1 = checkpoint.load(whole / "checkpoint.pth.tar")["prec1"]
+    assert (result is None or result["top1"] == prec1) and f"top-1 {prec1:.2f} %" in capsys.readouterr().out
+
+
+def test_the_seed_decides_everything(whole, tmp_path):
+    torch.manual_seed(1234)                                  # what was drawn before the run does not matter
+    train(tmp_path / "again")
+    assert same_run(whole, tmp_path / "again") is True
+    other = train(tmp_path / "other", "--seed", "2", "--epochs", "1")
+    assert not same(other["state_dict"], checkpoint.load(whole / "checkpoint.pth.tar")["state_dict"])
+
+
+# Stopping and going on
+
+
+def test_killed_and_resumed_is_as_if_it_had_never_stopped(tmp_path):
+    """As a user would see it: three processes, started from three different folders."""
+    def command(script, save, *flags):
+        return [sys.executable, script, *TINY, "--save", str(tmp_path / save), *flags]
+    done = subprocess.run(command(str(ROOT / "slimming" / "main.py"), "whole"), cwd=tmp_path, env=ONE_CORE,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr == "", done.stderr
+
+    killed = subprocess.Popen(command("main.py", "killed", "--resume", "auto"), cwd=ROOT / "slimming", env=ONE_CORE,
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        for _ in range(3000):
+            if (tmp_path / "killed" / "checkpoint.pth.tar").exists() or killed.poll() is not None:
+                break
+            time.sleep(0.02)
+        time.sleep(0.1)
+        assert killed.poll() is None, "it ended before it could be killed"
+    finally:
+        killed.send_signal(signal.SIGKILL)
+        killed.wait()
+    assert 1 <= checkpoint.load(tmp_path / "killed" / "checkpoint.pth.tar")["epoch"] < 4
+
+    done = subprocess.run(command("slimming/main.py", "killed", "--resume", "auto"), cwd=ROOT, env=ONE_CORE,
+                          capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and "resumed" in done.stdout and done.stderr == "", done.stderr
+    assert same_run(tmp_path / "whole", tmp_path / "killed") is True
+
+
+@pytest.mark.parametrize("write", [1, 2, 3, 5])
+def test_stopped_at_any_write_it_resumes(write, whole, tmp_path, monkeypatch):
+    """Ctrl-C within the write-th file; in epoch 1 (two files) that leaves nothing to resume, and it starts anew."""
+    count, torch_save = [0], torch.save
+
+    def dying(ckpt, file):
+        count[0] += 1
+        torch_save(ckpt, file)
+        if count[0] == write:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(torch, "save", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    assert not list(tmp_path.rglob("*.partial"))
+    monkeypatch.undo()
+    train(tmp_path, "--resume", "auto")
+    assert same_run(whole, tmp_path) is True
+
+
+def test_random_numbers_go_on_where_they_stopped(tmp_path, monkeypatch):
+    """Dropout and the like draw from the global generators, here at the end of every epoch."""
+    drawn, run_log = [], runtime.Run.log
+
+    def draw(self, epoch, **scalars):
+        drawn.append((float(torch.rand(())), random.random()))
+        if stop and epoch == 1:
+            raise KeyboardInterrupt
+        run_log(self, epoch, **scalars)
+    monkeypatch.setattr(runtime.Run, "log", draw)
+    stop = False
+    train(tmp_path / "whole", "--epochs", "3")
+    expected, drawn[:], stop = list(drawn), [], True
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "stopped", "--epochs", "3")
+    drawn[1:], stop = [], False
+    random.seed(5)
+    train(tmp_path / "stopped", "--epochs", "3", "--resume", "auto")
+    assert drawn == expected and len(set(drawn)) == 3
+
+
+def test_stopped_while_drawing_the_last_log_it_is_complete_after_resuming(whole, tmp_path, monkeypatch):
+    def dying(path, rows, title):
+        if len(rows) == 4:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(plots, "draw_curve", dying)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path)
+    monkeypatch.undo()
+    train(tmp_path, "--resume", "auto")
+    assert same_run(whole, tmp_path) is True and (tmp_path / "curve.png").exists()
+
+
+def test_resuming_a_finished_run_changes_nothing(whole, capsys):
+    before = files(whole)
+    train(whole, "--resume", "auto")
+    assert files(whole) == before and "after epoch 4" in capsys.readouterr().out
+
+
+def test_a_folder_that_holds_a_run_is_not_written_to(whole, tmp_path, capsys):
+    before = files(whole)
+    other = train(tmp_path / "other", "--epochs", "1", "--seed", "3")
+    for flags in ([], ["--resume", str(tmp_path / "other" / "checkpoint.pth.tar")]):     # the run of another folder
+        with pytest.raises(UserError, match="already holds a run; --resume auto .* --overwrite"):
+            train(whole, *flags)
+        assert files(whole) == before
+    anew = train(tmp_path / "other", "--epochs", "1", "--overwrite")
+    assert anew["epoch"] == 1 and anew["args"]["seed"] == 1 and not same(anew["state_dict"], other["state_dict"])
+    assert len(log(tmp_path / "other")) == 1
+
+
+@pytest.mark.parametrize("flags", [
+    ["--epochs", "5"], ["--lr", "0.2"], ["--seed", "2"], ["--batch-size", "16"], ["--s", "0.01"], ["--momentum", "0"],
+    ["--subset", "32"], ["--wd", "0"], ["--faithful"], ["--depth", "10"], ["--precision", "bf16"]])
+def test_resuming_with_other_flags_is_refused(flags, whole):
+    before = files(whole)
+    with pytest.raises(UserError, match="another run"):
+        train(whole, "--resume", "auto", *flags)
+    assert files(whole) == before
+
+
+def test_what_does_not_matter_may_change_when_resuming(whole, tmp_path, monkeypatch):
+    monkeypatch.chdir(whole.parent)
+    train(whole, "--resume", "auto", "--test-batch-size", "7", "--data-dir", str(data.data_dir()))
+    main.main([*TINY, "--save", whole.name, "--resume", f"{whole.name}/checkpoint.pth.tar"])
+
+
+def test_a_file_without_optimizer_state_cannot_be_resumed(whole, tmp_path):
+    with pytest.raises(UserError, match="model_best.pth.tar holds no optimizer state"):
+        train(tmp_path / "new", "--resume", str(whole / "model_best.pth.tar"))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(tmp_path, monkeypatch):
+    evaluate, losses = runtime.evaluate, iter([None, None, float("nan")])
+
+    def bad(*args):
+        result, loss = evaluate(*args), next(losses)
+        return result if loss is None else result | {"loss": loss}
+    monkeypatch.setattr(runtime, "evaluate", bad)
+    with pytest.raises(UserError, match="nan in epoch 3; the files of epoch 2 are kept in .*smaller --lr"):
+        train(tmp_path)
+    ckpt = checkpoint.load(tmp_path / "checkpoint.pth.tar")
+    assert ckpt["epoch"] == 2 and len(log(tmp_path)) == 2
+    assert all(t.isfinite().all() for t in checkpoint.to_model(ckpt).state_dict().values())
+
+
+def test_the_means_of_an_epoch_are_over_its_batches(tmp_path):
+    run = argparse.Namespace(totals={}, _bar=argparse.Namespace(disable=True))
+    for value in (1.0, 2.0, 6.0):
+        runtime.Run.track(run, loss=torch.tensor(value))
+    total, count = run.totals["loss"]
+    assert float(total) / count == 3
+
+
+def test_evaluation_by_hand():
+    class Fixed(torch.nn.Module):
+        def forward(self, x):
+            assert not self.training
+            return x[:, 0, 0, :7]
+
+    logits = torch.zeros(3, 7)
+    logits[0, 2], logits[1, :5], logits[2, 6] = 5, torch.arange(1.0, 6), 5   # right; 5th best; outside the 5 best
+    labels = torch.tensor([2, 0, 1])
+    logits[2, 2:7] = torch.arange(1.0, 6)
+    model = Fixed().train()
+    result = runtime.evaluate(model, [(logits[:2, None, None], labels[:2]), (logits[2:, None, None], labels[2:])])
+    assert result["top1"] == pytest.approx(100 / 3) and result["top5"] == pytest.approx(200 / 3)
+    assert result["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels))) and model.training
+
+
+# When something is wrong
+
+
+@pytest.fixture(scope="module")
+def broken(tmp_path_factory):
+    """A folder of files that a user might hand over by mistake."""
+    folder = tmp_path_factory.mktemp("broken")
+    for classes in (10, 7):
+        name, cfg = "densenet", dict(depth=7, growth=12, selection=True, gamma=0.5, num_classes=classes)
+        model = models.build(name, **cfg)
+        ckpt = checkpoint.of(model, "slimming", "sparse", "shapes10")
+        path = checkpoint.save(folder / f"net{classes}.pth.tar", ckpt)
+    (folder / "cut.pth.tar").write_bytes(path.read_bytes()[:2000])
+    torch.save({"model": model}, folder / "code.pth.tar")
+    (folder / "file").write_text("")
+    grey = np.zeros((20, 28, 28), np.uint8)
+    np.savez(folder / "grey.npz", x_train=grey, y_train=np.arange(20) % 10, x_test=grey, y_test=np.arange(20) % 10)
+    one = {f"{axis}_{part}": np.zeros((4, 32, 32, 3) if axis == "x" else 4, np.uint8)
+           for axis in "xy" for part in ("train", "test")}
+    np.savez(folder / "one.npz", **one)
+    return folder
+
+
+BASE = ["--arch", "densenet", "--depth", "7", "--subset", "20", "--epochs", "1", "--batch-size", "10"]
+MAIN = [*BASE, "--dataset", "shapes10"]
+WRONG = [
+    (main, [*BASE, "--dataset", "nowhere"], "no data set 'nowhere'.*nowhere.npz"),
+    (main, [*BASE, "--dataset", "grey.npz"], r"grey.npz has pictures of \(1, 28, 28\)"),
+    (main, [*BASE, "--dataset", "one.npz"], "one.npz: 1 class; at least 2"),
+    (main, [*BASE, "--dataset", "shapes10", "--data-dir", "file/sub"], "file/sub.*--data-dir"),
+    (main, [*MAIN, "--arch", "transformer"], "--arch vgg, resnet, densenet; got 'transformer'"),
+    (main, [*MAIN, "--depth", "12"], "depth.*12"),
+    (main, [*MAIN, "--arch", "vgg12", "--depth", "13"], "vgg12 and --depth 13 disagree"),
+    (main, [*MAIN, "--epochs", "0"], "--epochs.*whole number above 0.*'0'"),
+    (main, [*MAIN, "--batch-size", "-3"], "--batch-size.*whole number above 0"),
+    (main, [*MAIN, "--subset", "0"], "--subset.*whole number above 0"),
+    (main, [*MAIN, "--lr", "fast"], "--lr.*'fast'"),
+    (main, [*MAIN, "--lr", "1e20"], "the loss is .* in epoch 1; try a smaller --lr"),
+    (main, [*MAIN, "--save", "file/run"], "cannot write to file/run.*--save"),
+    (main, [*MAIN, "--save", "file"], "cannot write to file.*--save"),
+    (main, [*MAIN, "--resume", "none.pth.tar"], "no checkpoint none.pth.tar"),
+    (main, [*MAIN, "--resume", "net10.pth.tar"], "net10.pth.tar holds no optimizer state"),
+    (main, [*MAIN, "--device", "abacus"], "--device abacus is not available"),
+    (main, [*MAIN, "--precision", "fp8"], "--precision"),
+    (main, [*MAIN, "--epoch5", "1"], "--epoch5"),
+    (main, ["--refine", "none.pth.tar"], "no checkpoint none.pth.tar"),
+    (finetune, [], "--refine FILE is needed"),
+    (finetune, ["--refine", "cut.pth.tar"], "cut.pth.tar is truncated"),
+    (finetune, ["--refine", "net7.pth.tar"], "net7.pth.tar has 7 classes, shapes10 has 10"),
+    (finetune, ["--refine", "net10.pth.tar", "--arch", "vgg"], "net10.pth.tar holds a densenet.*not --arch vgg"),
+    (prune, [], "--model"),
+    (prune, ["--model", "none.pth.tar"], "no checkpoint none.pth.tar"),
+    (prune, ["--model", "net7.pth.tar"], "net7.pth.tar has 7 classes, shapes10 has 10"),
+    (prune, ["--model", "net10.pth.tar", "--percent", "1"], r"--percent 1 is not in \[0, 1\)"),
+    (prune, ["--model", "net10.pth.tar", "--percent", "-0.1"], r"--percent -0.1 is not in \[0, 1\)"),
+    (prune, ["--model", "net10.pth.tar", "--percent", "nan"], r"--percent nan is not in \[0, 1\)"),
+    (prune, ["--model", "net10.pth.tar", "--save", "file/run"], "cannot write to file/run"),
+    (slimming_eval, [], "which checkpoint"),
+    (slimming_eval, ["none.pth.tar"], "no checkpoint none.pth.tar"),
+    (slimming_eval, ["code.pth.tar"], "code.pth.tar .*run code"),
+    (slimming_eval, ["net7.pth.tar"], "net7.pth.tar has 7 classes, shapes10 has 10"),
+    (slimming_eval, ["net10.pth.tar", "--dataset", "nowhere"], "no data set 'nowhere'"),
+]
+
+
+@pytest.mark.parametrize("script, argv, message", WRONG, ids=[f"{s.__name__}-{m[:24]}" for s, _, m in WRONG])
+def test_what_is_wrong_is_said_in_one_line(script, argv, message, broken, monkeypatch, capsys):
+    monkeypatch.chdir(broken)
+    before = sorted(broken.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        runtime.script(lambda: script.main(argv))
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    assert said.count("\n") == 1 and said.endswith("\n") and re.search(message, said), said
+    assert sorted(broken.rglob("*")) == before               # nothing written, not even an empty folder
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
+def test_no_accelerator_is_said_in_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as end:
+        runtime.script(lambda: main.main([*MAIN, "--device", "cuda"]))
+    assert end.value.code == 2 and not list(tmp_path.iterdir())
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("script, argv, message", [
+    ("slimming/main.py", [*MAIN, "--epochs", "0"], "main.py: error: .*--epochs"),
+    ("slimming/eval.py", ["code.pth.tar"], "eval.py: error: code.pth.tar is no plain checkpoint"),
+])
+def test_the_process_ends_with_one_line_and_status_2(script, argv, message, broken, run):
+    done = run(script, *argv, cwd=broken)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.count("\n") == 1 and re.match(message, done.stderr), done.stderr
+
+
+# Several processes
+
+WORKER = """
+import os, sys
+sys.path.insert(0, {root!r})
+import torch
+from common import runtime
+from slimming import main
+finish = runtime.Run.finish
+def keep(self, model, *args, **kwargs):
+    torch.save([p.detach().clone() for p in model.parameters()], f"rank{{os.environ['RANK']}}.pt")
+    finish(self, model, *args, **kwargs)
+runtime.Run.finish = keep
+runtime.script(main.main)
+"""
+
+
+def test_two_processes_end_with_the_same_weights(tmp_path):
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    try:
+        socket.create_server(("localhost", 0)).close()
+    except OSError as error:
+        pytest.skip(f"no local sockets: {error}")
+    (tmp_path / "worker.py").write_text(WORKER.format(root=str(ROOT)))
+    flags = [*TINY, "--epochs", "2", "--batch-size", "16", "--save", "run"]
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                           "worker.py", *flags], cwd=tmp_path, env=ONE_CORE, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert same(first, second)
+    saved = checkpoint.to_model(checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar"))
+    assert same(list(saved.parameters()), [torch.nn.Parameter(p) for p in first])
+    assert not any(name.startswith("module.") for name in saved.state_dict())
+    assert len(log(tmp_path / "run")) == 2 and done.stdout.count("epoch   1/2") == 1
