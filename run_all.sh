@@ -12,11 +12,11 @@ full=; methods=()
 for word in "$@"; do
     case $word in
         full) full=yes ;;
-        slimming) methods+=("$word") ;;
-        *) echo "usage: bash run_all.sh [full] [slimming]" >&2; exit 2 ;;
+        slimming|magnitude) methods+=("$word") ;;
+        *) echo "usage: bash run_all.sh [full] [slimming] [magnitude]" >&2; exit 2 ;;
     esac
 done
-[ ${#methods[@]} -gt 0 ] || methods=(slimming)
+[ ${#methods[@]} -gt 0 ] || methods=(slimming magnitude)
 source ./environment.sh requirements.txt numpy tqdm matplotlib || exit
 out=logs/demo; [ -z "$full" ] || out=logs/full
 files=(); failed=()
@@ -34,11 +34,28 @@ slimming() {
     [ -z "$full" ] || recipe="--dataset cifar10 --epochs 160"
     step "slimming: dense" slimming/main.py $recipe --arch vgg --depth 13 --save $d/dense --resume auto &&
     step "slimming: sparse" slimming/main.py -sr --s 0.0001 $recipe --arch vgg --depth 13 --save $d/sparse --resume auto &&
-    step "slimming: prune 40 % of the channels" slimming/prune.py --percent 0.4 ${full:+--dataset cifar10} \
+    step "slimming: prune 40 % of the channels" slimming/prune.py --percent 0.4 \
         --model $d/sparse/checkpoint.pth.tar --save $d/pruned --overwrite &&
     step "slimming: fine-tune" slimming/main.py --refine $d/pruned/pruned.pth.tar $recipe --save $d/finetuned --resume auto &&
     files+=($d/dense/checkpoint.pth.tar $d/sparse/checkpoint.pth.tar $d/pruned/pruned.pth.tar
             $d/finetuned/finetuned.pth.tar)
+}
+
+magnitude() {
+    local d=$out/magnitude arch=resnet20 sub="--subset 4000" long="--epochs 8" short="--epochs 4" recipe
+    recipe="--dataset shapes10 $sub --batch-size 32"
+    if [ -n "$full" ]; then
+        arch=resnet56 sub="" long="--epochs 160" short="--epochs 40" recipe="--dataset cifar10 --batch-size 128"
+    fi
+    step "magnitude: dense" magnitude/main.py $recipe $long --arch $arch --save $d/dense --resume auto &&
+    step "magnitude: prune 90 % of the weights" magnitude/prune.py --percent 0.9 $sub --model $d/dense/checkpoint.pth.tar \
+        --save $d/pruned --overwrite &&
+    step "magnitude: fine-tune, small rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar $recipe $short \
+        --save $d/small --resume auto &&
+    step "magnitude: fine-tune, rewound rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar \
+        --retrain lr-rewind $recipe $long --save $d/lr-rewind --resume auto &&
+    files+=($d/dense/checkpoint.pth.tar $d/pruned/pruned.pth.tar $d/small/finetuned.pth.tar
+            $d/lr-rewind/finetuned.pth.tar)
 }
 
 for method in "${methods[@]}"; do $method; done

@@ -74,8 +74,7 @@ def unpack(ckpt):
     values = torch.zeros(len(kept), dtype=packed["values"].dtype)
     values[kept] = packed["values"]
     for (name, shape), mask, value in zip(shapes.items(), kept.split(sizes), values.split(sizes), strict=True):
-        # copies: saving a view would save all that it is a view of
-        masks[name], state[name] = mask.reshape(shape).clone(), value.reshape(shape).clone()
+        masks[name], state[name] = mask.reshape(shape), value.reshape(shape)
     return ckpt
 
 

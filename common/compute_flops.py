@@ -72,7 +72,12 @@ def count(model, input_shape=None):
         elif isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
             row.norm_elements += output.numel()
 
+    def add_unread(select, inputs, output):
+        if len(inputs) == 2 and select.indices.numel() < select.width:   # the original normalizes all, then selects
+            rows[layers[inputs[1]]].norm_elements += inputs[0].numel()
+
     hooks = [m.register_forward_hook(add) for m in layers]
+    hooks += [m.register_forward_hook(add_unread) for m in model.modules() if isinstance(m, ChannelSelection)]
     modes = {m: m.training for m in model.modules()}
     try:
         weight = next(model.parameters())

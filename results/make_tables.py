@@ -8,6 +8,7 @@ A table stands between <!-- table NAME --> and <!-- end -->; the function NAME b
 import argparse
 import csv
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -46,6 +47,42 @@ def slimming_cifar10():
                              f"{2 * int(r['macs']) / 1e9:.2f}G ({theirs[2]})", recipe(r)])
     return markdown(["stage", "last epoch's accuracy, % (original)", "parameters (original)",
                      "FLOPs = 2 x MACs (original)", "recipe"], rows)
+
+
+RENDA = {"resnet56": {"dense": "93.46 ± 0.21", "small": "92.94 at 21 %, 92.20 at 10.7 %, 90.54 at 4.4 %",
+                      "lr-rewind": "93.50 at 21 %, 93.56 at 10.7 %, 92.58 at 4.4 %"},
+         "resnet20": {"dense": "91.71 ± 0.23"}}
+
+
+def spread(values):
+    """'93.10 ± 0.21 (3)': mean, standard deviation and number of the seeds."""
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f} ({len(values)})"
+                                              if len(values) > 1 else " (1)")
+
+
+def magnitude_cifar10():
+    """Weight pruning on CIFAR-10: seeds together, and the two ways to fine-tune compared seed by seed."""
+    groups = {}
+    for r in ledger():
+        if (r["method"], r["dataset"]) != ("magnitude", "cifar10") or r["stage"] == "pruned":
+            continue
+        way = re.search(r"--retrain (\S+)", r["command"])
+        way = "dense" if r["stage"] == "dense" else way[1] if way else "small"
+        rule = "random" if "random" in r["command"] else "magnitude" if way != "dense" else ""
+        kept = round(100 * int(r["nonzeros"]) / int(r["params"]), 1)
+        key = (r["arch"], -kept, rule, way, recipe(r).rsplit(",", 1)[0])     # without the minutes
+        groups.setdefault(key, {})[r["seed"]] = float(r["accuracy"])
+    rows = [[arch, f"{-kept:.1f} %", rule, way, spread(list(seeds.values())),
+             RENDA.get(arch, {}).get(way, "") if rule != "random" else "", how]
+            for (arch, kept, rule, way, how), seeds in sorted(groups.items())]
+    for (arch, kept, rule, way, how), seeds in sorted(groups.items()):
+        small = groups.get((arch, kept, rule, "small", how), {})
+        both = sorted(seeds.keys() & small.keys())
+        if way == "lr-rewind" and both:
+            rows.append([arch, f"{-kept:.1f} %", rule, "lr-rewind minus small",
+                         spread([seeds[s] - small[s] for s in both]), "", how])
+    return markdown(["network", "weights left", "rule", "training", "last epoch's accuracy, % (seeds)",
+                     "published (Renda et al.)", "recipe"], rows)
 
 
 def main(argv=None):

@@ -22,13 +22,13 @@ def main(argv=None):
     ckpts = [checkpoint.load(file) for file in args.files]
     networks = [checkpoint.to_model(ckpt).to(device) for ckpt in ckpts]
     times = [latency.milliseconds(networks, batch) for batch in (1, 128)]
-    print(f"{'method':10} {'stage':10} {'network':14} {'data':9} {'accuracy':>9} {'params':>12} {'MACs':>13} "
-          f"{'ms, batch 1':>12} {'batch 128':>10}")
+    print(f"{'method':10} {'stage':10} {'network':13} {'data':9} {'accuracy':>9} {'params':>11} {'non-zeros':>11} "
+          f"{'MACs':>12} {'ms, batch 1':>12} {'batch 128':>10}")
     for ckpt, model, one, many in zip(ckpts, networks, *times, strict=True):
         total = compute_flops.count(model).total
         network = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
-        print(f"{ckpt['method']:10} {ckpt['stage']:10} {network:14} {Path(ckpt['dataset']).stem:9} "
-              f"{ckpt['prec1']:7.2f} % {total.params:12,} {total.macs:13,} {one:12.2f} {many:10.1f}")
+        print(f"{ckpt['method']:10} {ckpt['stage']:10} {network:13} {Path(ckpt['dataset']).stem:9} "
+              f"{ckpt['prec1']:7.2f} % {total.params:11,} {total.nonzeros:11,} {total.macs:12,} {one:12.2f} {many:10.1f}")
 
 
 if __name__ == "__main__":

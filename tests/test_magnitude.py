@@ -2,6 +2,7 @@
 import argparse
 import csv
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -86,6 +87,7 @@ def test_the_score_is_the_magnitude_what_is_gone_goes_first_and_the_floor_last()
     assert prune.score(weight, old).flatten().tolist() == pytest.approx([0.5, 0.1, -1, 0.0])
     inf = float("inf")
     assert prune.score(weight, old, floor=2).flatten().tolist() == pytest.approx([inf, inf, -1, 0.0])
+    assert prune.score(weight, old, floor=9).flatten().tolist() == pytest.approx([inf, inf, -1, inf])
     assert weight.flatten().tolist() == pytest.approx([-0.5, 0.1, 0.3, 0.0])             # untouched
 
 
@@ -347,11 +349,12 @@ def test_a_layer_may_lose_all_its_weights_and_the_report_says_so(tmp_path, capsy
 def test_pruning_step_by_step_never_brings_a_weight_back(trained, tmp_path):
     first = cut(trained / "dense/checkpoint.pth.tar", tmp_path / "a", "--percent", "0.3")
     tune(tmp_path / "a/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
+    layer = cut(tmp_path / "f/finetuned.pth.tar", tmp_path / "layer", "--percent", "0.31", "--per-layer")
     for criterion in ("magnitude", "random"):
         second = cut(tmp_path / "f/finetuned.pth.tar", tmp_path / criterion, "--percent", "0.6",
                      "--criterion", criterion)
         for name, mask in first["masks"].items():
-            assert not (second["masks"][name] & ~mask).any()
+            assert not (second["masks"][name] & ~mask).any() and not (layer["masks"][name] & ~mask).any()
         total = sum(m.numel() for m in second["masks"].values())
         assert sum(int((~m).sum()) for m in second["masks"].values()) == int(0.6 * total)
         assert second["recipe"] == first["recipe"]
@@ -409,21 +412,26 @@ def test_scratch_b_has_the_multiplications_of_the_dense_training(trained, tmp_pa
     assert tuned["epoch"] == round(4 * total.macs / total.sparse_macs) > 8
 
 
-@pytest.mark.parametrize("way", ["onecycle", "lr-rewind"])
-def test_a_stopped_run_goes_on_exactly(way, trained, tmp_path, monkeypatch):
-    flags = ["--retrain", way, "--epochs", 3, "--batch-size", 10]
-    whole = tune(trained / "pruned/pruned.pth.tar", tmp_path / "whole", *flags)
-    for again in (["--resume", "auto"], ["--resume", str(tmp_path / "own/checkpoint.pth.tar")],
-                  ["--model", str(trained / "pruned/pruned.pth.tar"), "--resume", "auto"]):
-        with monkeypatch.context() as patch:
-            patch.setattr(runtime.Run, "save", stopping(runtime.Run.save, 1))
-            with pytest.raises(KeyboardInterrupt):
-                tune(trained / "pruned/pruned.pth.tar", tmp_path / "own", *flags, "--overwrite")
-        assert not (tmp_path / "own/finetuned.pth.tar").exists()
-        finetune.main([*TINY, *again, "--save", str(tmp_path / "own"), *map(str, flags)])
-        parts = checkpoint.load(tmp_path / "own/finetuned.pth.tar")
-        assert same(whole["state_dict"], parts["state_dict"]) and same(whole["masks"], parts["masks"])
-        (tmp_path / "own/finetuned.pth.tar").unlink()
+@pytest.mark.parametrize("way, again", [("onecycle", ["--resume", "auto"]),
+                                        ("small", ["--resume", "own/checkpoint.pth.tar"]),
+                                        ("lr-rewind", ["--model", "pruned.pth.tar", "--resume", "auto"])])
+def test_a_stopped_run_goes_on_exactly(way, again, trained, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("pruned.pth.tar").symlink_to(trained / "pruned/pruned.pth.tar")
+    flags = ["--retrain", way, "--epochs", "3", "--batch-size", "10"]
+    whole = tune("pruned.pth.tar", tmp_path / "whole", *flags)
+    with monkeypatch.context() as patch:
+        patch.setattr(runtime.Run, "save", stopping(runtime.Run.save, 1))
+        with pytest.raises(KeyboardInterrupt):
+            tune("pruned.pth.tar", tmp_path / "own", *flags)
+    with pytest.raises(UserError, match="already holds a run"):
+        tune("pruned.pth.tar", tmp_path / "own", *flags)
+    with pytest.raises(UserError, match="it had --lr"):
+        finetune.main([*TINY, *again, "--save", "own", *flags, "--lr", "0.5"])
+    assert not Path("own/finetuned.pth.tar").exists()
+    finetune.main([*TINY, *again, "--save", "own", *flags])
+    parts = checkpoint.load("own/finetuned.pth.tar")
+    assert same(whole["state_dict"], parts["state_dict"]) and same(whole["masks"], parts["masks"])
 
 
 def stopping(save, epochs):
@@ -546,6 +554,17 @@ def test_refusals_write_nothing(trained, tmp_path):
     with pytest.raises(UserError, match="rewind-epoch"):
         main.main([*TINY, "--arch", "resnet8", "--epochs", "2", "--rewind-epoch", "3", "--save", str(tmp_path / "x")])
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("line", [
+    "cifar.py --dataset cifar10 --arch vgg16", "cifar.py --dataset cifar10 --arch resnet56",
+    r"cifar_prune.py --arch vgg16 --dataset cifar10 --percent 0.3 --resume \S+ --save_dir \S+",
+    r"cifar_prune.py --arch preresnet110 --dataset cifar10 --percent 0.3 --resume \S+ --save_dir \S+",
+    r"cifar_finetune.py --arch vgg16 --dataset cifar10 --resume \S+",
+    r"cifar_finetune.py --arch preresnet110 --dataset cifar10 --resume \S+"])
+def test_the_commands_of_the_original_stand_in_the_readme(line):
+    readme = (Path(prune.__file__).parent / "README.md").read_text()
+    assert re.search(f"^python {line}$", readme, re.M)
 
 
 @pytest.mark.parametrize("script", ["cifar", "cifar_prune", "cifar_finetune"])

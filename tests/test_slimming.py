@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, models
+from common.models.channels import ChannelSelection
 from slimming import main, prune
 from slimming.networks import network
 
@@ -113,6 +114,25 @@ def test_narrow_widths_are_the_original_cfg():
     widths = models.narrow(model, keep).cfg["widths"]
     assert [w for w in widths if w != "M"] == [int(mask.sum()) for mask in keep.values()]
     assert [i for i, w in enumerate(widths) if w == "M"] == [i for i, w in enumerate(model.cfg["widths"]) if w == "M"]
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_selecting_through_a_batch_norm_is_selecting_what_it_gives(training):
+    torch.manual_seed(0)
+    ours, plain, select = nn.BatchNorm2d(6), nn.BatchNorm2d(6), ChannelSelection(6, 3)
+    select.indices = torch.tensor([0, 2, 5])
+    nn.init.normal_(ours.weight)
+    plain.load_state_dict(ours.state_dict())
+    ours.train(training), plain.train(training)
+    x = torch.randn(4, 6, 5, 5).contiguous(memory_format=torch.channels_last)
+    a, b = select(x, ours), plain(x)[:, [0, 2, 5]]
+    torch.testing.assert_close(a, b)
+    assert a.is_contiguous(memory_format=torch.channels_last)
+    a.square().sum().backward(), b.square().sum().backward()
+    torch.testing.assert_close(ours.weight.grad, plain.weight.grad)
+    for name in ("running_mean", "running_var"):
+        torch.testing.assert_close(getattr(ours, name)[[0, 2, 5]], getattr(plain, name)[[0, 2, 5]])
+    assert ours.num_batches_tracked == plain.num_batches_tracked
 
 
 def test_milestones():

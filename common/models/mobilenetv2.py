@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
-from common.models.channels import Channels, Reader, fill
+from common.models.channels import Channels, Reader, fill, residual_channels
 
 # expansion, channels at multiplier 1, blocks, stride of the first: the picture stays large longer than at 224 x 224
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -24,6 +24,7 @@ class Block(nn.Module):
         self.conv3 = nn.Conv2d(mid, out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(out)
         self.residual = stride == 1
+        self.starts_stream = project or not self.residual
         self.shortcut = nn.Sequential()
         if self.residual and project:
             self.shortcut = nn.Sequential(nn.Conv2d(channels, out, 1, bias=False), nn.BatchNorm2d(out))
@@ -36,10 +37,8 @@ class Block(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes).
-
-    widths: channels inside the 17 blocks, then of the last convolution; streams: of the stem and the seven stages.
-    """
+    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels inside the 17 blocks, then of the last
+    convolution; streams: of the stem and the seven stages."""
 
     def __init__(self, num_classes=100, width_multiplier=1.3, widths=None, streams=None):
         super().__init__()
@@ -53,11 +52,10 @@ class MobileNetV2(nn.Module):
         streams = fill(streams, default, "mobilenetv2 (streams)")
         # By the default widths: narrowed ones may coincide where the trained network has a projection.
         projects = [a != b for a, b in zip(default, default[1:], strict=False)]
-        for i, (_, _, _, stride) in enumerate(STAGES):
+        mids = []
+        for i, (expansion, _, count, stride) in enumerate(STAGES):
             if stride == 1 and not projects[i] and streams[i] != streams[i + 1]:
                 raise UserError(f"mobilenetv2: streams {i} and {i + 1} are one stream here; got {streams}")
-        mids = []
-        for i, (expansion, _, count, _) in enumerate(STAGES):
             mids += [expansion * default[i]] + [expansion * default[i + 1]] * (count - 1)
         widths = fill(widths, mids + [max(1280, scaled(1280))], "mobilenetv2")
         self.cfg = dict(num_classes=num_classes, width_multiplier=width_multiplier, widths=widths, streams=streams)
@@ -80,23 +78,9 @@ class MobileNetV2(nn.Module):
         return self.linear(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
     def channels(self):
-        stream = Channels([("conv1", "bn1")], [], [("streams", 0)], stream=True)
-        inner, streams = [], [stream]
-        for stage, (_, _, count, _) in enumerate(STAGES, 1):
-            for _ in range(count):
-                name, block = f"layers.{len(inner)}", self.layers[len(inner)]
-                stream.readers.append(Reader(f"{name}.conv1"))
-                inner.append(Channels([(f"{name}.conv1", f"{name}.bn1"), (f"{name}.conv2", f"{name}.bn2")],
-                                      [Reader(f"{name}.conv3")], [("widths", len(inner))]))
-                if len(block.shortcut) or not block.residual:            # here a new stream begins, without ReLU
-                    makers = []
-                    if len(block.shortcut):
-                        stream.readers.append(Reader(f"{name}.shortcut.0"))
-                        makers.append((f"{name}.shortcut.0", f"{name}.shortcut.1"))
-                    stream = Channels(makers, [], [], relu=False, stream=True)
-                    streams.append(stream)
-                stream.makers.append((f"{name}.conv3", f"{name}.bn3"))
-            stream.places.append(("streams", stage))
-        stream.readers.append(Reader("conv2"))
-        head = Channels([("conv2", "bn2")], [Reader("linear")], [("widths", len(inner))])
-        return [*inner, head, *streams]
+        chain = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
+        records = residual_channels(self, [count for _, _, count, _ in STAGES], ("conv1", "bn1"), chain,
+                                    ("shortcut.0", "shortcut.1"), Reader("conv2"), grouped=True)
+        last = len(self.layers)
+        records.insert(last, Channels([("conv2", "bn2")], [Reader("linear")], [("widths", last)]))
+        return records

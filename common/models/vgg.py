@@ -9,7 +9,7 @@ head512      no bias        gamma 0.5    4 max pools, 2 x 2 average    Linear(la
 from torch import nn
 
 from common import UserError
-from common.models.channels import Channels, Reader, fill
+from common.models.channels import Channels, Reader, fill, initialize
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
@@ -52,15 +52,11 @@ class VGG(nn.Module):
         else:
             self.classifier = nn.Linear(channels, num_classes)
 
+        initialize(self, gamma=1.0 if bearpaw else 0.5)
         for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.normal_(m.weight, 0, (2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)) ** 0.5)
-                if m.bias is not None:
-                    nn.init.zeros_(m.bias)
-            elif isinstance(m, nn.BatchNorm2d) and not bearpaw:
-                nn.init.constant_(m.weight, 0.5)
-            elif isinstance(m, nn.Linear):
+            if isinstance(m, nn.Linear):
                 nn.init.normal_(m.weight, 0, 0.01)
+            if isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None:
                 nn.init.zeros_(m.bias)
 
     def forward(self, x):

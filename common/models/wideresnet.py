@@ -12,16 +12,16 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
-from common.models.channels import Channels, Reader, fill
+from common.models.channels import Reader, fill, initialize, residual_channels, three_stages
 
 
 class Block(nn.Module):
     """(N, channels, H, W) -> (N, out, H / stride, W / stride) through `mid` channels."""
 
-    def __init__(self, channels, mid, out, stride, project, dropout, variant):
+    def __init__(self, channels, out, stride, project, mid, dropout, variant):
         super().__init__()
         self.usual = variant == "usual"
-        self.project = project
+        self.starts_stream = project
         self.bn1 = nn.BatchNorm2d(channels)
         self.conv1 = nn.Conv2d(channels, mid, 3, stride if self.usual else 1, 1, bias=False)
         self.bn2 = nn.BatchNorm2d(mid)
@@ -31,7 +31,7 @@ class Block(nn.Module):
 
     def forward(self, x):
         active = F.relu(self.bn1(x))
-        shortcut = self.convShortcut(active if self.usual and self.project else x)
+        shortcut = self.convShortcut(active if self.usual and self.starts_stream else x)
         out = self.conv1(active)
         if self.usual:
             out = self.dropout(F.relu(self.bn2(out)))
@@ -41,10 +41,8 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes).
-
-    widths: channels between the two convolutions of each block; streams: of the stem and the three stages.
-    """
+    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels between the two convolutions of each block;
+    streams: of the stem and the three stages."""
 
     def __init__(self, depth=28, widen_factor=10, num_classes=10, dropout=0.0, variant="usual", widths=None,
                  streams=None):
@@ -56,30 +54,20 @@ class WideResNet(nn.Module):
             raise UserError(f"wideresnet has variants usual, softmask; got {variant!r}")
         if widen_factor < 1 or not 0 <= dropout < 1:
             raise UserError(f"wideresnet has widen_factor >= 1 and dropout in [0, 1); got {widen_factor}, {dropout}")
-        default = [16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor]
-        streams = fill(streams, default, f"wrn-{depth}-{widen_factor} (streams)")
-        if widen_factor == 1 and streams[0] != streams[1]:
-            raise UserError(f"the stem and the first stage of wrn-{depth}-1 are one stream; got {streams}")
-        widths = fill(widths, [w for w in default[1:] for _ in range(n)], f"wrn-{depth}-{widen_factor}")
+        what = f"wrn-{depth}-{widen_factor}"
+        streams, plan = three_stages(streams, 16, widen_factor, n, what)
+        widths = fill(widths, [w * widen_factor for w in (16, 32, 64) for _ in range(n)], what)
         self.cfg = dict(depth=depth, widen_factor=widen_factor, num_classes=num_classes, dropout=dropout,
                         variant=variant, widths=widths, streams=streams)
 
         self.conv1 = nn.Conv2d(3, streams[0], 3, 1, 1, bias=False)
-        left, channels = iter(widths), streams[0]
-        for stage, out in enumerate(streams[1:], 1):
-            blocks = []
-            for i in range(n):
-                stride = 2 if stage > 1 and i == 0 else 1
-                project = i == 0 and (stage > 1 or widen_factor > 1)     # by place: narrowed widths may coincide
-                blocks.append(Block(channels, next(left), out, stride, project, dropout, variant))
-                channels = out
+        mids = iter(widths)
+        for stage, shapes in enumerate(plan, 1):
+            blocks = [Block(*shape, next(mids), dropout, variant) for shape in shapes]
             setattr(self, f"block{stage}", nn.Sequential(OrderedDict(layer=nn.Sequential(*blocks))))
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.fc = nn.Linear(channels, num_classes)
-
-        for m in self.modules():
-            if isinstance(m, nn.Conv2d):
-                nn.init.normal_(m.weight, 0, (2 / (m.kernel_size[0] * m.kernel_size[1] * m.out_channels)) ** 0.5)
+        self.bn1 = nn.BatchNorm2d(streams[3])
+        self.fc = nn.Linear(streams[3], num_classes)
+        initialize(self)
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x):
@@ -88,19 +76,6 @@ class WideResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
     def channels(self):
-        stream = Channels([("conv1", "")], [], [("streams", 0)], relu=False, stream=True)
-        inner, streams = [], [stream]
-        for stage in (1, 2, 3):
-            for i, block in enumerate(getattr(self, f"block{stage}").layer):
-                name = f"block{stage}.layer.{i}"
-                stream.readers.append(Reader(f"{name}.conv1", f"{name}.bn1"))
-                inner.append(Channels([(f"{name}.conv1", f"{name}.bn2")], [Reader(f"{name}.conv2")],
-                                      [("widths", len(inner))]))
-                if block.project:                                        # here a new stream begins
-                    stream.readers.append(Reader(f"{name}.convShortcut", f"{name}.bn1" if block.usual else ""))
-                    stream = Channels([(f"{name}.convShortcut", "")], [], [], relu=False, stream=True)
-                    streams.append(stream)
-                stream.makers.append((f"{name}.conv2", ""))
-            stream.places.append(("streams", stage))
-        stream.readers.append(Reader("fc", "bn1"))
-        return inner + streams
+        active = ["bn1"] if self.cfg["variant"] == "usual" else []
+        return residual_channels(self, [len(self.block1.layer)] * 3, ("conv1", ""), [("conv1", "bn2"), ("conv2", "")],
+                                 ("convShortcut", ""), Reader("fc", "bn1"), before=["bn1"], shortcut_before=active)

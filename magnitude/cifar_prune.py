@@ -1,0 +1,11 @@
+"""The original repository's name for: python prune.py."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import runtime
+from magnitude.prune import main
+
+if __name__ == "__main__":
+    runtime.script(main)

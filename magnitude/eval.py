@@ -1,0 +1,22 @@
+"""Magnitude pruning: what a checkpoint is worth.
+
+    python eval.py logs/cifar10-resnet56-finetuned/finetuned.pth.tar
+
+Network, masks and data set come from the file; parameters, non-zeros, MACs and sparse MACs are printed before any data
+is opened. Expect the accuracy that the file's own record says, to the digit, and with --latency no speed-up.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import evaluation, runtime
+from magnitude.networks import network
+
+
+def main(argv=None):
+    evaluation.evaluate_file(argv, __doc__, network)
+
+
+if __name__ == "__main__":
+    runtime.script(main)
