@@ -28,7 +28,8 @@ def main(argv=None):
         total = compute_flops.count(model).total
         network = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
         print(f"{ckpt['method']:10} {ckpt['stage']:10} {network:13} {Path(ckpt['dataset']).stem:9} "
-              f"{ckpt['prec1']:7.2f} % {total.params:11,} {total.nonzeros:11,} {total.macs:12,} {one:12.2f} {many:10.1f}")
+              f"{ckpt['prec1']:7.2f} % {total.params:11,} {total.nonzeros:11,} "
+              f"{total.macs:12,} {one:12.2f} {many:10.1f}")
 
 
 if __name__ == "__main__":
