@@ -12,11 +12,11 @@ full=; methods=()
 for word in "$@"; do
     case $word in
         full) full=yes ;;
-        slimming|magnitude) methods+=("$word") ;;
-        *) echo "usage: bash run_all.sh [full] [slimming] [magnitude]" >&2; exit 2 ;;
+        slimming|hoyer|magnitude) methods+=("$word") ;;
+        *) echo "usage: bash run_all.sh [full] [slimming] [hoyer] [magnitude]" >&2; exit 2 ;;
     esac
 done
-[ ${#methods[@]} -gt 0 ] || methods=(slimming magnitude)
+[ ${#methods[@]} -gt 0 ] || methods=(slimming hoyer magnitude)
 source ./environment.sh requirements.txt numpy tqdm matplotlib || exit
 out=logs/demo; [ -z "$full" ] || out=logs/full
 files=(); failed=()
@@ -56,6 +56,23 @@ magnitude() {
         --retrain lr-rewind $recipe $long --save $d/lr-rewind --resume auto &&
     files+=($d/dense/checkpoint.pth.tar $d/pruned/pruned.pth.tar $d/small/finetuned.pth.tar
             $d/lr-rewind/finetuned.pth.tar)
+}
+
+hoyer() {
+    local d=$out/hoyer data="--dataset shapes10" dense="--epochs 8" sparse="--epochs 12 --decay 0.004" tune="--epochs 4"
+    local t=0.02
+    if [ -n "$full" ]; then
+        data="--dataset mnist" dense="--epochs 250" sparse="--epochs 250 --decay 0.0005" tune="--epochs 100" t=0.03
+    fi
+    step "hoyer: dense LeNet-5" hoyer/main.py $data --arch cnn $dense --save $d/dense --resume auto &&
+    step "hoyer: group-HS on filters and channels" hoyer/main.py $data --reg group-hs $sparse --schedule cosine \
+        --pretrained $d/dense/checkpoint.pth.tar --save $d/sparse --resume auto &&
+    step "hoyer: prune below $t" hoyer/prune.py --model $d/sparse/checkpoint.pth.tar --sensitivity $t \
+        --save $d/pruned --overwrite &&
+    step "hoyer: fine-tune, then take out what is empty" hoyer/finetune.py --model $d/pruned/pruned.pth.tar $tune \
+        --lr 0.001 --schedule cosine --save $d/finetuned --resume auto &&
+    files+=($d/dense/checkpoint.pth.tar $d/sparse/checkpoint.pth.tar $d/finetuned/finetuned.pth.tar
+            $d/finetuned/compact.pth.tar)
 }
 
 for method in "${methods[@]}"; do $method; done

@@ -119,11 +119,12 @@ def plain(arch, depth=None):
 
 
 def main(argv=None):
-    from common import checkpoint
+    from common import checkpoint, runtime
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", help="a checkpoint of this repository")
     parser.add_argument("--arch", help="for a bare state_dict: which network it is")
     parser.add_argument("--depth", type=int)
+    runtime.one_line(parser)
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file, plain, args.arch, args.depth)
     counted = count(checkpoint.to_model(ckpt))

@@ -25,9 +25,7 @@ FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", 
 
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
     """The flags that scripts share, with the paper's defaults; train=False: only those that reading needs."""
-    def refuse(message):
-        raise UserError(f"{message} (--help lists the flags)")
-    parser.error = refuse
+    one_line(parser)
     add = parser.add_argument
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of pictures "
         "(default: the paper's, or what the checkpoint was trained on)")
@@ -47,6 +45,13 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
         help="auto: bf16 where the hardware has it natively, else fp32")
     add("--compile", action="store_true", help="torch.compile the network")
+
+
+def one_line(parser):
+    """What argparse refuses becomes one line too, without the usage in front."""
+    def refuse(message):
+        raise UserError(f"{message} (--help lists the flags)")
+    parser.error = refuse
 
 
 def positive(text):

@@ -51,6 +51,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--keep", metavar="chkpt/NAME.pth.tar", help="keep the network there")
+    runtime.one_line(parser)
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file)
     row = row_of(ckpt)

@@ -85,6 +85,22 @@ def magnitude_cifar10():
                      "published (Renda et al.)", "recipe"], rows)
 
 
+def hoyer_mnist():
+    """The LeNets on MNIST: what each penalty leaves, and at which accuracy."""
+    names = {"lenet300": ("LeNet-300-100", 266_610), "lenet5": ("LeNet-5", 431_080)}
+    rows = []
+    for r in ledger():
+        if (r["method"], r["dataset"]) != ("hoyer", "mnist") or r["stage"] not in ("dense", "finetuned"):
+            continue
+        name, dense = names[r["arch"]]
+        penalty = re.search(r"group-\w+|tl1|l1|hs|(?<=/)hoyer(?=-)", r["command"].split(".py", 1)[1])
+        left = int(r["nonzeros"])
+        rows.append([name, r["stage"], penalty[0] if penalty else "", r["accuracy"],
+                     f"{left:,} ({100 * left / dense:.2f} %)", f"{int(r['macs']):,}", r["seed"], recipe(r)])
+    return markdown(["network", "stage", "penalty", "last epoch's accuracy, %", "non-zero parameters",
+                     "MACs with non-zero weights", "seed", "recipe"], rows)
+
+
 def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")

@@ -17,6 +17,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--device")
+    runtime.one_line(parser)
     args = parser.parse_args(argv)
     device = runtime.device_of(args.device)
     ckpts = [checkpoint.load(file) for file in args.files]

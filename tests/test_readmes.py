@@ -10,10 +10,22 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {  # what makes a printed command small: its value there -> its value here
-    "--dataset": {"cifar10": "shapes10", "cifar100": "shapes100"},
-    "--depth": {"13": "11", "164": "20", "40": "10"},
-    "--epochs": {"99": "1"},
+    "--dataset": {"cifar10": "shapes10", "cifar100": "shapes100", "mnist": "shapes10"},
+    "--depth": {"13": "11", "164": "20", "40": "10", "110": "8", "28": "10", "29": "11", "100": "10", "190": "10"},
+    "--arch": {"vgg16": "vgg11", "resnet20": "resnet8", "resnet56": "resnet8", "preresnet110": "preresnet8",
+               "wrn_28_10": "wrn_10_1", "densenet40": "densenet10"},
+    "--epochs": {"20": "1", "99": "1", "100": "1", "164": "1", "200": "1", "250": "1", "300": "1"},
     "--batch-size": {"512": "10", "256": "10"},
+    "--train-batch": {"64": "10"},
+    "--widen-factor": {"10": "1", "4": "1"},
+    "--cardinality": {"8": "1", "16": "2"},
+    "--growthRate": {"40": "12"},
+}
+MNIST = ["--dataset", "shapes10", "--epochs", "1"]
+MORE = {  # and what is added to a script's flags, which win over those before
+    "element.py": MNIST, "structure.py": MNIST,
+    "prun_tune_T.py": ["--epochs", "1"], "prun_tune_V.py": ["--epochs", "1"],
+    "sweep.py": [*MNIST, "--tune-epochs", "1", "--decays", "0.001", "--sensitivities", "0.01", "--holdout", "5"],
 }
 
 
@@ -27,14 +39,17 @@ def small(command):
     words = shlex.split(command)[1:]
     for i, word in enumerate(words[:-1]):
         words[i + 1] = SMALL.get(word, {}).get(words[i + 1], words[i + 1])
-    words = [re.sub(r"cifar(10+)-densenet40", r"shapes\1-densenet10", word) for word in words]
-    words += ["--subset", "20", "--device", "cpu"]
-    if words[0] in ("main.py", "finetune.py") and "--epochs" not in words:
+    words = [re.sub(r"cifar(10+)-([a-z]+\d+)", lambda m: f"shapes{m[1]}-{SMALL['--arch'].get(m[2], m[2])}", word)
+             for word in words]
+    words += MORE.get(words[0], [])
+    if words[0] != "compact.py":                             # it only reads a file
+        words += ["--subset", "20", "--device", "cpu"]
+    if words[0] in ("main.py", "finetune.py", "cifar.py", "cifar_finetune.py") and "--epochs" not in words:
         words += ["--epochs", "1"]
     return words
 
 
-@pytest.mark.parametrize("folder", ["slimming"])
+@pytest.mark.parametrize("folder", ["slimming", "hoyer", "magnitude"])
 def test_every_command_of_the_readme_runs(folder, tmp_path, monkeypatch, capsys):
     for part in (folder, "common"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "logs"))
@@ -68,6 +83,15 @@ def test_the_original_commands_stand_in_the_readme_as_printed_there():
     for script, depth in (("vggprune", 13), ("resprune", 164), ("denseprune", 40)):
         assert any(line.startswith(f"python {script}.py --dataset cifar10 --depth {depth} --percent 0.4 --model ")
                    for line in printed)
+
+
+@pytest.mark.parametrize("line", [
+    "python element.py --reg 0 --decay 0.0", r"python element.py --reg \d --decay [\d.]+ --pretrained",
+    r"python structure.py --reg \d --decay [\d.]+ --pretrained",
+    r"python prun_tune_T.py --model \S+ --sensitivity [\d.]+",
+    r"python prun_tune_V.py --model \S+ --sensitivity [\d.]+"])
+def test_the_commands_of_deephoyer_stand_in_its_readme(line):
+    assert any(re.fullmatch(line, command) for command in commands("hoyer"))
 
 
 def test_tables_in_readmes_are_the_ledgers():

@@ -1,0 +1,11 @@
+"""The original repository's name for prune.py and then finetune.py: one threshold for the weights of CIFAR networks."""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import runtime
+from hoyer.finetune import main
+
+if __name__ == "__main__":
+    runtime.script(lambda: main(script="cifar_prun_tune"))

@@ -1,0 +1,177 @@
+"""DeepHoyer: what pruning has left of a network, and the small network that this is.
+
+    python compact.py --model saves/str_0.001_2_T_0.01.pth
+
+Zeros by themselves save neither time nor memory. Where a group penalty has emptied whole filters, channels, neurons or
+input pixels, they can be taken out without changing the output:
+
+    a neuron that nothing reads        all weights on it in the next layer are zero: it goes
+    a neuron that reads nothing        all its weights are zero, it is a constant: it goes, and the constant is added
+                                       to the next layer's bias
+    an input pixel that nothing reads  goes
+
+One removal can make the next possible, so this is repeated until nothing changes. Papers write what remains of a
+LeNet as 353-45-11. The sparsity report of the original is printed first; the small network goes to
+<model>_compact.pth, checked against the large one. It has no masks: fine-tune before, not after. Expect seconds.
+"""
+import argparse
+import copy
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+
+from common import UserError, checkpoint, compute_flops, models, runtime
+from common.models.channels import after_norm, width_of
+from hoyer.networks import find, network, stem
+
+NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
+
+
+def sparsity_report(model):
+    """The original's report as text: non-zeros of every tensor but the batch norms', and of its groups.
+
+    dim0 counts the inputs of a layer that any weight reads, dim1 its outputs that any weight feeds.
+    """
+    lines, alive, total, weights, nonzero_weights = [], 0, 0, 0, 0
+    for layer, module in model.named_modules():
+        for leaf, tensor in module.named_parameters(recurse=False):
+            if isinstance(module, NORMS):
+                continue
+            name, count, size = f"{layer}.{leaf}", int(tensor.count_nonzero()), tensor.numel()
+            alive, total = alive + count, total + size
+            lines.append(f"{name:20} | nonzeros = {count:7} / {size:7} ({100 * count / size:6.2f}%) | "
+                         f"total_pruned = {size - count:7} | shape = {tuple(tensor.shape)}")
+            if tensor.dim() > 1:
+                weights, nonzero_weights = weights + size, nonzero_weights + count
+                there = tensor.detach().ne(0).flatten(2) if tensor.dim() > 2 else tensor.detach().ne(0)[..., None]
+                read, fed = there.any(2).any(0), there.any(2).any(1)
+                dims = [f"{dim} = {int(d.sum()):7} / {len(d):7} ({100 * int(d.sum()) / len(d):6.2f}%)"
+                        for dim, d in (("dim0", read), ("dim1", fed))]
+                lines.append(f"{name:20} | {' | '.join(dims)}")
+    rate = total / alive if alive else float("inf")
+    lines.append(f"alive: {alive}, pruned : {total - alive}, total: {total}, Compression rate : {rate:10.2f}x  "
+                 f"({100 * (total - alive) / total:6.2f}% pruned)")
+    rate = weights / nonzero_weights if nonzero_weights else float("inf")
+    lines.append(f"weights alone, as papers count: {nonzero_weights} of {weights} left "
+                 f"({100 * nonzero_weights / weights:.2f}%, {rate:.2f}x)")
+    return "\n".join(lines)
+
+
+def read_channels(modules, reader):
+    """bool: which of the channels in front of this reader it has a non-zero weight on."""
+    read = modules[reader.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
+    if reader.select:                                        # the reader sees only the selected ones
+        select = modules[reader.select]
+        read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
+    return read.view(-1, reader.repeat).any(1)
+
+
+def foldable_constants(modules, record, norm_behind):
+    """bool (channels,): the channels whose filter is all zero and whose constant can go into the next layer's bias."""
+    maker, norm = record.makers[0]
+    layer = modules[maker]
+    none = torch.zeros(width_of(layer), dtype=torch.bool)
+    if record.stream or len(record.makers) > 1:
+        return none                                          # others add to these channels: no constants
+    empty = layer.weight.detach().eq(0).flatten(1).all(1).cpu()
+    value = none.double() if layer.bias is None else layer.bias.detach().double().cpu()
+    value = after_norm(modules[norm], value) if norm else value
+    takers = [modules[reader.layer] for reader in record.readers]
+    takes = all((t.bias is not None or norm_behind.get(r.layer)) and not any(getattr(t, "padding", ()))
+                for t, r in zip(takers, record.readers, strict=True))
+    # Where the next convolution pads with zeros, only a constant of zero is the same at the border.
+    return empty & (takes | (value <= 0))
+
+
+def removable(model):
+    """{layer: keep (channels,)} for `models.narrow`, only of layers that lose something; {} when nothing can go.
+
+    Batch norms and biases of channels that nothing reads are set to zero, so that no constant is left over.
+    """
+    modules, records, keep = dict(model.named_modules()), model.channels(), {}
+    norm_behind = {maker: norm for record in records for maker, norm in record.makers if norm}
+    for record in records:
+        if not record.makers:
+            continue
+        unread = ~torch.stack([read_channels(modules, reader) for reader in record.readers]).any(0)
+        alive = ~unread & ~foldable_constants(modules, record, norm_behind)
+        alive = alive.view(-1, record.unit).any(1).repeat_interleave(record.unit)
+        if not alive.any():
+            alive[:record.unit] = True                       # a layer keeps one channel, even of zeros
+        if alive.all():
+            continue
+        keep[record.makers[0][0]] = alive
+        for name in record.names():
+            for parameter in modules[name].parameters(recurse=False):
+                if parameter.dim() == 1:
+                    parameter.data[(unread & ~alive).to(parameter.device)] = 0
+    if keep:
+        return keep
+    for record in records:
+        if not record.makers:                                # the pixels or positions that fc1 reads
+            reader = record.readers[0]
+            read, indices = read_channels(modules, reader), modules[reader.select].indices.cpu()
+            if not read.any():
+                read[indices[0]] = True
+            if not read[indices].all():
+                keep[reader.select] = read
+    return keep
+
+
+@torch.no_grad()
+def compact(model):
+    """A new, narrower network with the same outputs; the given one stays as it is."""
+    model = copy.deepcopy(model)
+    while keep := removable(model):
+        model = models.narrow(model, keep)
+    return model
+
+
+def architecture(model):
+    """'353-45-11' for a LeNet; the list of widths for others."""
+    widths = model.cfg.get("widths") or []
+    return "-".join(map(str, widths)) if model.arch.startswith("lenet") else " ".join(map(str, widths))
+
+
+@torch.no_grad()
+def compaction_report(model, small, dense):
+    """Widths, parameters and MACs of the compacted network, and how far its logits are from the masked one's."""
+    images = torch.rand(16, *models.input_shape(model.arch), generator=torch.Generator().manual_seed(0))
+    images = images.to(next(model.parameters()).device)
+    logits = model.eval()(images)
+    difference = float((logits - small.eval()(images)).abs().max() / logits.abs().max().clamp_min(1e-30))
+    total = compute_flops.count(small).total
+    return (f"compacted: {architecture(small)}, {total.params:,} parameters of {dense['params']:,} "
+            f"({100 * total.params / dense['params']:.2f}%), {total.macs:,} MACs of {dense['macs']:,} "
+            f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by {difference:.1e} of the largest")
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", metavar="FILE", required=True, help="a pruned, best a fine-tuned network")
+    parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
+    parser.add_argument("--arch", help="for a file of the original repository")
+    parser.add_argument("--depth", type=int)
+    parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
+    runtime.one_line(parser)
+    args = parser.parse_args(argv)
+    ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth)
+    path = Path(args.save or f"{stem(ckpt['path'])}_compact.pth")
+    if path.exists() and not args.overwrite:
+        raise UserError(f"{path} is there already; give another --save, or --overwrite")
+    model = checkpoint.to_model(ckpt)
+    small, dense = compact(model), ckpt["dense"] or compute_flops.summary(model)
+    print(sparsity_report(model))
+    print(compaction_report(model, small, dense))
+    path = checkpoint.save(path, checkpoint.of(
+        small, "hoyer", ckpt["stage"], ckpt["dataset"], ckpt["epoch"], ckpt["prec1"], ckpt["best_prec1"],
+        ckpt["args"], dense, run=ckpt.get("run")))
+    print(f"wrote {path}")
+
+
+if __name__ == "__main__":
+    runtime.script(main)

@@ -1,0 +1,22 @@
+"""DeepHoyer: what a checkpoint is worth.
+
+    python eval.py saves/elt_0.0_0.pth
+
+Network, widths and data set come from the file; parameters, non-zeros and MACs are printed before any data is opened.
+Expect the accuracy that the file's own record says, to the digit. compact.py prints the sparsity layer by layer.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import evaluation, runtime
+from hoyer.networks import network
+
+
+def main(argv=None):
+    evaluation.evaluate_file(argv, __doc__, network)
+
+
+if __name__ == "__main__":
+    runtime.script(main)

@@ -1,0 +1,50 @@
+"""Which network `--arch` means in this folder, with the original's options.
+
+mlp and cnn are the LeNets of the MNIST experiments (LeNet-300-100 and LeNet-5), all others the CIFAR networks of
+bearpaw/pytorch-classification. resnet and preresnet have 6n+2 layers, or 9n+2 with --block-name Bottleneck.
+"""
+import re
+from pathlib import Path
+
+from common import UserError, models
+
+NETWORKS = {  # --arch: (arch of models.build, the options it has with their defaults, what is fixed)
+    "mlp": ("lenet300", {}, {}),
+    "cnn": ("lenet5", {}, {}),
+    "alexnet": ("alexnet", {}, {}),
+    "resnet": ("resnet", {"depth": 20, "block": "basic"}, {}),
+    "preresnet": ("preresnet", {"depth": 110, "block": "basic"}, {}),
+    "wrn": ("wideresnet", {"depth": 28, "widen_factor": 4, "dropout": 0.0}, {}),
+    "resnext": ("resnext", {"depth": 29, "cardinality": 8, "widen_factor": 4}, {}),
+    "densenet": ("densenet", {"depth": 100, "growth": 12, "compression": 2}, {"block": "bottleneck"}),
+    **{f"vgg{depth}{bn}": ("vgg", {}, {"depth": depth, "variant": f"bearpaw{bn}"})
+       for depth in (11, 13, 16, 19) for bn in ("", "_bn")},
+}
+
+
+def network(arch, depth=None, **options):
+    """(arch, cfg) for `models.build` and `checkpoint.load`. UserError for an option that the network has not."""
+    asked = arch
+    if arch not in NETWORKS:
+        arch, depth = models.split_name(arch, depth)         # resnet56 is --arch resnet --depth 56
+    if arch not in NETWORKS:
+        raise UserError(f"hoyer has --arch {', '.join(NETWORKS)}; got {asked!r}")
+    name, defaults, fixed = NETWORKS[arch]
+    given = {key: value for key, value in {"depth": depth, **options}.items() if value is not None}
+    for key, value in given.items():
+        if key not in defaults and fixed.get(key) != value:
+            raise UserError(f"--arch {arch} has no {key.replace('_', ' ')} to choose; leave out {value!r}")
+    return name, {**defaults, **given, **fixed}
+
+
+def find(path):
+    """The file, given with or without its suffix .pth or .pth.tar."""
+    for suffix in ("", ".pth", ".pth.tar"):
+        if Path(f"{path}{suffix}").is_file():
+            return f"{path}{suffix}"
+    return path
+
+
+def stem(path):
+    """The path without .pth or .pth.tar."""
+    return re.sub(r"\.pth(\.tar)?$", "", str(path))

@@ -1,0 +1,115 @@
+"""DeepHoyer: accuracy against sparsity for every penalty, over strengths and thresholds.
+
+    python sweep.py --save logs/sweep                                    the element-wise penalties, LeNet-300-100
+    python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, beginning with the same dense network
+
+First a dense network; from it one training for each penalty and each strength in --decays (main.py); from that one
+pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py). All of them leave out
+the last 5,000 training pictures, and accuracies are those on them, so that choosing from the plot does not use the
+test set; train once more with the chosen setting and all pictures for a number to report. sweep.csv holds one row a
+network, sweep.png shows accuracy against the weights and against the MACs of the compacted network that are left.
+
+A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
+time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
+element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
+"""
+import argparse
+import csv
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import UserError, checkpoint, compute_flops, plots, runtime
+from hoyer import finetune, regularizers
+from hoyer import main as training
+
+DECAYS = {  # around what works on MNIST
+    "l1": (1e-5, 3e-5, 1e-4), "hoyer": (5e-4, 2e-3, 1e-2), "hs": (3e-5, 1e-4, 3e-4), "tl1": (1e-5, 3e-5, 1e-4),
+    "group-lasso": (2e-4, 5e-4, 1e-3), "group-hoyer": (2e-3, 5e-3, 2e-2), "group-hs": (2e-4, 5e-4, 2e-3)}
+
+
+def parse(argv=None):
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    runtime.add_flags(parser, train=False)
+    add = parser.add_argument
+    add("--arch", default="mlp", help="mlp, cnn, or a CIFAR network such as resnet20")
+    add("--regs", nargs="+", default=list(regularizers.ELEMENT), metavar="REG", help="penalties (default: the four "
+        "element-wise ones)")
+    add("--decays", nargs="+", type=float, metavar="D", help="strengths (default: three for each penalty)")
+    add("--sensitivities", nargs="+", type=float, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T", help="thresholds")
+    add("--granularity", choices=("element", "group"), default="element")
+    add("--epochs", type=runtime.positive, default=250)
+    add("--tune-epochs", type=runtime.positive, default=100)
+    add("--tune-lr", type=float, default=1e-3)
+    add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
+    add("--seed", type=int, default=12345678)
+    add("--holdout", type=int, default=5000, metavar="N")
+    add("--save", default="logs/sweep", help="folder to write to")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    regs = [regularizers.named(reg) for reg in args.regs]
+    if "none" in regs:
+        raise UserError("--regs none has no strength to sweep")
+    shared = ["--schedule", *args.schedule, "--seed", args.seed, "--holdout", args.holdout, "--resume", "auto",
+              "--test-batch-size", args.test_batch_size]
+    for name in ("dataset", "data_dir", "subset", "device"):
+        if getattr(args, name) is not None:
+            shared += [f"--{name.replace('_', '-')}", getattr(args, name)]
+    rows, dense = [], f"{args.save}/dense"
+    training.main(words(["--arch", args.arch, "--epochs", args.epochs, "--save", dense, *shared]))
+    for reg in regs:
+        for decay in args.decays or DECAYS[reg]:
+            folder = f"{args.save}/{reg}-{decay}"
+            training.main(words(["--reg", reg, "--decay", decay, "--pretrained", f"{dense}/checkpoint.pth.tar",
+                                 "--epochs", args.epochs, "--save", folder, *shared]))
+            for sensitivity in args.sensitivities:
+                tuned = f"{folder}/{args.granularity}-{sensitivity}"
+                finetune.main(words(["--model", f"{folder}/checkpoint.pth.tar", "--sensitivity", sensitivity,
+                                     "--granularity", args.granularity, "--epochs", args.tune_epochs, "--lr",
+                                     args.tune_lr, "--save", tuned, *shared]), "prun_tune_T")
+                rows.append({"reg": reg, "decay": decay, "sensitivity": sensitivity, **measured(tuned)})
+                write(args, rows)
+
+
+def words(values):
+    return [str(value) for value in values]
+
+
+def measured(folder):
+    """Held-out accuracy, weights left (without biases) and MACs left, each in percent."""
+    tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
+    weights = [w for name, w in tuned["state_dict"].items() if name.endswith("weight") and w.dim() > 1]
+    left = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
+    macs = compute_flops.count(checkpoint.to_model(small)).total.macs / tuned["dense"]["macs"]
+    return {"accuracy": round(tuned["prec1"], 2), "weights_left": round(100 * left, 3),
+            "macs_left": round(100 * macs, 3), "widths": " ".join(map(str, small["cfg"].get("widths", [])))}
+
+
+def write(args, rows):
+    """sweep.csv and sweep.png of all rows so far."""
+    with open(Path(args.save) / "sweep.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    plt = plots.pyplot()
+    figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
+    for axis, column, label in zip(axes, ("weights_left", "macs_left"),
+                                   ("weights left (%)", "MACs of the compacted network left (%)"), strict=True):
+        for reg in dict.fromkeys(row["reg"] for row in rows):
+            mine = [row for row in rows if row["reg"] == reg]
+            axis.plot([row[column] for row in mine], [row["accuracy"] for row in mine], "o", label=reg)
+        axis.set(xlabel=label, xscale="log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel(f"accuracy on {args.holdout} held-out pictures (%)" if args.holdout else "test accuracy (%)")
+    axes[0].legend()
+    figure.savefig(Path(args.save) / "sweep.png", dpi=100)
+    plt.close(figure)
+    print(f"wrote {args.save}/sweep.csv and sweep.png: {len(rows)} networks", flush=True)
+
+
+if __name__ == "__main__":
+    runtime.script(main)

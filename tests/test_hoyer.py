@@ -1,0 +1,608 @@
+"""DeepHoyer: the penalties and their gradients, the pruning rules, the report, and compaction that changes nothing."""
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common import UserError, checkpoint, compute_flops, models
+from hoyer import compact, finetune, main, prune, regularizers, sweep
+from hoyer.networks import network
+
+ALL = regularizers.ELEMENT | regularizers.GROUP
+INVARIANT = ("hoyer", "hs", "group-hoyer", "group-hs")
+TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
+REAL = Path(__file__).resolve().parent.parent / "data" / "mnist.npz"
+QUICK = ["--dataset", "shapes10", "--device", "cpu", "--precision", "fp32"]
+
+
+# ---------------------------------------------------------------- the penalties
+
+@pytest.mark.parametrize("name, value", [("l1", 7), ("hoyer", 1.4), ("hs", 1.96), ("tl1", 3.1), ("group-lasso", 12),
+                                         ("group-hoyer", 2.4), ("group-hs", 2.96)])
+def test_values_by_hand(name, value):
+    w = torch.tensor([[3.0, 4.0], [0.0, 0.0]])               # columns 3 and 4, rows 5 and 0
+    assert float(ALL[name](w)) == pytest.approx(value, abs=1e-5)
+    assert float(ALL[name](-w)) == pytest.approx(value, abs=1e-5)
+
+
+def test_group_hs_of_ones_with_an_empty_row():
+    w = torch.ones(3, 3)
+    w[0] = 0                                                 # ((2 sqrt 3)^2 + (3 sqrt 2)^2) / 6
+    assert float(regularizers.group_hs(w)) == pytest.approx(5)
+
+
+def test_groups_of_a_convolution_are_whole_filters_and_channels():
+    w = torch.zeros(2, 3, 2, 2)
+    w[0, 0] = torch.tensor([[1.0, 2.0], [2.0, 4.0]])         # norm 5
+    w[1, 0, 0, 0] = 12
+    assert regularizers.filter_norms(w).tolist() == pytest.approx([5, 12])
+    assert regularizers.channel_norms(w).tolist() == pytest.approx([13, 0, 0])
+    assert float(regularizers.group_lasso(w)) == pytest.approx(30)
+    assert float(regularizers.group_hs(w)) == pytest.approx((17 ** 2 + 13 ** 2) / 169)
+    # the original's LeNet-5 script, where each kernel position is a group of its own: over filters, then channels
+    assert float(regularizers.group_lasso_by_position(w)) == pytest.approx(145 ** 0.5 + 8 + 21, rel=1e-6)
+
+
+@pytest.mark.parametrize("name", INVARIANT)
+@pytest.mark.parametrize("shape", [(6, 5), (4, 3, 2, 2)])
+def test_hoyer_measures_do_not_change_with_scale(name, shape):
+    torch.manual_seed(0)
+    w = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    value = ALL[name](w)
+    assert ALL[name](7.5 * w).item() == pytest.approx(value.item())
+    value.backward()
+    assert (w * w.grad).sum().item() == pytest.approx(0, abs=1e-10)
+
+
+def test_gradients_by_their_formulas():
+    torch.manual_seed(0)
+    w = torch.randn(30, dtype=torch.float64, requires_grad=True)
+    s1, s2, a, sign = w.abs().sum().item(), w.square().sum().item(), w.detach().abs(), w.detach().sign()
+    expected = {"l1": sign, "hoyer": sign * (s2 ** -0.5 - a * s1 / s2 ** 1.5),
+                "hs": 2 * sign * s1 / s2 ** 2 * (s2 - a * s1), "tl1": 2 * sign / (1 + a) ** 2}
+    for name, gradient in expected.items():
+        got, = torch.autograd.grad(ALL[name](w), w)
+        torch.testing.assert_close(got, gradient)
+    small, (hs,) = a < s2 / s1, torch.autograd.grad(ALL["hs"](w), w)
+    assert (hs * sign > 0)[small].all() and (hs * sign < 0)[~small].all()              # shrinks below, grows above
+
+
+@pytest.mark.parametrize("name", regularizers.GROUP)
+def test_group_gradients_numerically(name):
+    torch.manual_seed(0)
+    w = torch.randn(3, 4, 2, 2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(ALL[name], w)
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("shape", [(4, 3), (4, 3, 2, 2)])
+def test_zero_groups_and_zero_tensors_give_no_nan(name, shape):
+    torch.manual_seed(0)
+    w = torch.randn(shape)
+    w[1], w[:, 2] = 0, 0
+    zero, tiny = torch.zeros(shape), torch.full(shape, 1e-25)
+    for tensor in (w, zero, tiny):
+        tensor.requires_grad_()
+        value = ALL[name](tensor)
+        value.backward()
+        assert value.isfinite() and tensor.grad.isfinite().all()
+    assert not w.grad[1].any() and not w.grad[:, 2].any()
+    assert ALL[name](zero) == 0 and not zero.grad.any()
+
+
+@pytest.mark.parametrize("arch, sums", [("mlp", (5123, 623.5, 199_840, 9980, 634, 1591)),
+                                        ("cnn", (7806, 797, 323_578, 15_236, 761, 1889))])
+def test_sums_over_a_fresh_lenet_are_the_originals(arch, sums):
+    torch.manual_seed(0)
+    model = models.build(network(arch)[0])
+    for name, expected in zip(("l1", "hoyer", "hs", "tl1", "group-lasso", "group-hs"), sums, strict=True):
+        got = sum(ALL[name](w) for w in regularizers.penalized(model, name))
+        assert got.item() == pytest.approx(expected, rel=2e-3), name
+
+
+def test_which_tensors_are_penalized():
+    lenet, resnet = models.build("lenet300"), models.build("resnet", depth=20)
+    assert len(regularizers.penalized(lenet, "hs")) == 6     # biases too
+    assert len(regularizers.penalized(lenet, "group-hs")) == 3
+    assert len(regularizers.penalized(resnet, "group-hs")) == 22                       # 21 convolutions and fc
+    assert len(regularizers.penalized(resnet, "hs")) == 23
+    assert regularizers.penalized(lenet, "none") == []
+
+
+def test_numbers_and_names_of_reg():
+    assert [regularizers.named(n, "element") for n in "01234"] == ["none", "l1", "hoyer", "hs", "tl1"]
+    assert [regularizers.named(n, "structure") for n in "012"] == ["none", "group-lasso", "group-hs"]
+    assert [regularizers.named(n, "cifar_group") for n in "0123"] == ["none", "group-lasso", "group-hoyer", "group-hs"]
+    assert regularizers.named("hs", "element") == regularizers.named("hs") == "hs"
+    for text, script, valid in (("5", "element", "4 or tl1"), ("3", "structure", "2 or group-hs"),
+                                ("3", None, "hs, tl1"), ("hs", "structure", "1 or group-lasso"),
+                                ("-1", "cifar_group", "3 or group-hs")):
+        with pytest.raises(UserError, match=valid):
+            regularizers.named(text, script)
+
+
+# ---------------------------------------------------------------- training
+
+def train(folder, *flags, script=None):
+    main.main([*QUICK, "--subset", "20", "--epochs", "1", "--save", str(folder), *flags], script)
+    return checkpoint.load(Path(folder) / "checkpoint.pth.tar")
+
+
+@pytest.mark.parametrize("reg", ["hs", "group-hs"])
+def test_the_penalty_is_in_the_gradient(reg, tmp_path):
+    """One step of SGD on one batch: weights with and without the penalty differ by lr * decay * dR/dw."""
+    flags = ["--arch", "alexnet", "--batch-size", "20", "--lr", "0.5", "--momentum", "0", "--wd", "0", "--seed", "3"]
+    plain = train(tmp_path / "plain", *flags)["state_dict"]
+    sparse = train(tmp_path / "sparse", *flags, "--reg", reg, "--decay", "0.02")["state_dict"]
+    torch.manual_seed(3)
+    start = models.build("alexnet")
+    for name, w in start.named_parameters():
+        if reg == "group-hs" and w.dim() == 1:
+            torch.testing.assert_close(plain[name], sparse[name])
+            continue
+        gradient, = torch.autograd.grad(ALL[reg](w), w)
+        torch.testing.assert_close(plain[name] - sparse[name], 0.5 * 0.02 * gradient, rtol=1e-2, atol=1e-5)
+
+
+def test_weight_decay_and_optimizers_of_the_originals(tmp_path, monkeypatch):
+    assert train(tmp_path / "a", "--reg", "1", script="element")["args"]["weight_decay"] == 0
+    assert train(tmp_path / "b", "--reg", "1", script="structure")["args"]["weight_decay"] == 1e-4
+    ckpt = train(tmp_path / "c", "--train-batch", "10", "-a", "alexnet", script="cifar")
+    assert ckpt["args"]["weight_decay"] == 5e-4 and ckpt["args"]["schedule"] == [150, 225]
+    assert "momentum_buffer" in ckpt["resume"]["optimizer"]["state"][0] and ckpt["stage"] == "dense"
+
+
+def test_names_of_files_and_pretrained(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    flags = [*QUICK, "--subset", "20", "--epochs", "1"]
+    with pytest.raises(UserError, match="no dense network saves/elt_0.0_0.pth"):
+        main.main([*flags, "--reg", "3", "--pretrained"], "element")
+    assert not Path("saves").exists()
+    main.main([*flags, "--reg", "0", "--decay", "0.0"], "element")
+    main.main([*flags, "--reg", "3", "--decay", "0.00001", "--pretrained"], "element")
+    main.main([*flags, "--reg", "group-hs", "--decay", "1e-3", "--pretrained"], "structure")
+    main.main([*flags, "--reg", "0", "--arch", "cnn"], "structure")
+    assert sorted(str(p) for p in Path("saves").rglob("*.pth")) == [
+        "saves/cnn/str_0.0_0.pth", "saves/elt_0.0_0.pth", "saves/elt_1e-05_3.pth", "saves/str_0.001_2.pth"]
+    assert "Test set: Average loss: " in capsys.readouterr().out
+    assert checkpoint.load("saves/elt_1e-05_3.pth")["stage"] == "sparse"
+    with pytest.raises(UserError, match="already holds a run"):
+        main.main([*flags, "--reg", "0", "--decay", "0.0"], "element")
+    finetune.main([*flags, "--model", "saves/elt_1e-05_3"], "prun_tune_T")             # without its suffix
+    finetune.main([*flags, "--model", "saves/str_0.001_2.pth", "--sensitivity", "0.5"], "prun_tune_V")
+    again = ["--model", "saves/elt_1e-05_3_T_0.001", "--sensitivity", "0.01"]
+    finetune.main([*flags, *again], "prun_tune_T")           # pruned further
+    first, second = (checkpoint.load(f"saves/elt_1e-05_3_T_0.001{more}.pth") for more in ("", "_T_0.01"))
+    assert Path("saves/str_0.001_2_V_0.5.pth").is_file() and first["stage"] == "finetuned"
+    for name, mask in second["masks"].items():
+        assert not (mask & ~first["masks"][name]).any()
+    assert sum(int(m.sum()) for m in second["masks"].values()) < sum(int(m.sum()) for m in first["masks"].values())
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason="no data/mnist.npz")
+def test_real_mnist_as_it_is(tmp_path):
+    """Pixels are the bytes / 255, without mean and deviation; 5 epochs on 500 pictures are far above chance."""
+    args = main.parse(["--dataset", "mnist", "--data-dir", str(REAL.parent)], None)
+    dataset = main.pictures(args, "lenet300")
+    assert dataset.shape == (1, 28, 28) and dataset.mean == (0.0,) and dataset.std == (1.0,)
+    main.main(["--data-dir", str(REAL.parent), "--subset", "500", "--epochs", "5", "--batch-size", "20", "--device",
+               "cpu", "--save", str(tmp_path / "m")], "element")
+    assert checkpoint.load(tmp_path / "m/checkpoint.pth.tar")["prec1"] > 70
+
+
+def test_resuming_is_as_if_never_stopped(tmp_path, monkeypatch):
+    flags = ["--reg", "hs", "--batch-size", "10", "--schedule", "cosine", "--epochs", "3"]
+    whole = train(tmp_path / "whole", *flags)
+    from common import runtime
+    save = runtime.Run.save
+
+    def stopped(self, epoch, *args, **kwargs):
+        save(self, epoch, *args, **kwargs)
+        if epoch == 1:
+            raise KeyboardInterrupt
+    monkeypatch.setattr(runtime.Run, "save", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "parts", *flags)
+    monkeypatch.setattr(runtime.Run, "save", save)
+    parts = train(tmp_path / "parts", *flags, "--resume", "auto")
+    assert parts["epoch"] == 3
+    for name, w in whole["state_dict"].items():
+        assert torch.equal(w, parts["state_dict"][name]), name
+
+
+def test_holdout_takes_the_last_training_pictures():
+    args = main.parse(["--dataset", "shapes10", "--holdout", "100"], None)
+    whole, part = main.pictures(main.parse(["--dataset", "shapes10"], None), "lenet5"), main.pictures(args, "lenet5")
+    assert torch.equal(part.x_test, whole.x_train[-100:]) and torch.equal(part.x_train, whole.x_train[:-100])
+    assert torch.equal(part.y_test, whole.y_train[-100:])
+    assert main.test_line({"loss": 0.5, "top1": 98.0}, 100, args).startswith("Held-out set: Average loss: 0.5000, Acc")
+    with pytest.raises(UserError, match="--holdout 10000"):
+        main.pictures(main.parse(["--dataset", "shapes10", "--holdout", "10000"], None), "lenet5")
+
+
+@pytest.mark.parametrize("flags, truth", [
+    (["-a", "alexnet"], "alexnet"), (["-a", "vgg19_bn"], "vgg19_bn"), (["-a", "resnet", "--depth", "110"],
+                                                                       "resnet110-basic"),
+    (["-a", "preresnet", "--depth", "164", "--block-name", "Bottleneck"], "preresnet164-bottleneck"),
+    (["-a", "wrn", "--depth", "28", "--widen-factor", "10", "--drop", "0.3"], "wrn-28-10"),
+    (["-a", "resnext", "--cardinality", "8", "--widen-factor", "4"], "resnext29-8x64"),
+    (["-a", "resnext", "--depth", "29", "--cardinality", "16"], "resnext29-16x64"),
+    (["-a", "densenet", "--depth", "100", "--growthRate", "12"], "densenet-bc-100-12"),
+    (["-a", "densenet", "--depth", "190", "--growthRate", "40"], "densenet-bc-190-40")])
+def test_the_nine_networks_of_the_trainer(flags, truth):
+    _, arch, cfg = main.starting_point(main.parse(flags, "cifar"), "cifar")
+    with torch.device("meta"):
+        model = models.build(arch, **cfg)
+    assert sum(p.numel() for p in model.parameters()) == TRUTH[f"bearpaw:{truth}|c10"]["params"]
+    if "--drop" in flags:
+        assert any(isinstance(m, nn.Dropout) and m.p == 0.3 for m in model.modules())
+
+
+def test_a_file_of_the_original_trainer_is_the_start(tmp_path, monkeypatch, capsys):
+    """A state_dict as DataParallel wrote it; the flags say which network it is. Evaluated, and trained on."""
+    torch.manual_seed(0)
+    flags = ["-a", "wrn", "--depth", "10", "--widen-factor", "2"]
+    arch, cfg = network("wrn", 10, widen_factor=2)
+    state = {f"module.{name}": w for name, w in models.build(arch, **cfg).state_dict().items()}
+    torch.save({"state_dict": state, "epoch": 3, "acc": 50.0, "best_acc": 60.0}, tmp_path / "model_best.pth.tar")
+    file = str(tmp_path / "model_best")
+    main.main([*QUICK, "--subset", "20", *flags, "--resume", file, "-e"], "cifar")
+    assert "top-1" in capsys.readouterr().out
+    ckpt = train(tmp_path / "x", *flags, "--model", file, "--reg", "3", script="cifar_group")
+    assert ckpt["cfg"]["widen_factor"] == 2 and ckpt["stage"] == "sparse" and ckpt["args"]["reg"] == "group-hs"
+    monkeypatch.setattr(main, "pictures", lambda args, arch: pytest.fail(args.dataset))
+    with pytest.raises(pytest.fail.Exception, match="shapes10"):       # the file's own
+        main.main(["--model", str(tmp_path / "x/checkpoint"), "--save", str(tmp_path / "y")])
+
+
+def test_main_refuses(tmp_path):
+    for flags, message in ((["--reg", "9"], "--reg 9"), (["--decay", "-1"], "below 0"),
+                           (["--arch", "lenet"], "--arch mlp"),
+                           (["--arch", "resnet", "--drop", "0.3"], "no dropout"), (["--arch", "resnet21"], "6n\\+2"),
+                           (["--schedule", "soon"], "cosine"), (["-e"], "give it as"),
+                           (["--model", "nowhere"], "nowhere"),
+                           (["--arch", "mlp", "--depth", "3"], "no depth")):
+        with pytest.raises(UserError, match=message):
+            train(tmp_path / "x", *flags)
+    with pytest.raises(UserError, match="cifar_group"):
+        train(tmp_path / "x", "--arch", "resnet", script="element")
+    assert not (tmp_path / "x").exists()
+
+
+# ---------------------------------------------------------------- pruning
+
+def test_thresholds_by_hand():
+    w = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    assert prune.threshold(w, "T", 0.3) == 0.3
+    assert prune.threshold(w, "V", 0.5) == pytest.approx(0.5 * 1.7853571, rel=1e-6)    # population deviation
+    assert prune.threshold(w, "V", 0.5) == pytest.approx(0.5 * float(np.std(w.numpy())), rel=1e-6)
+    assert prune.keep_elements(torch.tensor([0.1, -0.2, 0.3, -0.4]), 0.3).tolist() == [False, False, True, True]
+    assert prune.keep_elements(torch.tensor([0.0, 1e-9]), 0.0).all()                   # 0 prunes nothing
+
+
+def test_groups_go_as_a_whole():
+    w = torch.tensor([[0.1, 0.1, 0.1], [3.0, 4.0, 0.0], [2.0, 0.0, 0.01]])
+    keep = prune.keep_groups(w, 0.2)                         # row 0 and column 2 have small root mean squares
+    assert keep.tolist() == [[False] * 3, [True, True, False], [True, True, False]]
+    conv = torch.ones(2, 2, 3, 3)
+    conv[0] = 0.1
+    keep = prune.keep_groups(conv, 0.5)
+    assert keep.shape == conv.shape and not keep[0].any() and keep[1].all()
+    conv[1, 0, 0, 0] = 0                                     # one zero in a strong group stays with it
+    assert prune.keep_groups(conv, 0.5)[1].all()
+    assert prune.keep_groups(torch.tensor([0.0, 1.0]), 0.5).all()
+
+
+def test_what_is_prunable():
+    assert len(prune.prunable(models.build("lenet5"))) == 8
+    names = set(prune.prunable(models.build("resnet", depth=20)))
+    assert {"bn1.weight", "conv1.weight", "fc.weight"} <= names and not any("bias" in name for name in names)
+
+
+def test_the_random_control_keeps_as_many_of_each_tensor():
+    torch.manual_seed(0)
+    model = models.build("lenet300")
+    by_size, _ = prune.choose(model, "V", 0.5)
+    at_random, _ = prune.choose(model, "V", 0.5, criterion="random")
+    for name in by_size:
+        assert by_size[name].sum() == at_random[name].sum()
+    assert not torch.equal(by_size["fc1.weight"], at_random["fc1.weight"])
+
+
+def saved(path, arch="lenet300", seed=0, **cfg):
+    torch.manual_seed(seed)
+    model = models.build(arch, **cfg)
+    checkpoint.save(path, checkpoint.of(model, "hoyer", "sparse", "shapes10", dense=compute_flops.summary(model)))
+    return model
+
+
+def cut(source, folder, *flags):
+    prune.main(["--model", str(source), "--save", str(folder), "--subset", "20", "--device", "cpu", *flags])
+    return checkpoint.load(Path(folder) / "pruned.pth.tar")
+
+
+def test_prune_writes_what_it_says(tmp_path, capsys):
+    model = saved(tmp_path / "m.pth.tar")
+    ckpt = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.05")
+    out, text = capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()
+    left = {name: p.detach() * (p.detach().abs() >= 0.05) for name, p in model.named_parameters()}
+    for name, w in left.items():
+        assert torch.equal(ckpt["state_dict"][name], w) and torch.equal(ckpt["masks"][name], model.get_parameter(
+            name).abs() >= 0.05)
+    alive = sum(int(w.count_nonzero()) for w in left.values())
+    for report in (out, text):
+        assert f"alive: {alive}, pruned : {266610 - alive}, total: 266610, Compression rate : " in report
+    assert (tmp_path / "p/prune.png").stat().st_size > 5000
+    assert ckpt["stage"] == "pruned" and ckpt["dense"]["params"] == 266_610
+
+
+def test_pruning_again_gives_nothing_back(tmp_path):
+    """At threshold 0 every |w| is high enough, a pruned one's too; the first masks still hold."""
+    saved(tmp_path / "m.pth.tar")
+    first = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.05")
+    second = cut(tmp_path / "p/pruned.pth.tar", tmp_path / "q", "--sensitivity", "0")
+    assert all(torch.equal(mask, second["masks"][name]) for name, mask in first["masks"].items())
+
+
+def test_prune_refuses(tmp_path):
+    saved(tmp_path / "m.pth.tar")
+    for flags, message in ((["--sensitivity", "-1"], "below 0"), (["--sensitivity", "9"], "every weight"),
+                           ([], "required"),
+                           (["--sensitivity", "1", "--rule", "X"], "invalid choice"),
+                           (["--sensitivity", "1", "--arch", "cnn"], "not --arch cnn")):
+        with pytest.raises(UserError, match=message):
+            cut(tmp_path / "m.pth.tar", tmp_path / "p", *flags)
+    assert not (tmp_path / "p").exists()
+    with pytest.raises(UserError, match="no checkpoint"):
+        cut(tmp_path / "nowhere", tmp_path / "p", "--sensitivity", "1")
+
+
+def test_a_bare_state_dict_of_the_original_prunes(tmp_path):
+    model = models.build("lenet5")
+    state = {name: w for name, w in model.state_dict().items() if "indices" not in name}
+    torch.save(state, tmp_path / "elt_0.0_0.pth")
+    ckpt = cut(tmp_path / "elt_0.0_0", tmp_path / "p", "--sensitivity", "0.01", "--arch", "cnn", "--dataset",
+               "shapes10")
+    assert ckpt["arch"] == "lenet5" and not ckpt["masks"]["fc1.weight"].all()
+
+
+# ---------------------------------------------------------------- the report
+
+def test_the_report_line_for_line():
+    model = models.build("lenet300", widths=[4, 3, 2], num_classes=2)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1)
+        model.fc1.weight.copy_(torch.tensor([[1.0, 0, 0, 2], [0, 0, 0, 0], [0, 3, 0, 0]]))
+        model.fc1.bias[1] = 0
+    assert compact.sparsity_report(model).splitlines() == [
+        "fc1.weight           | nonzeros =       3 /      12 ( 25.00%) | total_pruned =       9 | shape = (3, 4)",
+        "fc1.weight           | dim0 =       3 /       4 ( 75.00%) | dim1 =       2 /       3 ( 66.67%)",
+        "fc1.bias             | nonzeros =       2 /       3 ( 66.67%) | total_pruned =       1 | shape = (3,)",
+        "fc2.weight           | nonzeros =       6 /       6 (100.00%) | total_pruned =       0 | shape = (2, 3)",
+        "fc2.weight           | dim0 =       3 /       3 (100.00%) | dim1 =       2 /       2 (100.00%)",
+        "fc2.bias             | nonzeros =       2 /       2 (100.00%) | total_pruned =       0 | shape = (2,)",
+        "fc3.weight           | nonzeros =       4 /       4 (100.00%) | total_pruned =       0 | shape = (2, 2)",
+        "fc3.weight           | dim0 =       2 /       2 (100.00%) | dim1 =       2 /       2 (100.00%)",
+        "fc3.bias             | nonzeros =       2 /       2 (100.00%) | total_pruned =       0 | shape = (2,)",
+        "alive: 19, pruned : 10, total: 29, Compression rate :       1.53x  ( 34.48% pruned)",
+        "weights alone, as papers count: 13 of 22 left (59.09%, 1.69x)"]
+
+
+def test_the_report_counts_channels_and_filters_of_convolutions():
+    model = models.build("lenet5")
+    with torch.no_grad():
+        model.conv2.weight[:, 3] = 0                         # an input channel
+        model.conv2.weight[5:9] = 0                          # four filters
+        model.conv2.weight[0, :, 1:] = 0                     # kernel positions, no group
+    assert "conv2.weight         | dim0 =      19 /      20 ( 95.00%) | dim1 =      46 /      50 ( 92.00%)" in \
+        compact.sparsity_report(model)
+    with torch.no_grad():
+        for p in model.parameters():
+            p.zero_()
+    assert "Compression rate :        infx" in compact.sparsity_report(model)
+
+
+# ---------------------------------------------------------------- compaction
+
+def sparse_like(arch, seed=0, **cfg):
+    """A float64 network with trained-looking batch norms, scattered zeros, and dead inputs and outputs."""
+    torch.manual_seed(seed)
+    model = models.build(arch, **cfg).double()
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.weight.uniform_(0.5, 1.5)
+                m.bias.normal_(0, 0.3)
+                m.running_mean.normal_(0, 0.3)
+                m.running_var.uniform_(0.5, 1.5)
+            elif isinstance(m, nn.Conv2d | nn.Linear):
+                m.weight.mul_(torch.rand_like(m.weight) < 0.5)
+                if m.weight.shape[1] > 3:
+                    m.weight[:, torch.rand(m.weight.shape[1]) < 0.3] = 0
+                if m.weight.shape[0] > 10:
+                    m.weight[torch.rand(m.weight.shape[0]) < 0.3] = 0
+    return model.eval()
+
+
+def same_logits(a, b, tolerance=1e-9):
+    images = torch.randn(4, *models.input_shape(a.arch), dtype=next(a.parameters()).dtype)
+    with torch.no_grad():
+        return (a(images) - b(images)).abs().max() <= tolerance
+
+
+ZOO = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg-plain": dict(depth=11, variant="bearpaw"),
+       "vgg": dict(depth=11, variant="bearpaw_bn"), "resnet": dict(depth=20, block="basic"),
+       "resnet-bottleneck": dict(depth=20, block="bottleneck"), "preresnet": dict(depth=20, block="basic"),
+       "preresnet-bottleneck": dict(depth=20, block="bottleneck"), "wideresnet": dict(depth=10, widen_factor=2),
+       "densenet": dict(depth=16, block="bottleneck", compression=2)}
+
+
+@pytest.mark.parametrize("key", ZOO)
+def test_compacted_and_masked_logits_agree(key):
+    model = sparse_like(key.split("-")[0], **ZOO[key])
+    before = [p.clone() for p in model.state_dict().values()]
+    small = compact.compact(model)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
+    assert same_logits(model, small)
+    assert compute_flops.count(small).total.macs < compute_flops.count(model).total.macs
+    assert not compact.removable(small)
+
+
+def test_whole_groups_of_a_resnext_go():
+    torch.manual_seed(0)
+    model = models.build("resnext", depth=11, cardinality=4, widen_factor=2).double().eval()
+    with torch.no_grad():
+        expand = model.stage_1.stage_1_bottleneck_0.conv_expand
+        expand.weight[:, 64:128] = 0                         # the second group of 64 channels
+        expand.weight[:, :30] = 0                            # part of the first, which therefore stays
+    small = compact.compact(model)
+    assert small.cfg["widths"][0] == model.cfg["widths"][0] - 64 and same_logits(model, small)
+
+
+def test_the_papers_mlp_353_45_11():
+    """Neurons alive by hand: of those with inputs and readers only; the constants of the others go into biases."""
+    torch.manual_seed(0)
+    model = models.build("lenet300").double()
+    with torch.no_grad():
+        model.fc1.weight[:, 353:] = 0
+        model.fc1.weight[45:60] = 0                          # constants: a bias, and readers
+        model.fc2.weight[:, 60:] = 0                         # nobody reads them
+        model.fc2.weight[11:40] = 0
+        model.fc2.weight[40:50, :45] = 0                     # these read constants only
+        model.fc3.weight[:, 50:] = 0
+    small = compact.compact(model)
+    assert compact.architecture(small) == "353-45-11" and same_logits(model, small)
+    assert compute_flops.count(small).total.macs == 353 * 45 + 45 * 11 + 11 * 10       # 16.5k, the paper's 6.19 %
+
+
+def test_the_papers_cnn_5_12_139_13():
+    torch.manual_seed(0)
+    model = models.build("lenet5").double()
+    with torch.no_grad():
+        model.conv1.weight[5:] = 0                           # their biases stay, conv2 reads them
+        model.conv2.weight[12:30] = 0
+        model.fc1.weight[:, 30 * 16:] = 0
+        position = torch.arange(800)
+        model.fc1.weight[:, (position % 16 >= 12) | (position < 5)] = 0      # nothing reads these of living filters
+        model.fc1.weight[13:] = 0
+    small = compact.compact(model)
+    assert compact.architecture(small) == "5-12-139-13" and same_logits(model, small)
+    assert compute_flops.count(small).total.macs == 576 * 25 * 5 + 64 * 25 * 5 * 12 + 139 * 13 + 10 * 13     # 169.9k
+
+
+@pytest.mark.parametrize("arch", ["lenet300", "lenet5"])
+def test_a_network_without_weights_keeps_one_of_everything(arch):
+    model = models.build(arch).double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if name.endswith("weight"):
+                p.zero_()
+    small = compact.compact(model)
+    assert set(small.cfg["widths"]) == {1} and same_logits(model, small)
+
+
+def test_compact_as_a_command(tmp_path, capsys):
+    model = sparse_like("lenet300").float()
+    checkpoint.save(tmp_path / "m.pth", checkpoint.of(model, "hoyer", "finetuned", "shapes10", prec1=50.0))
+    compact.main(["--model", str(tmp_path / "m")])
+    small = checkpoint.to_model(checkpoint.load(tmp_path / "m_compact.pth"))
+    out = capsys.readouterr().out
+    assert f"compacted: {compact.architecture(small)}, " in out and "alive: " in out
+    assert same_logits(model, small, 1e-5)
+    with pytest.raises(UserError, match="there already"):
+        compact.main(["--model", str(tmp_path / "m")])
+
+
+# ---------------------------------------------------------------- fine-tuning
+
+@pytest.mark.parametrize("script, arch, flags", [
+    ("prun_tune_T", "lenet5", ["--lr", "0.01"]), ("prun_tune_V", "lenet300", ["--lr", "0.01", "--wd", "0.1"]),
+    ("cifar_prun_tune", "resnet", ["--wd", "0.1", "--train-batch", "10"])])
+def test_zeros_stay_zero(script, arch, flags, tmp_path):
+    """Under Adam and under SGD with momentum, both with weight decay; the weights that are left do learn."""
+    saved(tmp_path / "m.pth.tar", arch, **({"depth": 8} if arch == "resnet" else {}))
+    sensitivity = "0.4" if script == "prun_tune_V" else "0.02"
+    finetune.main([*QUICK, "--model", str(tmp_path / "m"), "--sensitivity", sensitivity, "--subset", "20",
+                   "--epochs", "2", "--save", str(tmp_path / "f"), *flags], script)
+    pruned, tuned = (checkpoint.load(tmp_path / "f" / f"{name}.pth.tar") for name in ("pruned", "finetuned"))
+    assert tuned["masks"].keys() == pruned["masks"].keys()
+    assert any((~mask).any() for mask in tuned["masks"].values())
+    for name, mask in pruned["masks"].items():
+        assert not tuned["state_dict"][name][~mask].any(), name
+        if mask.any():
+            assert not torch.equal(tuned["state_dict"][name][mask], pruned["state_dict"][name][mask]), name
+    small = checkpoint.to_model(checkpoint.load(tmp_path / "f/compact.pth.tar"))
+    assert same_logits(checkpoint.to_model(tuned), small, 1e-4)
+
+
+def test_finetune_wants_masks(tmp_path):
+    saved(tmp_path / "m.pth.tar")
+    with pytest.raises(UserError, match="holds no masks"):
+        finetune.main([*QUICK, "--model", str(tmp_path / "m"), "--save", str(tmp_path / "f")])
+    assert not (tmp_path / "f").exists()
+
+
+def test_defaults_of_prune_and_tune(tmp_path, monkeypatch):
+    """The seed's 100 epochs at 1e-4 for both rules; V as in the original's code with --faithful."""
+    class Stop(Exception):
+        pass
+
+    def start(args, *_):
+        raise Stop(args)
+    saved(tmp_path / "m.pth.tar")
+    monkeypatch.setattr(finetune.runtime, "start", start)
+    for script, flags, expected in (("prun_tune_T", [], (100, 1e-4, 0.0, 1e-3)),
+                                    ("prun_tune_V", [], (100, 1e-4, 1e-4, 0.25)),
+                                    ("prun_tune_V", ["--faithful"], (50, 1e-3, 1e-4, 0.25)),
+                                    ("prun_tune_V", ["--faithful", "--epochs", "7"], (7, 1e-3, 1e-4, 0.25))):
+        with pytest.raises(Stop) as stop:
+            finetune.main([*QUICK, "--subset", "20", "--model", str(tmp_path / "m"), *flags], script)
+        args = stop.value.args[0]
+        assert (args.epochs, args.lr, args.weight_decay, args.sensitivity) == expected
+
+
+def test_faithful_reports_the_best_epoch_and_last_otherwise(tmp_path):
+    saved(tmp_path / "m.pth.tar")
+    flags = [*QUICK, "--model", str(tmp_path / "m"), "--subset", "40", "--epochs", "4", "--lr", "0.02",
+             "--sensitivity", "0.1"]
+    finetune.main([*flags, "--save", str(tmp_path / "last")], "prun_tune_V")
+    finetune.main([*flags, "--save", str(tmp_path / "best"), "--faithful"], "prun_tune_V")
+    for folder, other in (("last", "checkpoint"), ("best", "model_best")):
+        result, same = (checkpoint.load(tmp_path / folder / f"{name}.pth.tar") for name in ("finetuned", other))
+        assert result["prec1"] == same["prec1"]
+        assert all(torch.equal(w, same["state_dict"][name]) for name, w in result["state_dict"].items())
+
+
+def test_faithful_group_lasso_of_lenet5(tmp_path):
+    ours, theirs = (train(tmp_path / name, "--reg", "1", "--arch", "cnn", "--decay", "0.01", *flags, script="structure")
+                    for name, flags in (("ours", []), ("theirs", ["--faithful"])))
+    regs = [ckpt["resume"]["rows"][0]["train_reg"] for ckpt in (ours, theirs)]
+    assert regs[0] == pytest.approx(760, rel=0.02) and regs[1] > 1.2 * regs[0]
+
+
+# ---------------------------------------------------------------- the sweep
+
+def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
+    flags = ["--regs", "hs", "group-hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "--epochs", "1",
+             "--tune-epochs", "1", "--dataset", "shapes10", "--subset", "60", "--holdout", "20", "--device", "cpu",
+             "--save", str(tmp_path / "s")]
+    sweep.main(flags)
+    with open(tmp_path / "s/sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["reg"], row["sensitivity"]) for row in rows] == [("hs", "0.01"), ("hs", "0.03"), ("group-hs", "0.01"),
+                                                                  ("group-hs", "0.03")]
+    for row in rows:
+        ckpt = checkpoint.load(tmp_path / f"s/{row['reg']}-0.0001/element-{row['sensitivity']}/finetuned.pth.tar")
+        weights = [w for w in ckpt["state_dict"].values() if w.dim() > 1]
+        left = sum(int(w.count_nonzero()) for w in weights) / 266_200
+        assert float(row["weights_left"]) == pytest.approx(100 * left, abs=1e-3) and 0 < float(row["macs_left"]) <= 100
+        assert float(row["accuracy"]) == pytest.approx(ckpt["prec1"]) and ckpt["args"]["holdout"] == 20
+    assert (tmp_path / "s/sweep.png").stat().st_size > 5000
+    capsys.readouterr()
+    sweep.main(flags)                                        # trains nothing again
+    assert "epoch   1/1" not in capsys.readouterr().out
