@@ -191,14 +191,16 @@ def foreign(path, ckpt, network, arch, depth):
         raise UserError(f"{path} does not say which network it is; give --arch and --depth")
     arch, cfg = network(arch, depth)
     state = translate(state, arch)
-    if "cfg" in ckpt:                                   # the originals' list of widths of a pruned network
-        if not isinstance(ckpt["cfg"], list):
-            raise UserError(f"{path}: its cfg is no list of widths")
-        cfg["widths"] = ckpt["cfg"]
     for name in reversed(list(state)):
         if name.endswith(".bias"):
             cfg["num_classes"] = len(state[name])
             break
+    if "cfg" in ckpt:                                   # the originals' list of widths of a pruned network
+        if not isinstance(ckpt["cfg"], list):
+            raise UserError(f"{path}: its cfg is no list of widths")
+        whole = models.build(arch, **cfg).state_dict()
+        if any(state[name].shape != whole[name].shape for name in whole.keys() & state.keys()):
+            cfg["widths"] = ckpt["cfg"]                 # else a mask-impl file: it counts what is kept of whole weights
     model = models.build(arch, **cfg)
     for name, tensor in model.state_dict().items():
         if name not in state and name.endswith(".indices"):

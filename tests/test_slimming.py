@@ -271,6 +271,17 @@ def test_a_pruned_file_of_the_original_repository_fine_tunes_and_evaluates(tmp_p
     assert checkpoint.load(tmp_path / "f/finetuned.pth.tar")["cfg"]["widths"] == small.cfg["widths"]
 
 
+def test_a_masked_file_of_the_original_repository_loads_whole(tmp_path):
+    """Its prune_mask.py writes the widths that would be left, zeros among them, beside weights of full size."""
+    model = trained_like("resnet", 20)
+    state = {name: tensor for name, tensor in model.state_dict().items() if "select" not in name}
+    torch.save({"cfg": [0] * len(model.cfg["widths"]), "state_dict": state}, tmp_path / "pruned.pth.tar")
+    loaded = checkpoint.to_model(checkpoint.load(tmp_path / "pruned.pth.tar", network, "resnet", 20))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(loaded(images), model(images))
+
+
 def test_the_random_control_drops_as_many_channels_but_others(tmp_path):
     saved(tmp_path / "m.pth.tar", "resnet")
     for criterion in ("gamma", "random"):
