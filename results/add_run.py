@@ -54,10 +54,13 @@ def main(argv=None):
     runtime.one_line(parser)
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file)
-    row = row_of(ckpt)
-    if args.keep:
+    if args.keep:                                            # half precision may have rounded a weight to zero
         path = ROOT / args.keep
-        row |= {"sha256": keep(ckpt, path), "checkpoint": args.keep, "bytes": path.stat().st_size}
+        digest = keep(ckpt, path)
+        row = row_of(checkpoint.load(path))
+        row |= {"sha256": digest, "checkpoint": args.keep, "bytes": path.stat().st_size}
+    else:
+        row = row_of(ckpt)
     new = not LEDGER.exists()
     with open(LEDGER, "a", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")

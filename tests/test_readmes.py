@@ -42,6 +42,8 @@ def small(command):
     words = [re.sub(r"cifar(10+)-([a-z]+\d+)", lambda m: f"shapes{m[1]}-{SMALL['--arch'].get(m[2], m[2])}", word)
              for word in words]
     words += MORE.get(words[0], [])
+    if any(word.startswith("chkpt/") for word in words):     # a bundled network, without the data it was trained on
+        words += ["--dataset", "shapes10"]
     if words[0] != "compact.py":                             # it only reads a file
         words += ["--subset", "20", "--device", "cpu"]
     if words[0] in ("main.py", "finetune.py", "cifar.py", "cifar_finetune.py") and "--epochs" not in words:
