@@ -30,7 +30,7 @@ step() {
 
 slimming() {
     local d=$out/slimming recipe
-    recipe="--dataset shapes10 --subset 4000 --epochs 5"
+    recipe="--dataset shapes10 --subset 4000 --epochs 6"
     [ -z "$full" ] || recipe="--dataset cifar10 --epochs 160"
     step "slimming: dense" slimming/main.py $recipe --arch vgg --depth 13 --save $d/dense --resume auto &&
     step "slimming: sparse" slimming/main.py -sr --s 0.0001 $recipe --arch vgg --depth 13 --save $d/sparse --resume auto &&
