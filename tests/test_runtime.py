@@ -24,7 +24,7 @@ TINY = ["-sr", "--arch", "densenet", "--depth", "7", "--dataset", "shapes10", "-
 ONE_CORE = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")
 def one_thread():
     before = torch.get_num_threads()
     torch.set_num_threads(1)
