@@ -200,7 +200,7 @@ class Run:
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         self.bf16 = args.precision == "bf16" or (args.precision == "auto" and has_bf16(self.device))
         self.folder = ready_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
-        self.rows, self.start, self.best, self.prec1, self.totals = [], 0, 0.0, 0.0, {}
+        self.rows, self.start, self.best, self.prec1, self.totals, self.next_curve = [], 0, 0.0, 0.0, {}, 0.0
         seed_all(args.seed)
 
     def describe(self, model):
@@ -306,7 +306,9 @@ class Run:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
         plots.write_log(self.folder / "log.csv", self.rows)
-        plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
+        if epoch + 1 == self.args.epochs or time.perf_counter() > self.next_curve:   # drawing costs some 0.2 s
+            plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
+            self.next_curve = time.perf_counter() + 10
         ckpt = self.checkpoint(model, epoch=epoch + 1, **more)
         if self.prec1 == self.best:
             checkpoint.save(self.folder / "model_best.pth.tar", ckpt)

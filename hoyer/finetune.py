@@ -95,7 +95,7 @@ def main(argv=None, script=None):
     masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}
 
     if lenet:
-        optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay)
+        optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
     else:
         optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     scheduler = scheduler_of(optimizer, args)

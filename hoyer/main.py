@@ -207,7 +207,7 @@ def main(argv=None, script=None):
         print(f"  penalty: {args.decay:g} x {args.reg}, summed over {len(penalized)} tensors", flush=True)
 
     if lenet:
-        optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay)
+        optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
     else:
         optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     scheduler = scheduler_of(optimizer, args)

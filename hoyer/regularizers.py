@@ -40,37 +40,43 @@ def l1(w):
 
 
 def hoyer(w):
-    return ratio(torch.linalg.vector_norm(w, 1), torch.linalg.vector_norm(w))
+    return ratio(l1(w), torch.linalg.vector_norm(w))
 
 
 def hoyer_square(w):
-    return hoyer(w).square()
+    return ratio(l1(w).square(), w.flatten().dot(w.flatten()))
 
 
 def transformed_l1(w):
     return (2 * w.abs() / (1 + w.abs())).sum()
 
 
-def filter_norms(w):
-    """(out, in, ...) -> (out,): L2 norm of each filter, or of each row of a linear layer."""
-    return torch.linalg.vector_norm(w.flatten(1), dim=1)     # its gradient at a group of zeros is 0, unlike sqrt's
+def group_norms(w):
+    """(out, in, ...) -> L2 norms (out,) of the filters (of a linear layer: rows), (in,) of all that reads one input
+    channel, its kernel positions together, and () of the whole tensor. The gradient is 0 at a norm of 0."""
+    squares = w.square().flatten(2) if w.dim() > 2 else w.square()[..., None]
+    return tuple(root(sums) for sums in (squares.sum((1, 2)), squares.sum((0, 2)), squares.sum()))
 
 
-def channel_norms(w):
-    """(out, in, ...) -> (in,): L2 norm of all that reads one input channel, its kernel positions together."""
-    return torch.linalg.vector_norm(w.transpose(0, 1).flatten(1), dim=1)
+def root(x):
+    """Square root; 0 with gradient 0 where x is 0."""
+    there = x > 0
+    return torch.where(there, torch.where(there, x, 1).sqrt(), 0)
 
 
 def group_lasso(w):
-    return filter_norms(w).sum() + channel_norms(w).sum()
+    filters, channels, _ = group_norms(w)
+    return filters.sum() + channels.sum()
 
 
 def group_hoyer(w):
-    return ratio(filter_norms(w).sum() + channel_norms(w).sum(), torch.linalg.vector_norm(w))
+    filters, channels, all_of_it = group_norms(w)
+    return ratio(filters.sum() + channels.sum(), all_of_it)
 
 
 def group_hs(w):
-    return ratio(filter_norms(w).sum().square() + channel_norms(w).sum().square(), w.square().sum())
+    filters, channels, all_of_it = group_norms(w)
+    return ratio(filters.sum().square() + channels.sum().square(), all_of_it.square())
 
 
 def group_lasso_by_position(w):

@@ -1,13 +1,18 @@
-"""DeepHoyer: accuracy against sparsity for every penalty, over strengths and thresholds.
+"""DeepHoyer: accuracy against sparsity for every penalty, over strengths and thresholds, and the best of each.
 
     python sweep.py --save logs/sweep                                    the element-wise penalties, LeNet-300-100
     python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, beginning with the same dense network
+    python sweep.py --save logs/sweep --iterate --sensitivities 0.01 0.02 0.04 0.06 0.08 --tune-epochs 20
 
 First a dense network; from it one training for each penalty and each strength in --decays (main.py); from that one
-pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py). All of them leave out
-the last 5,000 training pictures, and accuracies are those on them, so that choosing from the plot does not use the
-test set; train once more with the chosen setting and all pictures for a number to report. sweep.csv holds one row a
-network, sweep.png shows accuracy against the weights and against the MACs of the compacted network that are left.
+pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py), with --iterate each
+from what the threshold before it left. All of them leave out the last 5,000 training pictures, and accuracies are
+those on them, so that choosing does not use the test set. sweep.csv holds one row a network, sweep.png shows accuracy
+against the weights and against the MACs of the compacted network that are left.
+
+For each penalty the sparsest network (by weights; for groups by MACs) that is at most --tolerance below the dense one
+on the held-out pictures is then tested, once, and written to chosen/: the fine-tuned network with its masks, and
+-compact, what remains of it.
 
 A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
 time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
@@ -20,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, compute_flops, plots, runtime
+from common import UserError, checkpoint, compute_flops, data, plots, runtime
 from hoyer import finetune, regularizers
 from hoyer import main as training
 
@@ -44,7 +49,12 @@ def parse(argv=None):
     add("--tune-lr", type=float, default=1e-3)
     add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
     add("--seed", type=int, default=12345678)
-    add("--holdout", type=int, default=5000, metavar="N")
+    add("--holdout", type=runtime.positive, default=5000, metavar="N")
+    add("--pretrained", metavar="FILE", help="a dense network to begin with, trained with the same --holdout (default: "
+        "one is trained)")
+    add("--iterate", action="store_true", help="go from threshold to threshold instead of pruning each time anew")
+    add("--tolerance", type=float, default=0.1, metavar="POINTS", help="how far below the dense network's held-out "
+        "accuracy the chosen ones may be")
     add("--save", default="logs/sweep", help="folder to write to")
     return parser.parse_args(argv)
 
@@ -59,34 +69,71 @@ def main(argv=None):
     for name in ("dataset", "data_dir", "subset", "device"):
         if getattr(args, name) is not None:
             shared += [f"--{name.replace('_', '-')}", getattr(args, name)]
-    rows, dense = [], f"{args.save}/dense"
-    training.main(words(["--arch", args.arch, "--epochs", args.epochs, "--save", dense, *shared]))
+    rows, dense = [], args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
+    if args.pretrained:
+        ckpt = checkpoint.load(dense)
+        if ckpt["args"].get("holdout") != args.holdout:
+            raise UserError(f"{dense} was trained with --holdout {ckpt['args'].get('holdout')}, not {args.holdout}: it "
+                            "has seen pictures that are to choose")
+    else:
+        training.main(words(["--arch", args.arch, "--epochs", args.epochs, "--save", f"{args.save}/dense", *shared]))
     for reg in regs:
         for decay in args.decays or DECAYS[reg]:
             folder = f"{args.save}/{reg}-{decay}"
-            training.main(words(["--reg", reg, "--decay", decay, "--pretrained", f"{dense}/checkpoint.pth.tar",
-                                 "--epochs", args.epochs, "--save", folder, *shared]))
+            training.main(words(["--reg", reg, "--decay", decay, "--pretrained", dense, "--epochs", args.epochs,
+                                 "--save", folder, *shared]))
+            source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
+            minutes = checkpoint.load(source)["run"]["minutes"]
             for sensitivity in args.sensitivities:
-                tuned = f"{folder}/{args.granularity}-{sensitivity}"
-                finetune.main(words(["--model", f"{folder}/checkpoint.pth.tar", "--sensitivity", sensitivity,
-                                     "--granularity", args.granularity, "--epochs", args.tune_epochs, "--lr",
-                                     args.tune_lr, "--save", tuned, *shared]), "prun_tune_T")
-                rows.append({"reg": reg, "decay": decay, "sensitivity": sensitivity, **measured(tuned)})
+                tuned = f"{folder}/{args.granularity}{'-iterated' * args.iterate}-{sensitivity}"
+                finetune.main(words(["--model", source, "--sensitivity", sensitivity, "--granularity",
+                                     args.granularity, "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--save",
+                                     tuned, *shared]), "prun_tune_T")
+                row = measured(tuned, epochs, minutes)
+                rows.append({"reg": reg, "decay": decay, "sensitivity": sensitivity, **row})
                 write(args, rows)
+                if args.iterate:
+                    source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
+    for reg in regs:
+        choose(args, [row for row in rows if row["reg"] == reg], checkpoint.load(dense)["prec1"])
 
 
 def words(values):
     return [str(value) for value in values]
 
 
-def measured(folder):
-    """Held-out accuracy, weights left (without biases) and MACs left, each in percent."""
+def measured(folder, epochs, minutes):
+    """Held-out accuracy, weights left (without biases) and MACs left, each in percent, and what all of the sparse
+    training took; epochs, minutes: before this fine-tuning."""
     tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
     weights = [w for name, w in tuned["state_dict"].items() if name.endswith("weight") and w.dim() > 1]
     left = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
     macs = compute_flops.count(checkpoint.to_model(small)).total.macs / tuned["dense"]["macs"]
     return {"accuracy": round(tuned["prec1"], 2), "weights_left": round(100 * left, 3),
-            "macs_left": round(100 * macs, 3), "widths": " ".join(map(str, small["cfg"].get("widths", [])))}
+            "macs_left": round(100 * macs, 3), "widths": " ".join(map(str, small["cfg"].get("widths", []))),
+            "epochs": epochs + tuned["epoch"], "minutes": round(minutes + tuned["run"]["minutes"], 2), "folder": folder}
+
+
+def choose(args, rows, dense):
+    """Tests the sparsest of one penalty's networks that is good enough on the held-out pictures, and keeps it."""
+    reg, enough = rows[0]["reg"], dense - args.tolerance
+    good = [row for row in rows if row["accuracy"] >= enough - 1e-9]
+    if not good:
+        print(f"{reg}: no network reaches {enough:.2f} % on the held-out pictures, the dense one's {dense:.2f} less "
+              f"{args.tolerance:g}; try weaker strengths or smaller thresholds")
+        return
+    best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
+    for name, suffix in (("finetuned", ""), ("compact", "-compact")):
+        ckpt = checkpoint.load(f"{best['folder']}/{name}.pth.tar")
+        model = checkpoint.to_model(ckpt)
+        dataset = data.load(ckpt["dataset"], args.data_dir, model.arch.startswith("lenet"), args.subset)
+        result = runtime.evaluate(model, data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size))
+        checkpoint.save(f"{args.save}/chosen/{reg}{suffix}.pth.tar", {
+            **{k: v for k, v in ckpt.items() if k != "path"}, "prec1": result["top1"], "best_prec1": result["top1"],
+            "epoch": best["epochs"], "run": ckpt["run"] | {"minutes": best["minutes"], "command": runtime.command()}})
+    print(f"{reg}: strength {best['decay']:g}, threshold {best['sensitivity']:g}: {best['weights_left']} % of the "
+          f"weights, {best['macs_left']} % of the MACs in {best['widths']}, held-out {best['accuracy']:.2f} % (dense "
+          f"{dense:.2f}), test {result['top1']:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
 
 
 def write(args, rows):

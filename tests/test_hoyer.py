@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, models
+from common import UserError, checkpoint, compute_flops, data, models, runtime
 from hoyer import compact, finetune, main, prune, regularizers, sweep
 from hoyer.networks import network
 
@@ -39,8 +39,9 @@ def test_groups_of_a_convolution_are_whole_filters_and_channels():
     w = torch.zeros(2, 3, 2, 2)
     w[0, 0] = torch.tensor([[1.0, 2.0], [2.0, 4.0]])         # norm 5
     w[1, 0, 0, 0] = 12
-    assert regularizers.filter_norms(w).tolist() == pytest.approx([5, 12])
-    assert regularizers.channel_norms(w).tolist() == pytest.approx([13, 0, 0])
+    filters, channels, everything = regularizers.group_norms(w)
+    assert filters.tolist() == pytest.approx([5, 12]) and channels.tolist() == pytest.approx([13, 0, 0])
+    assert float(everything) == pytest.approx(13)
     assert float(regularizers.group_lasso(w)) == pytest.approx(30)
     assert float(regularizers.group_hs(w)) == pytest.approx((17 ** 2 + 13 ** 2) / 169)
     # the original's LeNet-5 script, where each kernel position is a group of its own: over filters, then channels
@@ -590,7 +591,7 @@ def test_faithful_group_lasso_of_lenet5(tmp_path):
 def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
     flags = ["--regs", "hs", "group-hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "--epochs", "1",
              "--tune-epochs", "1", "--dataset", "shapes10", "--subset", "60", "--holdout", "20", "--device", "cpu",
-             "--save", str(tmp_path / "s")]
+             "--tolerance", "100", "--save", str(tmp_path / "s")]
     sweep.main(flags)
     with open(tmp_path / "s/sweep.csv", newline="") as file:
         rows = list(csv.DictReader(file))
@@ -602,7 +603,37 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
         left = sum(int(w.count_nonzero()) for w in weights) / 266_200
         assert float(row["weights_left"]) == pytest.approx(100 * left, abs=1e-3) and 0 < float(row["macs_left"]) <= 100
         assert float(row["accuracy"]) == pytest.approx(ckpt["prec1"]) and ckpt["args"]["holdout"] == 20
+        assert row["epochs"] == "2" and ckpt["args"]["model"].startswith(str(tmp_path / "s"))
     assert (tmp_path / "s/sweep.png").stat().st_size > 5000
+
+    # all are within 100 points of the dense network: the sparsest of each penalty is kept, with its test accuracy
+    dataset = data.load("shapes10", grey=True, subset=60)
+    test = data.Loader(dataset.x_test, dataset.y_test, dataset, 500)
+    for reg, column in (("hs", "weights_left"), ("group-hs", "macs_left")):
+        chosen, small = (checkpoint.load(tmp_path / f"s/chosen/{reg}{kind}.pth.tar") for kind in ("", "-compact"))
+        best = min((row for row in rows if row["reg"] == reg), key=lambda row: float(row[column]))
+        source = checkpoint.load(f"{best['folder']}/finetuned.pth.tar")
+        assert all(torch.equal(chosen["state_dict"][k], v) for k, v in source["state_dict"].items())
+        for ckpt in (chosen, small):
+            assert ckpt["prec1"] == runtime.evaluate(checkpoint.to_model(ckpt), test)["top1"] and ckpt["epoch"] == 2
     capsys.readouterr()
     sweep.main(flags)                                        # trains nothing again
     assert "epoch   1/1" not in capsys.readouterr().out
+
+
+def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsys):
+    dense = str(tmp_path / "dense")
+    shared = ["--dataset", "shapes10", "--subset", "60", "--holdout", "20", "--device", "cpu"]
+    main.main(["--epochs", "1", "--save", dense, *shared])
+    flags = ["--regs", "hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "--epochs", "1", "--tune-epochs",
+             "2", "--iterate", "--pretrained", f"{dense}/checkpoint.pth.tar", "--save", str(tmp_path / "s"), *shared]
+    sweep.main([*flags, "--tolerance", "-100"])
+    assert "no network reaches" in capsys.readouterr().out and not (tmp_path / "s/chosen").exists()
+    first, second = (checkpoint.load(tmp_path / f"s/hs-0.0001/element-iterated-{t}/finetuned.pth.tar")
+                     for t in ("0.01", "0.03"))
+    for name, mask in first["masks"].items():
+        assert not (second["masks"][name] & ~mask).any() and second["masks"][name].sum() < mask.sum()
+    with open(tmp_path / "s/sweep.csv", newline="") as file:
+        assert [row["epochs"] for row in csv.DictReader(file)] == ["3", "5"]
+    with pytest.raises(UserError, match="seen pictures"):
+        sweep.main([*flags[:-6], *shared, "--holdout", "10"])
