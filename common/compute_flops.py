@@ -3,8 +3,8 @@
     python common/compute_flops.py chkpt/X.pth.tar
 
 MACs are the multiply-accumulates of convolutions and linear layers for one picture; batch norm, ReLU, pooling and
-biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights. "thop" is the figure of the
-slimming README: 2 x (MACs + 2 per batch-norm output element).
+biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights; `weights` are these weights
+themselves, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README: 2 x (MACs + 2 per batch-norm output element).
 """
 import argparse
 import sys
@@ -28,6 +28,7 @@ class Row:
     shape: tuple
     params: int = 0
     nonzeros: int = 0
+    weights: int = 0
     macs: int = 0
     sparse_macs: int = 0
     norm_elements: int = 0
@@ -46,7 +47,7 @@ class Count:
     @property
     def total(self):
         sums = {k: sum(getattr(row, k) for row in self.rows)
-                for k in ("params", "nonzeros", "macs", "sparse_macs", "norm_elements", "bytes")}
+                for k in ("params", "nonzeros", "weights", "macs", "sparse_macs", "norm_elements", "bytes")}
         return Row("total", "", (), **sums)
 
 
@@ -66,9 +67,9 @@ def count(model, input_shape=None):
         row = rows[layers[m]]
         if isinstance(m, (nn.Conv2d, nn.Linear)):
             positions = output[0, 0].numel() if isinstance(m, nn.Conv2d) else 1
+            row.weights = int(m.weight.count_nonzero()) if m.weight.device.type != "meta" else m.weight.numel()
             row.macs += positions * m.weight.numel()
-            row.sparse_macs += positions * (int(m.weight.count_nonzero()) if m.weight.device.type != "meta"
-                                            else m.weight.numel())
+            row.sparse_macs += positions * row.weights
         elif isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
             row.norm_elements += output.numel()
 

@@ -53,14 +53,22 @@ def parse(argv, script):
 
 def prune_first(args, script):
     """The pruning half of the original scripts: prunes args.model into args.save, and makes that the args.model."""
-    source, args.rule = find(args.model), "V" if script == "prun_tune_V" else "T"
+    source = args.model = find(args.model)
+    args.rule = "V" if script == "prun_tune_V" else "T"
     kind = "".join(f"_{word}" for word in (args.granularity, args.criterion) if word not in ("element", "magnitude"))
     if script == "cifar_prun_tune":
         args.save = args.save or str(Path(source).parent / f"finetune_{args.sensitivity}{kind}")
     args.save = args.save or f"{stem(source)}_{args.rule}_{args.sensitivity}{kind}"
     runtime.ready_folder(args.save, args.overwrite, args.resume)
-    # Pruned again when a run is resumed: it costs seconds and gives the same.
-    args.model = str(prune.prune(argparse.Namespace(**vars(args) | {"overwrite": True})))
+    pruned, names = Path(args.save) / "pruned.pth.tar", ("model", "rule", "sensitivity", "granularity", "criterion")
+    if args.resume and pruned.exists():                      # what the run that goes on was pruned to
+        was = checkpoint.load(pruned)["args"]
+        changed = [f"--{name} {was[name]}" for name in names if was[name] != getattr(args, name)]
+        if changed:
+            raise UserError(f"{pruned} was pruned with {', '.join(changed)}; give the same, or another --save")
+        args.model = str(pruned)
+    else:
+        args.model = str(prune.prune(argparse.Namespace(**vars(args) | {"overwrite": True})))
 
 
 def main(argv=None, script=None):

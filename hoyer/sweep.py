@@ -130,7 +130,9 @@ def choose(args, rows, dense):
         result = runtime.evaluate(model, data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size))
         checkpoint.save(f"{args.save}/chosen/{reg}{suffix}.pth.tar", {
             **{k: v for k, v in ckpt.items() if k != "path"}, "prec1": result["top1"], "best_prec1": result["top1"],
-            "epoch": best["epochs"], "run": ckpt["run"] | {"minutes": best["minutes"], "command": runtime.command()}})
+            "epoch": best["epochs"], "run": ckpt["run"] | {
+                "minutes": best["minutes"], "command": runtime.command(),
+                "setting": f"{reg}, strength {best['decay']:g}, threshold {best['sensitivity']:g}"}})
     print(f"{reg}: strength {best['decay']:g}, threshold {best['sensitivity']:g}: {best['weights_left']} % of the "
           f"weights, {best['macs_left']} % of the MACs in {best['widths']}, held-out {best['accuracy']:.2f} % (dense "
           f"{dense:.2f}), test {result['top1']:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)

@@ -19,7 +19,7 @@ from common import UserError, checkpoint, compute_flops, runtime
 
 LEDGER = ROOT / "results" / "ledger.csv"
 COLUMNS = ("date,command,method,stage,arch,dataset,epochs,seed,precision,hardware,minutes,accuracy,best_accuracy,"
-           "params,nonzeros,macs,bytes,checkpoint,sha256").split(",")
+           "params,nonzeros,macs,bytes,checkpoint,sha256,setting,weights,widths").split(",")
 
 
 def keep(ckpt, path):
@@ -44,7 +44,9 @@ def row_of(ckpt):
             "seed": args.get("seed", ""), "precision": run["precision"], "hardware": run["hardware"],
             "minutes": f"{run['minutes']:.1f}", "accuracy": f"{ckpt['prec1']:.2f}",
             "best_accuracy": f"{ckpt['best_prec1']:.2f}", "params": total.params, "nonzeros": total.nonzeros,
-            "macs": total.sparse_macs, "bytes": total.bytes, "checkpoint": "", "sha256": ""}
+            "macs": total.sparse_macs, "bytes": total.bytes, "checkpoint": "", "sha256": "",
+            "setting": run.get("setting", ""), "weights": total.weights,
+            "widths": "-".join(map(str, ckpt["cfg"].get("widths", [])))}
 
 
 def main(argv=None):

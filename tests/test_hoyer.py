@@ -586,6 +586,20 @@ def test_faithful_group_lasso_of_lenet5(tmp_path):
     assert regs[0] == pytest.approx(760, rel=0.02) and regs[1] > 1.2 * regs[0]
 
 
+def test_a_fine_tuning_is_not_continued_with_another_threshold(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shared = [*QUICK, "--subset", "20", "--epochs", "1"]
+    main.main([*shared, "--reg", "0", "--decay", "0.0"], "element")
+    flags = ["--model", "saves/elt_0.0_0", *shared, "--save", "tuned"]
+    finetune.main([*flags, "--sensitivity", "0.02"], "prun_tune_T")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "tuned").iterdir()}
+    with pytest.raises(UserError, match="pruned with --sensitivity 0.02; give the same"):
+        finetune.main([*flags, "--sensitivity", "0.03", "--resume", "auto"], "prun_tune_T")
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "tuned").iterdir()}
+    finetune.main(["--model", "saves/elt_0.0_0.pth", *flags[2:], "--sensitivity", "0.02", "--resume", "auto"],
+                  "prun_tune_T")
+
+
 # ---------------------------------------------------------------- the sweep
 
 def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
