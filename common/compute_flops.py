@@ -3,8 +3,9 @@
     python common/compute_flops.py chkpt/X.pth.tar
 
 MACs are the multiply-accumulates of convolutions and linear layers for one picture; batch norm, ReLU, pooling and
-biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights; `weights` are these weights
-themselves, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README: 2 x (MACs + 2 per batch-norm output element).
+biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights; `weights` is the number of
+these, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README:
+2 x (MACs + 2 per batch-norm output element).
 """
 import argparse
 import sys

@@ -7,8 +7,8 @@
 First a dense network; from it one training for each penalty and each strength in --decays (main.py); from that one
 pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py), with --iterate each
 from what the threshold before it left. All of them leave out the last 5,000 training pictures, and accuracies are
-those on them, so that choosing does not use the test set. sweep.csv holds one row a network, sweep.png shows accuracy
-against the weights and against the MACs of the compacted network that are left.
+those on them, so that choosing does not use the test set. sweep.csv holds one row a network, earlier sweeps' of the
+folder too; sweep.png shows accuracy against the weights and against the MACs of the compacted network that are left.
 
 For each penalty the sparsest network (by weights; for groups by MACs) that is at most --tolerance below the dense one
 on the held-out pictures is then tested, once, and written to chosen/: the fine-tuned network with its masks, and
@@ -69,7 +69,7 @@ def main(argv=None):
     for name in ("dataset", "data_dir", "subset", "device"):
         if getattr(args, name) is not None:
             shared += [f"--{name.replace('_', '-')}", getattr(args, name)]
-    rows, dense = [], args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
+    rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
     if args.pretrained:
         ckpt = checkpoint.load(dense)
         if ckpt["args"].get("holdout") != args.holdout:
@@ -90,16 +90,26 @@ def main(argv=None):
                                      args.granularity, "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--save",
                                      tuned, *shared]), "prun_tune_T")
                 row = measured(tuned, epochs, minutes)
-                rows.append({"reg": reg, "decay": decay, "sensitivity": sensitivity, **row})
-                write(args, rows)
+                rows[tuned] = {"reg": reg, "decay": decay, "sensitivity": sensitivity, **row}
+                write(args, list(rows.values()))
                 if args.iterate:
                     source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
     for reg in regs:
-        choose(args, [row for row in rows if row["reg"] == reg], checkpoint.load(dense)["prec1"])
+        choose(args, [row for row in rows.values() if row["reg"] == reg], checkpoint.load(dense)["prec1"])
 
 
 def words(values):
     return [str(value) for value in values]
+
+
+def earlier(args):
+    """{folder: row} of the sweep.csv that is there."""
+    path = Path(args.save) / "sweep.csv"
+    if not path.exists():
+        return {}
+    with open(path, newline="") as file:
+        return {row["folder"]: {k: v if k in ("reg", "widths", "folder") else int(v) if k == "epochs" else float(v)
+                                for k, v in row.items()} for row in csv.DictReader(file)}
 
 
 def measured(folder, epochs, minutes):

@@ -13,6 +13,10 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from common import compute_flops, models
+
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 
@@ -85,20 +89,61 @@ def magnitude_cifar10():
                      "published (Renda et al.)", "recipe"], rows)
 
 
-def hoyer_mnist():
-    """The LeNets on MNIST: what each penalty leaves, and at which accuracy."""
-    names = {"lenet300": ("LeNet-300-100", 266_610), "lenet5": ("LeNet-5", 431_080)}
-    rows = []
+LENETS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
+PAPER = {  # weights of LeNet-300-100 at 98.4 % and of LeNet-5 at 99.2 %; widths and MACs of the group penalty
+    ("lenet300", "hoyer"): "6.0k, 2.27 %", ("lenet300", "hs"): "4.6k, 1.74 %", ("lenet300", "tl1"): "6.4k, 2.40 %",
+    ("lenet5", "hoyer"): "4.0k, 0.94 %", ("lenet5", "hs"): "3.5k, 0.81 %", ("lenet5", "tl1"): "5.4k, 1.3 %",
+    ("lenet300", "group-hs"): "353-45-11, 16.5k, 6.19 %", ("lenet5", "group-hs"): "5-12-139-13, 169.9k, 7.41 %"}
+
+
+def hoyer_rows():
+    """[(penalty, whether the network has its full widths, rows of all seeds)] of the LeNets on MNIST."""
+    groups = {}
     for r in ledger():
-        if (r["method"], r["dataset"]) != ("hoyer", "mnist") or r["stage"] not in ("dense", "finetuned"):
-            continue
-        name, dense = names[r["arch"]]
-        penalty = re.search(r"group-\w+|tl1|l1|hs|(?<=/)hoyer(?=-)", r["command"].split(".py", 1)[1])
-        left = int(r["nonzeros"])
-        rows.append([name, r["stage"], penalty[0] if penalty else "", r["accuracy"],
-                     f"{left:,} ({100 * left / dense:.2f} %)", f"{int(r['macs']):,}", r["seed"], recipe(r)])
-    return markdown(["network", "stage", "penalty", "last epoch's accuracy, %", "non-zero parameters",
-                     "MACs with non-zero weights", "seed", "recipe"], rows)
+        if (r["method"], r["dataset"]) == ("hoyer", "mnist"):
+            full = r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"]))
+            groups.setdefault((r["arch"], r["setting"].split(",")[0], full, r["epochs"]), []).append(r)
+    return [(penalty, full, rows) for (_, penalty, full, _), rows in groups.items()]
+
+
+def settings(rows):
+    """'strength 0.0001, threshold 0.08, 0.1, 0.08': one threshold a seed."""
+    parts = [r["setting"].split(", ")[1:] for r in rows]
+    return ", ".join([*parts[0], *(part[-1].removeprefix("threshold ") for part in parts[1:])])
+
+
+def share(counts, whole):
+    """'4,632 ± 120 (1.74 %)'"""
+    mean, deviation = statistics.mean(counts), f" ± {statistics.stdev(counts):,.0f}" if len(counts) > 1 else ""
+    return f"{mean:,.0f}{deviation} ({100 * mean / whole:.2f} %)"
+
+
+def hoyer_mnist():
+    """The LeNets on MNIST: the weights that each penalty leaves, and at which accuracy."""
+    table = []
+    for penalty, full, rows in hoyer_rows():
+        if full and not penalty.startswith("group"):
+            arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.weights
+            table.append([LENETS[arch], penalty or "none: dense", share([int(r["weights"]) for r in rows], whole),
+                          PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
+                          settings(rows), recipe(rows[0])])
+    return markdown(["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "setting", "recipe"],
+                    table)
+
+
+def hoyer_mnist_groups():
+    """The LeNets on MNIST, compacted: widths and MACs that each group penalty leaves."""
+    table = []
+    for penalty, full, rows in hoyer_rows():
+        if not full and penalty.startswith("group"):
+            arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.macs
+            macs = [compute_flops.count(models.build(arch, widths=[int(w) for w in r["widths"].split("-")])).total.macs
+                    for r in rows]
+            table.append([LENETS[arch], penalty, ", ".join(r["widths"] for r in rows), share(macs, whole),
+                          PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
+                          settings(rows), recipe(rows[0])])
+    return markdown(["network", "penalty", "widths", "MACs left", "paper", "test accuracy, % (seeds)", "setting",
+                     "recipe"], table)
 
 
 def main(argv=None):

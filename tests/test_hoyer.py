@@ -631,8 +631,9 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
         for ckpt in (chosen, small):
             assert ckpt["prec1"] == runtime.evaluate(checkpoint.to_model(ckpt), test)["top1"] and ckpt["epoch"] == 2
     capsys.readouterr()
-    sweep.main(flags)                                        # trains nothing again
-    assert "epoch   1/1" not in capsys.readouterr().out
+    before = (tmp_path / "s/sweep.csv").read_text()
+    sweep.main(["--regs", "group-hs", *flags[3:]])           # trains nothing again, and keeps the other penalty's rows
+    assert "epoch   1/1" not in capsys.readouterr().out and (tmp_path / "s/sweep.csv").read_text() == before
 
 
 def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsys):
