@@ -129,7 +129,11 @@ def load(path, network=None, arch=None, depth=None):
     if ckpt["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
     if "packed" in ckpt:
-        ckpt = unpack(ckpt)
+        try:
+            ckpt = unpack(ckpt)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise UserError(f"{path}: its masks and its packed weights do not fit together ({error}); copy or make it "
+                            "anew") from error
     missing = [k for k in ("method", "stage", "arch", "cfg", "dataset", "state_dict") if k not in ckpt]
     if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not weights(ckpt["state_dict"]):
         raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "

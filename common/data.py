@@ -148,6 +148,9 @@ def read_folder(path):
     classes = sorted(p.name for p in (path / "train").iterdir() if p.is_dir())
     if not classes:
         raise UserError(f"{path / 'train'} holds no folders; one for each class is needed")
+    unknown = sorted({p.name for p in (path / "test").glob("*") if p.is_dir()} - set(classes))
+    if unknown:
+        raise UserError(f"{path / 'test' / unknown[0]} is a class that {path / 'train'} does not have")
     arrays, size = {}, None
     for split in ("train", "test"):
         pictures, labels = [], []

@@ -206,7 +206,10 @@ def test_unusable_files_are_named(tmp_path):
     write_folder(tmp_path / "hole")
     for file in (tmp_path / "hole" / "test" / "dog").iterdir():
         file.unlink()
-    for name, message in (("text", "text.npz"), ("half", "half.npz.*needed are"), ("cut", "cut.npz"),
+    write_folder(tmp_path / "more")
+    (tmp_path / "more" / "test" / "fox").mkdir()
+    for name, message in (("more", "more/test/fox is a class that .*more/train does not"),
+                          ("text", "text.npz"), ("half", "half.npz.*needed are"), ("cut", "cut.npz"),
                           ("notes.txt", "no data set"), ("bare", "bare/train"), ("nowhere", "nowhere.npz"),
                           ("odd", "odd/train/cat/9.png.*one size"), ("torn", "torn/test/dog/0.png"),
                           ("hole", "hole/test/dog holds no")):

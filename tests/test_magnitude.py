@@ -228,6 +228,15 @@ def same(a, b):
     return a.keys() == b.keys() and list(a) == list(b) and all(torch.equal(a[k], b[k]) for k in a)
 
 
+def test_a_damaged_packed_file_is_named(tmp_path):
+    checkpoint.save(tmp_path / "a.pth.tar", sparse_checkpoint(0.9, depth=8)[1])
+    whole = torch.load(tmp_path / "a.pth.tar")
+    for damage in ({"values": whole["packed"]["values"][:-1]}, {"bits": whole["packed"]["bits"][:9]}, {"bits": None}):
+        torch.save({**whole, "packed": whole["packed"] | damage}, tmp_path / "b.pth.tar")
+        with pytest.raises(UserError, match="b.pth.tar: its masks and its packed weights do not fit"):
+            checkpoint.load(tmp_path / "b.pth.tar")
+
+
 @pytest.mark.parametrize("percent", [0, 0.3, 0.9, 0.99999])
 def test_a_pruned_file_comes_back_as_it_went_in(percent, tmp_path):
     _, ckpt = sparse_checkpoint(percent, depth=8)
