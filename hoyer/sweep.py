@@ -2,7 +2,7 @@
 
     python sweep.py --save logs/sweep                                    the element-wise penalties, LeNet-300-100
     python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, beginning with the same dense network
-    python sweep.py --save logs/sweep --iterate --sensitivities 0.01 0.02 0.04 0.06 0.08 --tune-epochs 20
+    python sweep.py --save logs/sweep --iterate --tune-epochs 20 --tune-wd 5e-4 --target 98.4
 
 First a dense network; from it one training for each penalty and each strength in --decays (main.py); from that one
 pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py), with --iterate each
@@ -10,9 +10,9 @@ from what the threshold before it left. All of them leave out the last 5,000 tra
 those on them, so that choosing does not use the test set. sweep.csv holds one row a network, earlier sweeps' of the
 folder too; sweep.png shows accuracy against the weights and against the MACs of the compacted network that are left.
 
-For each penalty the sparsest network (by weights; for groups by MACs) that is at most --tolerance below the dense one
-on the held-out pictures is then tested, once, and written to chosen/: the fine-tuned network with its masks, and
--compact, what remains of it.
+With --target, the sparsest network of each penalty (by weights; for groups by MACs) that has this accuracy on the
+held-out pictures is then tested, once, and written to chosen/: the fine-tuned network with its masks, and -compact,
+what remains of it.
 
 A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
 time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
@@ -47,14 +47,14 @@ def parse(argv=None):
     add("--epochs", type=runtime.positive, default=250)
     add("--tune-epochs", type=runtime.positive, default=100)
     add("--tune-lr", type=float, default=1e-3)
+    add("--tune-wd", type=float, default=0.0, help="weight decay of the fine-tuning")
     add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
     add("--seed", type=int, default=12345678)
     add("--holdout", type=runtime.positive, default=5000, metavar="N")
     add("--pretrained", metavar="FILE", help="a dense network to begin with, trained with the same --holdout (default: "
         "one is trained)")
     add("--iterate", action="store_true", help="go from threshold to threshold instead of pruning each time anew")
-    add("--tolerance", type=float, default=0.1, metavar="POINTS", help="how far below the dense network's held-out "
-        "accuracy the chosen ones may be")
+    add("--target", type=float, metavar="PERCENT", help="held-out accuracy of the networks to choose")
     add("--save", default="logs/sweep", help="folder to write to")
     return parser.parse_args(argv)
 
@@ -87,15 +87,15 @@ def main(argv=None):
             for sensitivity in args.sensitivities:
                 tuned = f"{folder}/{args.granularity}{'-iterated' * args.iterate}-{sensitivity}"
                 finetune.main(words(["--model", source, "--sensitivity", sensitivity, "--granularity",
-                                     args.granularity, "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--save",
-                                     tuned, *shared]), "prun_tune_T")
+                                     args.granularity, "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--wd",
+                                     args.tune_wd, "--save", tuned, *shared]), "prun_tune_T")
                 row = measured(tuned, epochs, minutes)
                 rows[tuned] = {"reg": reg, "decay": decay, "sensitivity": sensitivity, **row}
                 write(args, list(rows.values()))
                 if args.iterate:
                     source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
-    for reg in regs:
-        choose(args, [row for row in rows.values() if row["reg"] == reg], checkpoint.load(dense)["prec1"])
+    for reg in regs if args.target else ():
+        choose(args, [row for row in rows.values() if row["reg"] == reg])
 
 
 def words(values):
@@ -124,13 +124,12 @@ def measured(folder, epochs, minutes):
             "epochs": epochs + tuned["epoch"], "minutes": round(minutes + tuned["run"]["minutes"], 2), "folder": folder}
 
 
-def choose(args, rows, dense):
+def choose(args, rows):
     """Tests the sparsest of one penalty's networks that is good enough on the held-out pictures, and keeps it."""
-    reg, enough = rows[0]["reg"], dense - args.tolerance
-    good = [row for row in rows if row["accuracy"] >= enough - 1e-9]
+    reg, good = rows[0]["reg"], [row for row in rows if row["accuracy"] >= args.target]
     if not good:
-        print(f"{reg}: no network reaches {enough:.2f} % on the held-out pictures, the dense one's {dense:.2f} less "
-              f"{args.tolerance:g}; try weaker strengths or smaller thresholds")
+        print(f"{reg}: no network has {args.target} % on the held-out pictures; try weaker strengths or smaller "
+              "thresholds")
         return
     best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
@@ -144,8 +143,8 @@ def choose(args, rows, dense):
                 "minutes": best["minutes"], "command": runtime.command(),
                 "setting": f"{reg}, strength {best['decay']:g}, threshold {best['sensitivity']:g}"}})
     print(f"{reg}: strength {best['decay']:g}, threshold {best['sensitivity']:g}: {best['weights_left']} % of the "
-          f"weights, {best['macs_left']} % of the MACs in {best['widths']}, held-out {best['accuracy']:.2f} % (dense "
-          f"{dense:.2f}), test {result['top1']:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
+          f"weights, {best['macs_left']} % of the MACs in {best['widths']}, held-out {best['accuracy']:.2f} %, "
+          f"test {result['top1']:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
 
 
 def write(args, rows):

@@ -64,8 +64,8 @@ def spread(values):
                                               if len(values) > 1 else " (1)")
 
 
-def magnitude_cifar10():
-    """Weight pruning on CIFAR-10: seeds together, and the two ways to fine-tune compared seed by seed."""
+def magnitude_groups():
+    """{(network, -percent of weights left, rule, training, recipe): {seed: accuracy}} on CIFAR-10."""
     groups = {}
     for r in ledger():
         if (r["method"], r["dataset"]) != ("magnitude", "cifar10") or r["stage"] == "pruned":
@@ -76,6 +76,12 @@ def magnitude_cifar10():
         kept = round(100 * int(r["nonzeros"]) / int(r["params"]), 1)
         key = (r["arch"], -kept, rule, way, recipe(r).rsplit(",", 1)[0])     # without the minutes
         groups.setdefault(key, {})[r["seed"]] = float(r["accuracy"])
+    return groups
+
+
+def magnitude_cifar10():
+    """Weight pruning on CIFAR-10: seeds together, and the two ways to fine-tune compared seed by seed."""
+    groups = magnitude_groups()
     rows = [[arch, f"{-kept:.1f} %", rule, way, spread(list(seeds.values())),
              RENDA.get(arch, {}).get(way, "") if rule != "random" else "", how]
             for (arch, kept, rule, way, how), seeds in sorted(groups.items())]
@@ -104,6 +110,11 @@ def hoyer_rows():
             full = r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"]))
             groups.setdefault((r["arch"], r["setting"].split(",")[0], full, r["epochs"]), []).append(r)
     return [(penalty, full, rows) for (_, penalty, full, _), rows in groups.items()]
+
+
+def structural_macs(row):
+    """What the LeNet of the row's widths computes, zeros or not."""
+    return compute_flops.count(models.build(row["arch"], widths=[int(w) for w in row["widths"].split("-")])).total.macs
 
 
 def settings(rows):
@@ -137,9 +148,8 @@ def hoyer_mnist_groups():
     for penalty, full, rows in hoyer_rows():
         if not full and penalty.startswith("group"):
             arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.macs
-            macs = [compute_flops.count(models.build(arch, widths=[int(w) for w in r["widths"].split("-")])).total.macs
-                    for r in rows]
-            table.append([LENETS[arch], penalty, ", ".join(r["widths"] for r in rows), share(macs, whole),
+            table.append([LENETS[arch], penalty, ", ".join(r["widths"] for r in rows),
+                          share([structural_macs(r) for r in rows], whole),
                           PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
                           settings(rows), recipe(rows[0])])
     return markdown(["network", "penalty", "widths", "MACs left", "paper", "test accuracy, % (seeds)", "setting",
