@@ -2,7 +2,7 @@
 
     python sweep.py --save logs/sweep                                    the element-wise penalties, LeNet-300-100
     python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, beginning with the same dense network
-    python sweep.py --save logs/sweep --iterate --tune-epochs 20 --tune-wd 5e-4 --target 98.4
+    python sweep.py --save logs/sweep --iterate --wd 1e-4 --tune-epochs 20 --tune-wd 5e-4 --target 98.4
 
 First a dense network; from it one training for each penalty and each strength in --decays (main.py); from that one
 pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py), with --iterate each
@@ -12,7 +12,7 @@ folder too; sweep.png shows accuracy against the weights and against the MACs of
 
 With --target, the sparsest network of each penalty (by weights; for groups by MACs) that has this accuracy on the
 held-out pictures is then tested, once, and written to chosen/: the fine-tuned network with its masks, and -compact,
-what remains of it.
+what remains of it; the dense network beside them.
 
 A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
 time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
@@ -45,6 +45,7 @@ def parse(argv=None):
     add("--sensitivities", nargs="+", type=float, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T", help="thresholds")
     add("--granularity", choices=("element", "group"), default="element")
     add("--epochs", type=runtime.positive, default=250)
+    add("--wd", type=float, help="weight decay of the sparse training (default: 1e-4 for groups, else 0)")
     add("--tune-epochs", type=runtime.positive, default=100)
     add("--tune-lr", type=float, default=1e-3)
     add("--tune-wd", type=float, default=0.0, help="weight decay of the fine-tuning")
@@ -69,6 +70,7 @@ def main(argv=None):
     for name in ("dataset", "data_dir", "subset", "device"):
         if getattr(args, name) is not None:
             shared += [f"--{name.replace('_', '-')}", getattr(args, name)]
+    decayed = [] if args.wd is None else ["--wd", args.wd]
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
     if args.pretrained:
         ckpt = checkpoint.load(dense)
@@ -81,7 +83,7 @@ def main(argv=None):
         for decay in args.decays or DECAYS[reg]:
             folder = f"{args.save}/{reg}-{decay}"
             training.main(words(["--reg", reg, "--decay", decay, "--pretrained", dense, "--epochs", args.epochs,
-                                 "--save", folder, *shared]))
+                                 "--save", folder, *shared, *decayed]))
             source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
             minutes = checkpoint.load(source)["run"]["minutes"]
             for sensitivity in args.sensitivities:
@@ -94,8 +96,12 @@ def main(argv=None):
                 write(args, list(rows.values()))
                 if args.iterate:
                     source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
-    for reg in regs if args.target else ():
-        choose(args, [row for row in rows.values() if row["reg"] == reg])
+    if args.target:
+        ckpt = checkpoint.load(dense)
+        top1 = test_once(args, dense, "dense", ckpt["epoch"], {})
+        print(f"dense: held-out {ckpt['prec1']:.2f} %, test {top1:.2f} %; wrote {args.save}/chosen/dense.pth.tar")
+        for reg in regs:
+            choose(args, [row for row in rows.values() if row["reg"] == reg])
 
 
 def words(values):
@@ -132,19 +138,25 @@ def choose(args, rows):
               "thresholds")
         return
     best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
+    setting = f"{reg}, strength {best['decay']:g}, threshold {best['sensitivity']:g}"
+    spent = {"minutes": best["minutes"], "setting": setting}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
-        ckpt = checkpoint.load(f"{best['folder']}/{name}.pth.tar")
-        model = checkpoint.to_model(ckpt)
-        dataset = data.load(ckpt["dataset"], args.data_dir, model.arch.startswith("lenet"), args.subset)
-        result = runtime.evaluate(model, data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size))
-        checkpoint.save(f"{args.save}/chosen/{reg}{suffix}.pth.tar", {
-            **{k: v for k, v in ckpt.items() if k != "path"}, "prec1": result["top1"], "best_prec1": result["top1"],
-            "epoch": best["epochs"], "run": ckpt["run"] | {
-                "minutes": best["minutes"], "command": runtime.command(),
-                "setting": f"{reg}, strength {best['decay']:g}, threshold {best['sensitivity']:g}"}})
-    print(f"{reg}: strength {best['decay']:g}, threshold {best['sensitivity']:g}: {best['weights_left']} % of the "
-          f"weights, {best['macs_left']} % of the MACs in {best['widths']}, held-out {best['accuracy']:.2f} %, "
-          f"test {result['top1']:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
+        top1 = test_once(args, f"{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)
+    print(f"{setting}: {best['weights_left']} % of the weights, {best['macs_left']} % of the MACs in {best['widths']}, "
+          f"held-out {best['accuracy']:.2f} %, test {top1:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
+
+
+def test_once(args, path, name, epochs, facts):
+    """Writes the network to chosen/<name>.pth.tar with its accuracy on the test set; returns that."""
+    ckpt = checkpoint.load(path)
+    model = checkpoint.to_model(ckpt)
+    dataset = data.load(ckpt["dataset"], args.data_dir, model.arch.startswith("lenet"), args.subset)
+    top1 = runtime.evaluate(model, data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size))["top1"]
+    kept = {k: v for k, v in ckpt.items() if k not in ("path", "resume")}
+    checkpoint.save(f"{args.save}/chosen/{name}.pth.tar", {
+        **kept, "prec1": top1, "best_prec1": top1, "epoch": epochs,
+        "run": ckpt["run"] | {"command": runtime.command(), **facts}})
+    return top1
 
 
 def write(args, rows):

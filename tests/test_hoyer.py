@@ -630,6 +630,7 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
         assert all(torch.equal(chosen["state_dict"][k], v) for k, v in source["state_dict"].items())
         for ckpt in (chosen, small):
             assert ckpt["prec1"] == runtime.evaluate(checkpoint.to_model(ckpt), test)["top1"] and ckpt["epoch"] == 2
+    assert checkpoint.load(tmp_path / "s/chosen/dense.pth.tar")["stage"] == "dense"
     capsys.readouterr()
     before = (tmp_path / "s/sweep.csv").read_text()
     sweep.main(["--regs", "group-hs", *flags[3:]])           # trains nothing again, and keeps the other penalty's rows
@@ -643,7 +644,7 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
     flags = ["--regs", "hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "--epochs", "1", "--tune-epochs",
              "2", "--iterate", "--pretrained", f"{dense}/checkpoint.pth.tar", "--save", str(tmp_path / "s"), *shared]
     sweep.main([*flags, "--tune-wd", "1e-4", "--target", "100"])
-    assert "no network has 100.0 % on" in capsys.readouterr().out and not (tmp_path / "s/chosen").exists()
+    assert "no network has 100.0 % on" in capsys.readouterr().out and not list((tmp_path / "s/chosen").glob("hs*"))
     first, second = (checkpoint.load(tmp_path / f"s/hs-0.0001/element-iterated-{t}/finetuned.pth.tar")
                      for t in ("0.01", "0.03"))
     for name, mask in first["masks"].items():
