@@ -108,8 +108,9 @@ def hoyer_rows():
     for r in ledger():
         if (r["method"], r["dataset"]) == ("hoyer", "mnist"):
             full = r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"]))
-            groups.setdefault((r["arch"], r["setting"].split(",")[0], full, r["epochs"]), []).append(r)
-    return [(penalty, full, rows) for (_, penalty, full, _), rows in groups.items()]
+            how = r["setting"].partition(", threshold")[0]   # the threshold is chosen for each seed
+            groups.setdefault((r["arch"], how, full), []).append(r)
+    return [(how.split(",")[0], full, rows) for (_, how, full), rows in sorted(groups.items())]
 
 
 def structural_macs(row):
@@ -118,9 +119,17 @@ def structural_macs(row):
 
 
 def settings(rows):
-    """'strength 0.0001, threshold 0.08, 0.1, 0.08': one threshold a seed."""
-    parts = [r["setting"].split(", ")[1:] for r in rows]
-    return ", ".join([*parts[0], *(part[-1].removeprefix("threshold ") for part in parts[1:])])
+    """'strength 0.0001, thresholds 0.07, 0.1, 0.07': one threshold a seed."""
+    shared, _, _ = rows[0]["setting"].partition(", threshold")
+    thresholds = [r["setting"].rpartition(" ")[2] for r in rows]
+    return f"{shared.partition(', ')[2]}, threshold{'s' * (len(rows) > 1)} {', '.join(thresholds)}" if shared else ""
+
+
+def epochs_of(rows):
+    """The recipe of several seeds: the range of their epochs."""
+    counts = sorted(int(r["epochs"]) for r in rows)
+    text = recipe(rows[0])
+    return text if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}{text[text.index(' '):]}"
 
 
 def share(counts, whole):
@@ -137,7 +146,7 @@ def hoyer_mnist():
             arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.weights
             table.append([LENETS[arch], penalty or "none: dense", share([int(r["weights"]) for r in rows], whole),
                           PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
-                          settings(rows), recipe(rows[0])])
+                          settings(rows), epochs_of(rows)])
     return markdown(["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "setting", "recipe"],
                     table)
 
@@ -151,7 +160,7 @@ def hoyer_mnist_groups():
             table.append([LENETS[arch], penalty, ", ".join(r["widths"] for r in rows),
                           share([structural_macs(r) for r in rows], whole),
                           PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
-                          settings(rows), recipe(rows[0])])
+                          settings(rows), epochs_of(rows)])
     return markdown(["network", "penalty", "widths", "MACs left", "paper", "test accuracy, % (seeds)", "setting",
                      "recipe"], table)
 
