@@ -2,7 +2,7 @@
 
     python sweep.py --save logs/sweep                                    the element-wise penalties, LeNet-300-100
     python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, beginning with the same dense network
-    python sweep.py --save logs/sweep --iterate --wd 1e-4 --tune-epochs 20 --tune-wd 5e-4 --target 98.4
+    python sweep.py --save logs/sweep --iterate --tune-epochs 20 --tune-wd 5e-4 --target 98.4
 
 First a dense network; from it one training for each penalty and each strength in --decays (main.py); from that one
 pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py), with --iterate each
@@ -140,7 +140,7 @@ def choose(args, rows):
     best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
     setting = (f"{reg}, strength {best['decay']:g}, {f'weight decay {args.wd:g}, ' if args.wd else ''}"
                f"threshold {best['sensitivity']:g}")
-    spent = {"minutes": best["minutes"], "setting": setting}
+    spent = {"minutes": best["minutes"], "setting": setting, "command": runtime.command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
         top1 = test_once(args, f"{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)
     print(f"{setting}: {best['weights_left']} % of the weights, {best['macs_left']} % of the MACs in {best['widths']}, "
@@ -155,8 +155,7 @@ def test_once(args, path, name, epochs, facts):
     top1 = runtime.evaluate(model, data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size))["top1"]
     kept = {k: v for k, v in ckpt.items() if k not in ("path", "resume")}
     checkpoint.save(f"{args.save}/chosen/{name}.pth.tar", {
-        **kept, "prec1": top1, "best_prec1": top1, "epoch": epochs,
-        "run": ckpt["run"] | {"command": runtime.command(), **facts}})
+        **kept, "prec1": top1, "best_prec1": top1, "epoch": epochs, "run": ckpt["run"] | facts})
     return top1
 
 
