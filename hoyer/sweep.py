@@ -115,7 +115,8 @@ def earlier(args):
         return {}
     with open(path, newline="") as file:
         return {row["folder"]: {k: v if k in ("reg", "widths", "folder") else int(v) if k == "epochs" else float(v)
-                                for k, v in row.items()} for row in csv.DictReader(file)}
+                                for k, v in row.items()}
+                for row in csv.DictReader(file) if Path(row["folder"]).is_dir()}
 
 
 def measured(folder, epochs, minutes):
@@ -173,6 +174,8 @@ def write(args, rows):
             mine = [row for row in rows if row["reg"] == reg]
             axis.plot([row[column] for row in mine], [row["accuracy"] for row in mine], "o", label=reg)
         axis.set(xlabel=label, xscale="log")
+        axis.xaxis.set_major_formatter("{x:g}")
+        axis.xaxis.set_minor_formatter("{x:g}")
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"accuracy on {args.holdout} held-out pictures (%)" if args.holdout else "test accuracy (%)")
     axes[0].legend()
