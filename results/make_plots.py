@@ -13,6 +13,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "results")]
 from make_tables import LENETS, PAPER, hoyer_rows, structural_macs
 
 from common import compute_flops, models, plots
+from hoyer import regularizers
 
 
 def paper_accuracy(arch, penalty):
@@ -22,6 +23,7 @@ def paper_accuracy(arch, penalty):
 def hoyer_mnist(plt):
     """Accuracy against weights left (element-wise penalties) and MACs of the compacted network left (groups)."""
     figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    colours = {name: f"C{i}" for i, name in enumerate((*regularizers.ELEMENT, *regularizers.GROUP))}
     for axis, arch in zip(axes, LENETS, strict=True):
         total = compute_flops.count(models.build(arch)).total
         for penalty, full, rows in hoyer_rows():
@@ -32,16 +34,19 @@ def hoyer_mnist(plt):
                 axis.axhline(accuracies[0], color="grey", linestyle="--", label="dense")
                 continue
             left = [structural_macs(r) / total.macs if groups else int(r["weights"]) / total.weights for r in rows]
-            drawn = axis.plot([100 * x for x in left], accuracies, "s" if groups else "o",
-                              label=f"{penalty} (MACs)" if groups else penalty)
-            if (arch, penalty) in PAPER:
-                published = float(PAPER[arch, penalty].split(", ")[-1].removesuffix(" %"))
-                axis.plot(published, paper_accuracy(arch, penalty), "*", markersize=12, color=drawn[0].get_color())
+            decayed = "weight decay" in rows[0]["setting"]
+            axis.plot([100 * x for x in left], accuracies, "s" if groups else "v" if decayed else "o",
+                      color=colours[penalty],
+                      label=f"{penalty}{' (MACs)' * groups}{' with weight decay' * decayed}")
+        for (name, penalty), published in PAPER.items():
+            if name == arch:
+                axis.plot(float(published.split(", ")[-1].removesuffix(" %")), paper_accuracy(arch, penalty), "*",
+                          markersize=12, color=colours[penalty], label="paper" if penalty == "hs" else None)
         axis.set(title=LENETS[arch], xlabel="weights left; groups: MACs left after compacting (%)",
-                 ylabel="test accuracy (%)", xscale="log")
-        axis.xaxis.set_major_formatter("{x:g}")
-        axis.xaxis.set_minor_formatter("{x:g}")
-        axis.grid(alpha=0.3, which="both")
+                 ylabel="test accuracy (%)", xscale="log", xlim=(0.4, 30))
+        axis.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
+        axis.set_xticks([], minor=True)
+        axis.grid(alpha=0.3)
         axis.legend()
     return figure
 
