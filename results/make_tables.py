@@ -32,6 +32,8 @@ def markdown(header, rows):
 
 def recipe(row):
     epochs = f"{row['epochs']} epochs, " if row["epochs"] != "0" else ""
+    subset = re.search(r"--subset (\d+)", row["command"])
+    epochs = f"{epochs[:-2]} of {int(subset[1]):,} pictures, " if epochs and subset else epochs
     return f"{epochs}{row['precision']}, {row['hardware']}" + (f", {float(row['minutes']):.0f} min" if epochs else "")
 
 
@@ -163,6 +165,14 @@ def hoyer_mnist_groups():
                           settings(rows), epochs_of(rows)])
     return markdown(["network", "penalty", "widths", "MACs left", "paper", "test accuracy, % (seeds)", "setting",
                      "recipe"], table)
+
+
+def hoyer_cifar10():
+    """ResNets on CIFAR-10 with sparse filters."""
+    return markdown(["network", "stage", "last epoch's accuracy, %", "weights left", "parameters", "MACs", "recipe"],
+                    [[r["arch"], r["setting"] or r["stage"], r["accuracy"], f"{int(r['weights']):,}",
+                      f"{int(r['params']):,}", f"{int(r['macs']):,}", recipe(r)]
+                     for r in ledger() if (r["method"], r["dataset"]) == ("hoyer", "cifar10")])
 
 
 def main(argv=None):
