@@ -139,8 +139,8 @@ def choose(args, rows):
               "thresholds")
         return
     best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
-    setting = (f"{reg}, strength {best['decay']:g}, {f'weight decay {args.wd:g}, ' if args.wd else ''}"
-               f"threshold {best['sensitivity']:g}")
+    setting = (f"{reg}, {args.target:g} % held out, strength {best['decay']:g}, "
+               f"{f'weight decay {args.wd:g}, ' if args.wd else ''}threshold {best['sensitivity']:g}")
     spent = {"minutes": best["minutes"], "setting": setting, "command": runtime.command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
         top1 = test_once(args, f"{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)

@@ -47,7 +47,10 @@ def hoyer_mnist(plt):
         axis.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
-        axis.legend()
+    drawn = {}
+    for axis in axes:                                        # each label once
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=6)
     return figure
 
 
