@@ -25,7 +25,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, compute_flops, data, plots, runtime
+from common import UserError, checkpoint, compute_flops, data, models, plots, runtime
 from hoyer import finetune, regularizers
 from hoyer import main as training
 
@@ -123,9 +123,9 @@ def measured(folder, epochs, minutes):
     """Held-out accuracy, weights left (without biases) and MACs left, each in percent, and what all of the sparse
     training took; epochs, minutes: before this fine-tuning."""
     tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
-    weights = [w for name, w in tuned["state_dict"].items() if name.endswith("weight") and w.dim() > 1]
-    left = sum(int(w.count_nonzero()) for w in weights) / sum(w.numel() for w in weights)
-    macs = compute_flops.count(checkpoint.to_model(small)).total.macs / tuned["dense"]["macs"]
+    dense = compute_flops.count(models.build(tuned["arch"], **tuned["dense"]["cfg"])).total
+    left = compute_flops.count(checkpoint.to_model(tuned)).total.weights / dense.weights
+    macs = compute_flops.count(checkpoint.to_model(small)).total.macs / dense.macs
     return {"accuracy": round(tuned["prec1"], 2), "weights_left": round(100 * left, 3),
             "macs_left": round(100 * macs, 3), "widths": " ".join(map(str, small["cfg"].get("widths", []))),
             "epochs": epochs + tuned["epoch"], "minutes": round(minutes + tuned["run"]["minutes"], 2), "folder": folder}
@@ -177,7 +177,7 @@ def write(args, rows):
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"accuracy on {args.holdout} held-out pictures (%)" if args.holdout else "test accuracy (%)")
+    axes[0].set_ylabel(f"accuracy on {args.holdout} held-out pictures (%)")
     axes[0].legend()
     figure.savefig(Path(args.save) / "sweep.png", dpi=100)
     plt.close(figure)
