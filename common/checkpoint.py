@@ -138,11 +138,17 @@ def load(path, network=None, arch=None, depth=None):
     if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not weights(ckpt["state_dict"]):
         raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
                         f"{', '.join(missing) or 'stage, cfg or state_dict'})")
+    for name, mask in ckpt.get("masks", {}).items():         # those that are not bool are a method's own affair
+        if not isinstance(mask, torch.Tensor) or mask.dtype == torch.bool and (
+                name not in ckpt["state_dict"] or mask.shape != ckpt["state_dict"][name].shape):
+            raise UserError(f"{path}: its mask of {name} fits no weight; copy or make it anew")
     ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt}
     if arch and network:
-        asked, depth = network(arch, depth)[0], models.split_name(arch, depth)[1]
-        if ckpt["arch"] != asked or depth not in (None, ckpt["cfg"].get("depth")):
-            raise UserError(f"{path} holds a {ckpt['arch']} of depth {ckpt['cfg'].get('depth')}, not --arch {arch}"
+        asked, cfg = network(arch, depth)
+        said = {str(depth), *re.findall(r"\d+", arch)}       # cfg's other numbers are defaults that nobody asked for
+        if ckpt["arch"] != asked or any(str(v) in said and ckpt["cfg"].get(k) != v for k, v in cfg.items()):
+            there = " ".join(f"{k} {v}" for k, v in ckpt["cfg"].items() if k in ("depth", "widen_factor"))
+            raise UserError(f"{path} holds a {ckpt['arch']} ({there}), not --arch {arch}"
                             f"{f' --depth {depth}' if depth else ''}; leave them out to take it from the file")
     ckpt["path"] = str(path)
     ckpt["state_dict"] = {k: v.float() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}

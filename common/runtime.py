@@ -37,8 +37,8 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
         return
     add("--epochs", type=positive, default=epochs)
     add("--batch-size", type=positive, default=batch_size)
-    add("--lr", type=float, default=lr, help="learning rate at the start")
-    add("--seed", type=int, default=seed)
+    add("--lr", type=amount, default=lr, help="learning rate at the start")
+    add("--seed", type=seed_number, default=seed)
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-<what>)")
     add("--resume", default="", help="checkpoint.pth.tar to go on from; auto: the one in --save, if there is one")
     add("--overwrite", action="store_true", help="start anew in a folder that holds a run")
@@ -61,7 +61,22 @@ def positive(text):
     return number
 
 
-positive.__name__ = "whole number above 0"       # argparse's message: "invalid whole number above 0 value: '0'"
+def amount(text):
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def seed_number(text):
+    number = int(text)
+    if not -2**63 <= number < 2**63:
+        raise ValueError
+    return number
+
+
+# argparse's messages: "invalid whole number above 0 value: '0'"
+positive.__name__, amount.__name__, seed_number.__name__ = "whole number above 0", "number from 0 up", "64-bit number"
 
 
 def script(main):
@@ -185,6 +200,12 @@ def ready_folder(folder, overwrite, resume=None):
     return folder
 
 
+def changed(args, ckpt):
+    """["--flag value", ...]: what the run of the checkpoint was given and args have otherwise."""
+    return [f"--{name.replace('_', '-')} {ckpt['args'][name]}" for name, value in vars(args).items()
+            if name not in FREE and ckpt["args"].get(name, value) != value]
+
+
 class Run:
     """One training run in one folder. `best` and `prec1` are top-1 percentages, `rows` what log.csv holds."""
 
@@ -235,8 +256,11 @@ class Run:
     def autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def resume(self, model, optimizer, scheduler=None):
-        """Takes up the run in --resume, if there is one, exactly where its last finished epoch ended."""
+    def resume(self, model, optimizer, scheduler=None, masks=None):
+        """Takes up the run in --resume, if there is one, exactly where its last finished epoch ended.
+
+        masks: those that the network to fine-tune has; a run that had others is not gone on with.
+        """
         self.optimizer = optimizer
         path = self.args.resume
         if path == "auto":
@@ -249,10 +273,14 @@ class Run:
         state = ckpt.get("resume")
         if not state:
             raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
-        changed = [k for k, v in vars(self.args).items() if k not in FREE and ckpt["args"].get(k, v) != v]
-        if changed or ckpt["cfg"] != model.cfg:
-            what = ", ".join(f"--{k.replace('_', '-')} {ckpt['args'].get(k)}" for k in changed) or f"{ckpt['cfg']}"
-            raise UserError(f"{path} is of another run (it had {what}); give the same flags, or another --save")
+        flags = changed(self.args, ckpt)
+        if flags or ckpt["cfg"] != model.cfg:
+            raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same flags, "
+                            "or another --save")
+        was = ckpt.get("masks", {})
+        if masks is not None and not (was.keys() == masks.keys()
+                                      and all(torch.equal(was[name], mask.cpu()) for name, mask in masks.items())):
+            raise UserError(f"{path} has other masks than the network it began with has now; --overwrite starts anew")
         checkpoint.fit(model, ckpt["state_dict"], path)
         optimizer.load_state_dict(state["optimizer"])
         if scheduler:
@@ -264,6 +292,8 @@ class Run:
 
     def epochs(self, count):
         """Epoch numbers from where the run stands up to count - 1."""
+        if self.start >= count and self.rank == 0 and not (self.folder / "checkpoint.pth.tar").exists():
+            raise UserError(f"{self.args.resume} has all its {count} epochs, there is nothing to go on with")
         for epoch in range(self.start, count):
             self.totals, self.began = {}, time.time()
             self.lr = self.optimizer.param_groups[0]["lr"]

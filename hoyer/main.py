@@ -55,9 +55,9 @@ def add_flags(parser):
         "densenet")
     add("--schedule", nargs="*", metavar="EPOCH", help="epochs after which the rate falls by --gamma, or the word "
         "cosine (default: never for the LeNets, 150 225 for the others)")
-    add("--gamma", type=float, default=0.1)
-    add("--momentum", type=float, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
-    add("--weight-decay", "--wd", type=float)
+    add("--gamma", type=runtime.amount, default=0.1)
+    add("--momentum", type=runtime.amount, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
+    add("--weight-decay", "--wd", type=runtime.amount)
     add("--holdout", type=int, default=0, metavar="N", help="leave out the last N training pictures and report on them "
         "instead of on the test set: for choosing --decay and thresholds")
 
@@ -68,7 +68,7 @@ def parse(argv, script):
     add = parser.add_argument
     add("--reg", default="none", help="none, l1, hoyer, hs, tl1, group-lasso, group-hoyer or group-hs; the original "
         "names of this script also take its numbers")
-    add("--decay", type=float, default=1e-3, help="strength of the penalty")
+    add("--decay", type=runtime.amount, default=1e-3, help="strength of the penalty")
     add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="begin with this network; without FILE "
         "with the LeNet that --reg 0 --decay 0.0 left in saves/")
     add("-e", "--evaluate", action="store_true", help="only evaluate --pretrained or --resume")
@@ -81,8 +81,6 @@ def parse(argv, script):
     add("--faithful", action="store_true", help="group lasso of LeNet-5 by kernel position, as in the original")
     args = parser.parse_args(argv)
     args.reg = regularizers.named(args.reg, script)
-    if args.decay < 0:
-        raise UserError(f"--decay {args.decay:g} is below 0: it would reward dense weights")
     args.decay = args.decay if args.reg != "none" else 0.0
     return args
 

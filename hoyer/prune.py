@@ -51,7 +51,7 @@ def parse(argv):
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("-a", "--arch", help="for a file of the original repository: mlp, cnn, resnet, ...")
     add("--depth", type=int)
-    add("--seed", type=int, default=1, help="of --criterion random")
+    add("--seed", type=runtime.seed_number, default=1, help="of --criterion random")
     add("--holdout", type=int, default=0, metavar="N", help="report on the last N training pictures")
     return parser.parse_args(argv)
 

@@ -50,7 +50,7 @@ def parse(argv=None):
     add("--tune-lr", type=float, default=1e-3)
     add("--tune-wd", type=float, default=0.0, help="weight decay of the fine-tuning")
     add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
-    add("--seed", type=int, default=12345678)
+    add("--seed", type=runtime.seed_number, default=12345678)
     add("--holdout", type=runtime.positive, default=5000, metavar="N")
     add("--pretrained", metavar="FILE", help="a dense network to begin with, trained with the same --holdout (default: "
         "one is trained)")

@@ -15,7 +15,7 @@ so that neither momentum nor weight decay nor rounding revives one; the end of t
     lr-rewind      the pruned weights           that of the dense run's last ones   E
     weight-rewind  the dense run at epoch k     that of the dense run from k on     E - k
     scratch-e      fresh weights                the dense run's                     E
-    scratch-b      fresh weights                the dense run's, stretched          E x (MACs / sparse MACs)
+    scratch-b      fresh weights                the dense run's, stretched          E x (dense MACs / sparse MACs)
 
 weight-rewind takes its weights from --rewind-to: early.pth.tar of the dense run, or its init.pth.tar, the first weights
 (k = 0), for the lottery ticket of Frankle & Carbin (ICLR 2019). Both ways to rewind: Renda, Frankle, Carbin, "Comparing
@@ -47,6 +47,7 @@ from magnitude.prune import add_rule, prune
 
 SHORT = {"small": {"epochs": 40, "batch_size": 64, "lr": 0.001, "schedule": []},
          "onecycle": {"epochs": 40, "batch_size": 128, "lr": 0.1, "schedule": []}}
+RULE = ("percent", "scope", "per_layer", "floor", "criterion", "faithful", "seed")
 USUAL = {"batch_size": 64, "gamma": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
 
 
@@ -65,9 +66,9 @@ def parse(argv=None):
     add("--iterative", action="store_true", help="prune a dense network to --percent step by step")
     add("--schedule", type=int, nargs="+", metavar="EPOCH", help="epochs at which the rate falls (of the dense run, "
         "where the rate is the dense run's)")
-    add("--gamma", type=float, help="factor by which it falls")
-    add("--momentum", type=float)
-    add("--weight-decay", "--wd", type=float)
+    add("--gamma", type=runtime.amount, help="factor by which it falls")
+    add("--momentum", type=runtime.amount)
+    add("--weight-decay", "--wd", type=runtime.amount)
     return parser.parse_args(argv)
 
 
@@ -80,6 +81,9 @@ def plan(args, recipe, start=0, stretch=1.0):
     given = {name: value for name in (*USUAL, "lr", "schedule", "epochs")
              if (value := getattr(args, name)) is not None}
     if args.retrain in SHORT:
+        unused = [f"--{name}" for name in ("schedule", "gamma", "momentum") if name in given]
+        if args.retrain == "onecycle" and unused:
+            raise UserError(f"--retrain onecycle has a cycle of its own for rate and momentum; leave out {unused[0]}")
         vars(args).update({**USUAL, **SHORT[args.retrain], **given})
         return
     missing = [f"--{name}" for name in ("epochs", "lr", "schedule") if name not in {**recipe, **given}]
@@ -87,13 +91,13 @@ def plan(args, recipe, start=0, stretch=1.0):
         raise UserError(f"the file does not say how its dense network was trained; give {', '.join(missing)}")
     dense, settings = recipe.get("epochs", args.epochs), {**USUAL, **recipe, **given}
     if args.retrain.startswith("scratch"):                   # the whole schedule, stretched to as many epochs
-        epochs = args.epochs or round(dense * stretch)
+        epochs = args.epochs if "epochs" in recipe and args.epochs else round(dense * stretch)
         settings["schedule"] = [mark * epochs // dense for mark in settings["schedule"] if mark * epochs >= dense]
-    else:                                                    # rewinding: its end
+    else:                                                    # rewinding: from epoch `start` on, or the last epochs
         epochs = args.epochs or dense - start
-        first = dense - epochs
-        if epochs < 1 or first < 0:
-            raise UserError(f"the dense run had {dense} epochs, and {epochs} cannot be its last ones; "
+        first = start if args.retrain == "weight-rewind" else dense - epochs
+        if epochs < 1 or first < 0 or first + epochs > dense:
+            raise UserError(f"the dense run had {dense} epochs, and {epochs} from epoch {first} on are none of them; "
                             "give other --epochs or another --rewind-to")
         settings["lr"] *= settings["gamma"] ** sum(mark <= first for mark in settings["schedule"])
         settings["schedule"] = [mark - first for mark in settings["schedule"] if mark > first]
@@ -137,7 +141,7 @@ def retrain(args):
     ckpt = checkpoint.load(source, network, args.arch, args.depth)
     if not args.model:
         if ckpt["method"] == "magnitude" and ckpt["stage"] == "finetuned" and "resume" in ckpt:
-            args.model = ckpt["args"]["model"]
+            args.model, args.save = ckpt["args"]["model"], args.save or str(Path(source).parent)
         else:
             args.model, args.resume = args.resume, ""
     if not ckpt.get("masks"):
@@ -151,6 +155,7 @@ def retrain(args):
     # network: where it starts from
     model, start, stretch = checkpoint.to_model(ckpt), 0, 1.0
     masks, recipe = ckpt["masks"], ckpt.get("recipe") or {}
+    origin = {"masks": masks, "recipe": recipe, "rule": ckpt.get("rule")}
     if args.retrain == "weight-rewind":
         early = checkpoint.load(args.rewind_to, network, args.arch, args.depth)
         checkpoint.fit(model, early["state_dict"], args.rewind_to)
@@ -164,7 +169,7 @@ def retrain(args):
     clear(parameters, pruned)
     total = compute_flops.count(model).total
     if args.retrain == "scratch-b":                          # as many multiplications as the dense training had
-        stretch = total.macs / total.sparse_macs
+        stretch = (ckpt["dense"] or {"macs": total.macs})["macs"] / total.sparse_macs
     plan(args, recipe, start, stretch)
     run.describe(model)
     zeros = sum(int(gone.sum()) for gone in pruned.values())
@@ -186,7 +191,7 @@ def retrain(args):
                                                         pct_start=0.1, div_factor=10, final_div_factor=100)
     else:
         scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.schedule, args.gamma)
-    run.resume(model, optimizer, scheduler)
+    run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):
         model.train()
@@ -203,12 +208,12 @@ def retrain(args):
         if args.retrain != "onecycle":
             scheduler.step()
         run.log(epoch, **runtime.evaluate(model, test))
-        run.save(epoch, model, optimizer, scheduler, masks=masks, recipe=recipe)
+        run.save(epoch, model, optimizer, scheduler, **origin)
 
     moved = sum(int(parameters[name][gone].count_nonzero()) for name, gone in pruned.items())
     assert moved == 0, f"{moved} pruned weights are not zero any more"
     print(f"{zeros:,} weights are pruned, none of them has moved")
-    run.finish(model, "finetuned.pth.tar", masks=masks, recipe=recipe)
+    run.finish(model, "finetuned.pth.tar", **origin)
 
 
 def ladder(percent):
@@ -224,38 +229,67 @@ def iterate(args):
     """Rounds of prune() and retrain(), each in a folder of its own; finished ones are not repeated."""
     if not 0 <= args.percent < 1:
         raise UserError(f"--percent {args.percent:g} is not in [0, 1)")
+    if args.retrain.startswith("scratch"):
+        raise UserError(f"--iterative prunes what was trained, --retrain {args.retrain} draws new weights; choose one")
     goes_on, source = args.resume == "auto", args.model or args.resume
-    if source != "auto":
-        ckpt = checkpoint.load(source, network, args.arch, args.depth)
-        if ckpt["method"] == "magnitude" and ckpt["stage"] != "dense":
-            raise UserError(f"{source} is {ckpt['stage']} already; --iterative starts from the dense network")
-        args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-        name = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
-        args.save = args.save or f"logs/{Path(args.dataset).stem}-{name}-iterative-{args.retrain}"
+    if source == "auto":
+        first = Path(args.save) / "round-01" / "pruned.pth.tar"
+        if not first.exists():
+            raise UserError(f"{args.save} holds no rounds to go on with; give the dense network as --model")
+        source = checkpoint.load(first)["args"]["resume"]
+    ckpt = checkpoint.load(source, network, args.arch, args.depth)
+    if ckpt["method"] == "magnitude" and ckpt["stage"] != "dense":
+        raise UserError(f"{source} is {ckpt['stage']} already; --iterative starts from the dense network")
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    name = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
+    args.save, args.model = args.save or f"logs/{Path(args.dataset).stem}-{name}-iterative-{args.retrain}", None
+    start = checkpoint.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
+    plan(argparse.Namespace(**vars(args)), recipe_of(ckpt) or {}, start)                 # refuses what cannot be
     root, epochs, minutes, lines = Path(args.save), 0, 0.0, []
-    earlier = list(root.glob("round-*/*.pth.tar"))
-    if source == "auto" and not earlier:
-        raise UserError(f"{root} holds no rounds to go on with; give the dense network as --model")
+    earlier = [*root.glob("round-*/*.pth.tar"), *root.glob("finetuned.pth.tar")]
     if earlier and not goes_on and not args.overwrite:
         raise UserError(f"{root} already holds rounds; --resume auto goes on with them, --overwrite starts anew")
-    for file in earlier if not goes_on else ():              # lest a later --resume auto takes them for its own
-        file.unlink()
     for number, percent in enumerate(ladder(args.percent), 1):
         folder = root / f"round-{number:02}"
         pruned, tuned = folder / "pruned.pth.tar", folder / "finetuned.pth.tar"
+        step = argparse.Namespace(**{**vars(args), "resume": str(source), "save": str(folder), "percent": percent})
         print(f"\nround {number}: {100 * percent:.2f} % pruned, in {folder}")
-        if not pruned.exists():
-            prune(argparse.Namespace(**{**vars(args), "resume": str(source), "save": str(folder), "percent": percent}))
-        if checkpoint.load(pruned)["args"]["percent"] != percent:
-            raise UserError(f"{folder} was made with another --percent; give the same, or another --save")
-        if not tuned.exists():
-            retrain(argparse.Namespace(**{**vars(args), "model": str(pruned), "resume": "auto", "save": str(folder)}))
-        source, done = tuned, checkpoint.load(tuned)
-        epochs, minutes = epochs + done["epoch"], minutes + done["run"]["minutes"]
-        lines.append(f"{100 * percent:10.2f} % {checkpoint.load(pruned)['prec1']:12.2f} % {done['prec1']:12.2f} %")
+        if goes_on and pruned.exists():
+            cut = made_with(pruned, step, RULE)
+            if cut["cfg"] != ckpt["cfg"] or any(
+                    not torch.equal(cut["state_dict"][name], weight * cut["masks"].get(name, 1))
+                    for name, weight in ckpt["state_dict"].items()):
+                raise UserError(f"{pruned} was not made from {source}; give the network that it was made from, or "
+                                "another --save")
+        else:
+            prune(step)
+            if number == 1:                                  # lest a later --resume auto takes them for its own
+                for file in {*earlier} - {pruned}:
+                    file.unlink()
+        again = argparse.Namespace(**{**vars(args), "model": str(pruned), "resume": "auto", "save": str(folder),
+                                      "percent": percent, "overwrite": False})
+        if tuned.exists():
+            plan(again, recipe_of(ckpt) or {}, start)
+            made_with(tuned, again, (*RULE, "retrain", "rewind_to", "subset", "epochs", "lr", "schedule", *USUAL))
+        else:
+            retrain(again)
+        source, ckpt = tuned, checkpoint.load(tuned)
+        epochs, minutes = epochs + ckpt["epoch"], minutes + ckpt["run"]["minutes"]
+        lines.append(f"{100 * percent:10.2f} % {checkpoint.load(pruned)['prec1']:12.2f} % {ckpt['prec1']:12.2f} %")
     print("\n".join(["", f"{'pruned':>12} {'accuracy cut':>14} {'retrained':>14}", *lines]))
-    done["run"]["minutes"], done["epoch"] = minutes, epochs  # of all rounds together
-    print(f"wrote {checkpoint.save(root / 'finetuned.pth.tar', {k: v for k, v in done.items() if k != 'path'})}")
+    done = {k: v for k, v in ckpt.items() if k != "path"} | {"epoch": epochs}            # of all rounds together
+    done["run"]["minutes"] = minutes
+    print(f"wrote {checkpoint.save(root / 'finetuned.pth.tar', done)}")
+
+
+def made_with(path, args, flags):
+    """The checkpoint; UserError where it was made with other flags."""
+    ckpt = checkpoint.load(path)
+    other = [f"--{flag.replace('_', '-')} {ckpt['args'].get(flag)}" for flag in flags
+             if ckpt["args"].get(flag) != getattr(args, flag)]
+    if other:
+        raise UserError(f"{path} was made with {', '.join(other)}; give the same, or another --save")
+    return ckpt
 
 
 if __name__ == "__main__":

@@ -39,9 +39,9 @@ def parse(argv=None):
     add("--depth", type=int, help="instead of the number in --arch")
     add("--schedule", type=int, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls (default: "
         "half and three quarters of --epochs, so 80 120 of 160)")
-    add("--gamma", type=float, default=0.1, help="factor by which it falls")
-    add("--momentum", type=float, default=0.9)
-    add("--weight-decay", "--wd", type=float, default=1e-4)
+    add("--gamma", type=runtime.amount, default=0.1, help="factor by which it falls")
+    add("--momentum", type=runtime.amount, default=0.9)
+    add("--weight-decay", "--wd", type=runtime.amount, default=1e-4)
     add("--rewind-epoch", type=int, help="keep the weights after this epoch in early.pth.tar (default: a twentieth of "
         "--epochs, so 8 of 160)")
     return parser.parse_args(argv)

@@ -59,7 +59,7 @@ def parse(argv=None):
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("-a", "--arch", help="for a file of an original repository: vgg16, resnet56, preresnet110, ...")
     add("--depth", type=int)
-    add("--seed", type=int, default=1, help="of --criterion random")
+    add("--seed", type=runtime.seed_number, default=1, help="of --criterion random")
     return parser.parse_args(argv)
 
 
@@ -82,7 +82,8 @@ def choose(scores, percent, faithful=False):
     """{name: keep, bool as the weight} by one threshold over all scores, and that threshold.
 
     Exactly k = int(T * percent) weights go, ties by position; faithful: all that are not above the k-th smallest,
-    counted from 0. UserError where the floor leaves fewer than k that can go.
+    counted from 0. The threshold is the smallest score left, where the floor keeps all that is left the largest gone.
+    UserError where the floor leaves fewer than k that can go.
     """
     ranked, order = torch.cat([s.flatten() for s in scores.values()]).sort(stable=True)
     k = int(len(ranked) * percent)
@@ -95,7 +96,8 @@ def choose(scores, percent, faithful=False):
     if faithful:
         keep[order] = ranked > ranked[k]
     parts = keep.split([s.numel() for s in scores.values()])
-    return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}, float(ranked[k])
+    return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}, float(
+        ranked[k] if k < free else ranked[k - 1])
 
 
 def shuffle(keep, old, seed):
@@ -118,6 +120,8 @@ def prune(args):
         raise UserError(f"--percent {args.percent:g} is not in [0, 1)")
     if args.floor < 0:
         raise UserError(f"--floor {args.floor} is below 0")
+    if args.floor and args.per_layer:
+        raise UserError("--per-layer takes the same share of every layer, a --floor would not; choose one")
     ckpt = checkpoint.load(args.resume, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{ckpt['arch']}{ckpt['cfg'].get('depth', '')}-pruned"
@@ -155,7 +159,9 @@ def prune(args):
     pruned = total - sum(int(mask.sum()) for mask in keep.values())
     totals = f"Total {args.scope} params: {total}, Pruned {args.scope} params: {pruned}, Pruned ratio: {pruned / total}"
     dead = [name for name, mask in keep.items() if not mask.any()]
-    report = describe(model, keep, thresholds, totals)
+    if args.criterion == "random":
+        thresholds = {}
+    report = describe(model, keep, {**earlier, **keep}, thresholds, totals)
     print(report)
 
     # what that does to the accuracy
@@ -172,11 +178,11 @@ def prune(args):
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text("\n".join([*lines, "", report, ""]))
-    draw(folder / "prune.png", prunable(original, args.scope), keep, None if args.criterion == "random" else thresholds)
+    draw(folder / "prune.png", prunable(original, args.scope), keep, thresholds)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         model, "magnitude", "pruned", args.dataset, prec1=after["top1"], best_prec1=after["top1"], args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks={**earlier, **keep}, recipe=recipe_of(ckpt),
-        run=runtime.facts(device)))
+        rule=rule_of(args, ckpt), run=runtime.facts(device)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
     return path
 
@@ -185,30 +191,42 @@ def recipe_of(ckpt):
     """How the dense network was trained, as far as the file says: what rewinding and training from scratch repeat."""
     if ckpt["method"] == "magnitude" and ckpt["stage"] == "dense":
         wanted = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
-        return {name: ckpt["args"][name] for name in wanted}
+        return {name: ckpt["args"][name] for name in wanted if name in ckpt["args"]}
     return ckpt.get("recipe")
 
 
-def describe(model, keep, thresholds, totals):
-    """The report: the weights of every layer and what is left, then sparsity, MACs and bytes of the network."""
-    same = len(set(thresholds.values())) == 1
+def rule_of(args, ckpt):
+    """How the weights were chosen, for the ledger: such as 'magnitude, per layer'."""
+    words = [args.criterion, args.scope if args.scope != "conv" else "", "per layer" if args.per_layer else "",
+             f"floor {args.floor}" if args.floor else "", "faithful" if args.faithful else "",
+             "iterative" if getattr(args, "iterative", False) else ""]
+    rule, before = ", ".join(word for word in words if word), ckpt.get("rule")
+    return rule if before in (None, rule) else f"{before}, then {rule}"
+
+
+def describe(model, keep, masks, thresholds, totals):
+    """The report: the weights of every layer in scope, then of the network with all its masks sparsity, MACs, bytes.
+
+    keep, masks: {name: bool}; thresholds: {name: |w|}, none of them for a random choice.
+    """
+    same = len(set(thresholds.values())) < 2
     places = {f"{name}.weight": k for k, (name, _) in enumerate(model.named_modules())}
-    lines = [f"Pruning threshold: {next(iter(thresholds.values()))}"] if same else []
+    lines = [f"Pruning threshold: {next(iter(thresholds.values()))}"] if same and thresholds else []
     for name, mask in keep.items():
         left, size = int(mask.sum()), mask.numel()
         lines.append(f"layer index: {places[name]} \t total params: {size} \t remaining params: {left}"
                      f" \t {name} \t sparsity: {100 * (1 - left / size):.2f} %"
                      + ("" if same else f" \t threshold: {thresholds[name]:.4g}"))
     counted = compute_flops.count(model)
-    whole, bits = counted.total, sum(mask.numel() for mask in keep.values())
-    kept = whole.params - bits + sum(int(mask.sum()) for mask in keep.values())
+    whole, bits = counted.total, sum(mask.numel() for mask in masks.values())
+    kept = whole.params - bits + sum(int(mask.sum()) for mask in masks.values())
     packed = 4 * kept + (bits + 7) // 8
     lines += [totals, "", compute_flops.table(counted), "",
               f"sparsity of all {whole.params:,} parameters: {100 * (1 - kept / whole.params):.2f} %",
               f"{whole.macs:,} MACs, {whole.sparse_macs:,} with weights that are not zero "
               f"({100 * whole.sparse_macs / whole.macs:.2f} %); FLOPs are 2 x MACs",
               f"{4 * whole.params:,} bytes dense, {packed:,} compressed ({100 * packed / (4 * whole.params):.2f} %): "
-              "one bit per weight in scope, 4 bytes per parameter that stays", SPEED]
+              "one bit per weight that has a mask, 4 bytes per parameter that stays", SPEED]
     return "\n".join(lines)
 
 
@@ -227,7 +245,7 @@ def draw(path, weights, keep, thresholds):
     right.stairs(counts, edges, fill=True, color="lightgrey", label="had")
     right.stairs(np.histogram(kept, edges)[0], edges, fill=True, color="tab:blue", label="keeps")
     right.set(xlabel="weight", ylabel="weights", yscale="log")
-    if thresholds and len(set(thresholds.values())) == 1:
+    if len(set(thresholds.values())) == 1:
         threshold = next(iter(thresholds.values()))
         right.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
         right.axvline(-threshold, color="tab:red")

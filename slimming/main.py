@@ -36,10 +36,10 @@ def parse(argv=None):
     add("--arch", help="vgg, resnet (preactivation, bottleneck) or densenet (default: vgg, or what --refine holds)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=float, default=1e-4, help="its strength; the paper has 1e-4 for VGG, 1e-5 for the others")
+    add("--s", type=runtime.amount, default=1e-4, help="its strength; the paper has 1e-4 for VGG, 1e-5 for the others")
     add("--refine", metavar="FILE", help="fine-tune this pruned network")
-    add("--momentum", type=float, default=0.9)
-    add("--weight-decay", "--wd", type=float, default=1e-4)
+    add("--momentum", type=runtime.amount, default=0.9)
+    add("--weight-decay", "--wd", type=runtime.amount, default=1e-4)
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
         "where these are no whole numbers (--epochs 99), the rate never drops")
     return parser.parse_args(argv)

@@ -38,7 +38,7 @@ def parse(argv=None):
     add("--arch", help="for a file of the original repository: vgg, resnet, densenet")
     add("--depth", type=int)
     add("--criterion", choices=("gamma", "random"), default="gamma")
-    add("--seed", type=int, default=1, help="of --criterion random")
+    add("--seed", type=runtime.seed_number, default=1, help="of --criterion random")
     add("--round-to", type=runtime.positive, default=1, help="channels per layer in multiples of this")
     add("--mask", action="store_true", help="zero instead of remove")
     add("--compact", action="store_true", help="remove what --mask zeroed; --percent is not used")

@@ -261,7 +261,7 @@ def test_a_file_of_the_original_trainer_is_the_start(tmp_path, monkeypatch, caps
 
 
 def test_main_refuses(tmp_path):
-    for flags, message in ((["--reg", "9"], "--reg 9"), (["--decay", "-1"], "below 0"),
+    for flags, message in ((["--reg", "9"], "--reg 9"), (["--decay", "-1"], "number from 0 up"),
                            (["--arch", "lenet"], "--arch mlp"),
                            (["--arch", "resnet", "--drop", "0.3"], "no dropout"), (["--arch", "resnet21"], "6n\\+2"),
                            (["--schedule", "soon"], "cosine"), (["-e"], "give it as"),
