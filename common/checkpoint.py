@@ -28,11 +28,13 @@ STAGES = ("dense", "sparse", "pruned", "finetuned", "quantized")
 def save(path, ckpt, half=False):
     """Writes to a temporary file, then renames: a stopped run leaves the old file or the new one, never half.
 
-    half: weights as float16, half the bytes; `load` gives float32 again.
+    half: weights as float16, half the bytes, but batch norms whole (their gammas are ranked); `load` gives float32.
     """
     ckpt = {"format": FORMAT, **ckpt}
     if half:
-        ckpt["state_dict"] = {k: v.half() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}
+        state = ckpt["state_dict"]
+        ckpt["state_dict"] = {name: v if f"{name.rpartition('.')[0]}.running_var" in state or not v.is_floating_point()
+                              else v.half() for name, v in state.items()}
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
@@ -125,6 +127,9 @@ def load(path, network=None, arch=None, depth=None):
     if not isinstance(ckpt, dict):
         raise UserError(f"{path} holds a {type(ckpt).__name__}, not a checkpoint dictionary")
     if "format" not in ckpt:
+        if not network:
+            raise UserError(f"{path} was not written by this repository; prune.py, finetune.py and eval.py read such "
+                            "files, with --arch and --depth")
         ckpt = foreign(path, ckpt, network, arch, depth)
     if ckpt["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
@@ -143,12 +148,12 @@ def load(path, network=None, arch=None, depth=None):
                 name not in ckpt["state_dict"] or mask.shape != ckpt["state_dict"][name].shape):
             raise UserError(f"{path}: its mask of {name} fits no weight; copy or make it anew")
     ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt}
-    if arch and network:
-        asked, cfg = network(arch, depth)
-        said = {str(depth), *re.findall(r"\d+", arch)}       # cfg's other numbers are defaults that nobody asked for
+    if network and (arch or depth):
+        asked, cfg = network(arch, depth) if arch else (ckpt["arch"], {"depth": depth})
+        said = {str(depth), *re.findall(r"\d+", arch or "")}  # cfg's other numbers are defaults, asked for by nobody
         if ckpt["arch"] != asked or any(str(v) in said and ckpt["cfg"].get(k) != v for k, v in cfg.items()):
             there = " ".join(f"{k} {v}" for k, v in ckpt["cfg"].items() if k in ("depth", "widen_factor"))
-            raise UserError(f"{path} holds a {ckpt['arch']} ({there}), not --arch {arch}"
+            raise UserError(f"{path} holds a {ckpt['arch']} ({there}), not{f' --arch {arch}' if arch else ''}"
                             f"{f' --depth {depth}' if depth else ''}; leave them out to take it from the file")
     ckpt["path"] = str(path)
     ckpt["state_dict"] = {k: v.float() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}

@@ -10,6 +10,7 @@ is a path to such a file or folder. shapes10 and shapes100 are drawn (common/sha
 """
 import os
 import zipfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -74,34 +75,23 @@ def load(name, folder=None, grey=False, subset=None):
 def find(name, folder):
     """(file or folder that holds the data set, or None to download it; the name its statistics go by)."""
     name = str(Path(name))                                   # without a last slash
-    given = (folder / f"{name}.npz", folder / name)
-    for kept, pictures in (given, (Path(f"{name}.npz"), Path(name))):
-        if usable(kept) and not (usable(pictures) and changed(pictures) > kept.stat().st_mtime):
-            return kept, kept.stem
-        if usable(pictures):
-            return pictures, pictures.stem
+    for kept, pictures in ((folder / f"{name}.npz", folder / name), (Path(f"{name}.npz"), Path(name))):
+        for path in (kept, pictures):
+            if path.is_file() and path.suffix == ".npz" or (path / "train").is_dir():
+                return path, path.stem
         if name in DOWNLOADS:
             return None, name
     raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *DRAWN])}, and there is no "
                     f"{folder / name}.npz, no folder {folder / name}/train and no such path")
 
 
-def usable(path):
-    return path.is_file() and path.suffix == ".npz" or (path / "train").is_dir()
-
-
-def changed(folder):
-    """When a picture last came to a class of the folder, or went."""
-    return max((cls.stat().st_mtime for cls in folder.glob("t*/*") if cls.is_dir()), default=0)
-
-
-def read_npz(path):
+def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in ("x_train", "y_train", "x_test", "y_test")}
+            return {key: file[key] for key in keys}
     except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}; needed are x_train, y_train, x_test, y_test") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
+    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it anew") from error
 
 
@@ -127,7 +117,11 @@ def drawn(name, folder, grey):
 
 
 def download(name, folder):
-    import torchvision
+    try:
+        import torchvision
+    except ImportError as error:
+        raise UserError(f"no {folder / name}.npz, and the download of {name} needs torchvision; install that, put "
+                        "the file there, or use --dataset shapes10") from error
     kind = getattr(torchvision.datasets, DOWNLOADS[name])
     arrays = {}
     try:
@@ -142,35 +136,48 @@ def download(name, folder):
 
 
 def read_folder(path):
-    """{train,test}/<class>/*.png|jpg, decoded once and kept beside the folder as an .npz."""
-    from PIL import Image
-    kept = path.with_name(f"{path.name}.npz")
+    """{train,test}/<class>/*.png|jpg, decoded once and kept in the folder, as long as its files are the same."""
     classes = sorted(p.name for p in (path / "train").iterdir() if p.is_dir())
     if not classes:
         raise UserError(f"{path / 'train'} holds no folders; one for each class is needed")
     unknown = sorted({p.name for p in (path / "test").glob("*") if p.is_dir()} - set(classes))
     if unknown:
         raise UserError(f"{path / 'test' / unknown[0]} is a class that {path / 'train'} does not have")
-    arrays, size = {}, None
-    for split in ("train", "test"):
-        pictures, labels = [], []
+    files, listing = {"train": [], "test": []}, []
+    for split in files:
         for label, cls in enumerate(classes):
-            files = [f for f in sorted((path / split / cls).glob("*")) if f.suffix.lower() in (".png", ".jpg", ".jpeg")]
-            if not files:
+            found = [f for f in sorted((path / split / cls).glob("*")) if f.suffix.lower() in (".png", ".jpg", ".jpeg")]
+            if not found:
                 raise UserError(f"{path / split / cls} holds no .png or .jpg")
-            for file in files:
-                try:
-                    with Image.open(file) as picture:
-                        pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-                except OSError as error:
-                    raise UserError(f"{file} is no readable picture ({error})") from error
-                size = size or pixels.shape
-                if pixels.shape != size:
-                    raise UserError(f"{file} is {pixels.shape}, the others are {size}; bring all to one size and mode")
-                pictures.append(pixels)
-                labels.append(label)
-        arrays[f"x_{split}"], arrays[f"y_{split}"] = np.stack(pictures), np.asarray(labels)
-    save_npz(kept, arrays)
+            files[split] += [(file, label) for file in found]
+            listing += [f"{split}/{cls}/{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in found]
+    kept = path / "decoded.npz"
+    if kept.is_file() and np.array_equal(read_npz(kept, ["files"])["files"], listing):
+        return read_npz(kept)
+    arrays = decode(files)
+    save_npz(kept, {**arrays, "files": np.array(listing)})
+    return arrays
+
+
+def decode(files):
+    """{"train": [(file, label), ...], "test": ...} -> {"x_train": uint8 pictures, "y_train": labels, ...}."""
+    from PIL import Image
+    arrays, size = {}, None
+    for split, listed in files.items():
+        pictures = []
+        for file, _ in listed:
+            try:
+                with Image.open(file) as picture:
+                    if picture.mode.startswith(("I", "F")):
+                        raise UserError(f"{file} has more than 8 bits a colour (mode {picture.mode}); convert it to 8")
+                    pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+            except OSError as error:
+                raise UserError(f"{file} is no readable picture ({error})") from error
+            size = size or pixels.shape
+            if pixels.shape != size:
+                raise UserError(f"{file} is {pixels.shape}, the others are {size}; bring all to one size and mode")
+            pictures.append(pixels)
+        arrays[f"x_{split}"], arrays[f"y_{split}"] = np.stack(pictures), np.array([label for _, label in listed])
     return arrays
 
 
@@ -206,10 +213,10 @@ def check_fit(data, model, path):
     """UserError where the network of `path` cannot be run on the data."""
     if model.cfg["num_classes"] != data.num_classes:
         raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "
-                        "give the --dataset it was trained on")
+                        "give the --dataset it was trained on, or train a network on this one")
     if data.shape != models.input_shape(model.arch):
         raise UserError(f"{data.name} has pictures of {data.shape} (colours, height, width), a {model.arch} reads "
-                        f"{models.input_shape(model.arch)}")
+                        f"{models.input_shape(model.arch)}; take another --arch, or convert the pictures")
 
 
 def balanced(labels, count, num_classes, seed=0):

@@ -37,8 +37,9 @@ def evaluate_file(argv, description, network):
     data.check_fit(dataset, model, ckpt["path"])
     test = data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size, device)
     result = runtime.evaluate(model, test, args.half)
+    record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""
     print(f"{args.dataset} test set, {len(dataset.y_test)} pictures, {'bf16' if args.half else 'fp32'}: "
-          f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %")
+          f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.latency:
         dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)
         for batch in (1, 128):

@@ -4,7 +4,8 @@ import csv
 
 def write_log(path, rows):
     with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[-1]), lineterminator="\n")
+        columns = dict.fromkeys(name for row in reversed(rows) for name in row)
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
 

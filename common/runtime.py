@@ -87,6 +87,8 @@ def script(main):
         sys.exit(complain(error))
     except OSError as error:
         sys.exit(complain(f"{error.filename or ''}: {error.strerror or error}"))
+    except ModuleNotFoundError as error:
+        sys.exit(complain(f"{error.name} is not installed; pip install -r requirements.txt"))
     except torch.OutOfMemoryError:
         sys.exit(complain("out of memory; give a smaller --batch-size"))
     except KeyboardInterrupt:
@@ -223,6 +225,7 @@ class Run:
         self.folder = ready_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
         self.rows, self.start, self.best, self.prec1, self.totals, self.next_curve = [], 0, 0.0, 0.0, {}, 0.0
         seed_all(args.seed)
+        plots.pyplot()                                       # what is missing is missed now, not after the first epoch
 
     def describe(self, model):
         """Prints what the run will do, before it does it."""
@@ -237,6 +240,8 @@ class Run:
     def loaders(self, dataset, **augment):
         """(training Loader, test Loader) on the run's device; augment: crop, flip, cutout."""
         args, d = self.args, dataset
+        if min(args.batch_size, len(d.y_train)) < 2:
+            raise UserError("a batch of one picture has no variance for batch norm; give 2 or more")
         return (data.Loader(d.x_train, d.y_train, d, args.batch_size, self.device, shuffle=True, seed=args.seed,
                             rank=self.rank, world=self.world, **augment),
                 data.Loader(d.x_test, d.y_test, d, args.test_batch_size, self.device))
@@ -275,8 +280,8 @@ class Run:
             raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
         flags = changed(self.args, ckpt)
         if flags or ckpt["cfg"] != model.cfg:
-            raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same flags, "
-                            "or another --save")
+            raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same "
+                            "flags, or another --save")
         was = ckpt.get("masks", {})
         if masks is not None and not (was.keys() == masks.keys()
                                       and all(torch.equal(was[name], mask.cpu()) for name, mask in masks.items())):

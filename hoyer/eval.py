@@ -3,7 +3,8 @@
     python eval.py saves/elt_0.0_0.pth
 
 Network, widths and data set come from the file; parameters, non-zeros and MACs are printed before any data is opened.
-Expect the accuracy that the file's own record says, to the digit. compact.py prints the sparsity layer by layer.
+Expect the accuracy that is printed as the file's own record; bundled files, in half precision, may be a few pictures
+off. compact.py prints the sparsity layer by layer.
 """
 import sys
 from pathlib import Path

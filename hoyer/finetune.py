@@ -63,12 +63,12 @@ def prune_first(args, script):
     pruned, names = Path(args.save) / "pruned.pth.tar", ("model", "rule", "sensitivity", "granularity", "criterion")
     if args.resume and pruned.exists():                      # what the run that goes on was pruned to
         was = checkpoint.load(pruned)["args"]
-        changed = [f"--{name} {was[name]}" for name in names if was[name] != getattr(args, name)]
+        changed = [f"--{name} {was.get(name)}" for name in names if was.get(name) != getattr(args, name)]
         if changed:
             raise UserError(f"{pruned} was pruned with {', '.join(changed)}; give the same, or another --save")
         args.model = str(pruned)
     else:
-        args.model = str(prune.prune(argparse.Namespace(**vars(args) | {"overwrite": True})))
+        args.model = str(prune.prune(argparse.Namespace(**vars(args))))
 
 
 def main(argv=None, script=None):
@@ -107,7 +107,7 @@ def main(argv=None, script=None):
     else:
         optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     scheduler = scheduler_of(optimizer, args)
-    run.resume(model, optimizer, scheduler)
+    run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):
         model.train()

@@ -53,8 +53,8 @@ def add_flags(parser):
         "densenet (default: mlp, or what the file holds)")
     add("--depth", type=int, help="default: 20 for resnet, 110 for preresnet, 28 for wrn, 29 for resnext, 100 for "
         "densenet")
-    add("--schedule", nargs="*", metavar="EPOCH", help="epochs after which the rate falls by --gamma, or the word "
-        "cosine (default: never for the LeNets, 150 225 for the others)")
+    add("--schedule", nargs="*", type=mark, metavar="EPOCH", help="epochs after which the rate falls by "
+        "--gamma, or the word cosine (default: never for the LeNets, 150 225 for the others)")
     add("--gamma", type=runtime.amount, default=0.1)
     add("--momentum", type=runtime.amount, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
     add("--weight-decay", "--wd", type=runtime.amount)
@@ -85,15 +85,20 @@ def parse(argv, script):
     return args
 
 
+def mark(text):
+    return text if text == "cosine" else int(text)
+
+
+mark.__name__ = "epoch number or the word cosine"            # argparse: "invalid epoch number or the word cosine: 'x'"
+
+
 def apply_recipe(args, recipe):
-    """Fills in what the command line left out, and checks --schedule."""
+    """Fills in what the command line left out."""
     for name, value in recipe.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if args.schedule != ["cosine"]:
-        if not all(isinstance(mark, int) or mark.isdecimal() for mark in args.schedule):
-            raise UserError(f"--schedule takes epoch numbers or the word cosine; got {' '.join(args.schedule)}")
-        args.schedule = [int(mark) for mark in args.schedule]
+    if "cosine" in args.schedule and len(args.schedule) > 1:
+        raise UserError("--schedule takes epoch numbers or the word cosine, not both")
 
 
 def scheduler_of(optimizer, args):
@@ -157,6 +162,8 @@ def starting_point(args, script):
     for name, value in options.items():
         if value is not None and ckpt["cfg"].get(name) != value:
             raise UserError(f"{path} has {name} {ckpt['cfg'].get(name)}, not {value}; leave it out")
+    if ckpt.get("masks"):
+        print(f"note: all weights of {path} are trained, pruned ones too; finetune.py keeps its masks")
     args.dataset = args.dataset or ckpt["dataset"]
     return ckpt, ckpt["arch"], ckpt["cfg"]
 

@@ -4,9 +4,8 @@ mlp and cnn are the LeNets of the MNIST experiments (LeNet-300-100 and LeNet-5),
 bearpaw/pytorch-classification. resnet and preresnet have 6n+2 layers, or 9n+2 with --block-name Bottleneck.
 """
 import re
-from pathlib import Path
 
-from common import UserError, models
+from common import UserError, checkpoint, models
 
 NETWORKS = {  # --arch: (arch of models.build, the options it has with their defaults, what is fixed)
     "mlp": ("lenet300", {}, {}),
@@ -40,7 +39,7 @@ def network(arch, depth=None, **options):
 def find(path):
     """The file, given with or without its suffix .pth or .pth.tar."""
     for suffix in ("", ".pth", ".pth.tar"):
-        if Path(f"{path}{suffix}").is_file():
+        if checkpoint.locate(f"{path}{suffix}").is_file():
             return f"{path}{suffix}"
     return path
 

@@ -83,16 +83,18 @@ def keep_groups(w, t):
     return keep.view(*keep.shape, *[1] * (w.dim() - 2)).expand_as(w).clone()
 
 
-def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1):
-    """({name: keep}, {name: threshold}) for the tensors that are pruned."""
+def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, earlier=None):
+    """({name: keep}, {name: threshold}) for the tensors that are pruned; what `earlier` masks took stays away."""
     generator = torch.Generator().manual_seed(seed)
     keep, thresholds = {}, {}
     for name, w in prunable(model).items():
         t = thresholds[name] = threshold(w, rule, sensitivity)
-        keep[name] = (keep_elements if granularity == "element" else keep_groups)(w, t)
-        if criterion == "random":
-            order = torch.randperm(w.numel(), generator=generator).to(w.device)
-            keep[name] = (order < keep[name].sum()).view_as(w)
+        there = (earlier or {}).get(name, torch.ones_like(w, dtype=torch.bool)).to(w.device)
+        keep[name] = (keep_elements if granularity == "element" else keep_groups)(w, t) & there
+        if criterion == "random":                            # as many, drawn from those that are there
+            lot = torch.rand(w.shape, generator=generator).to(w.device).masked_fill(~there, -1).flatten()
+            drawn = lot.topk(int(keep[name].sum())).indices
+            keep[name] = torch.zeros_like(lot, dtype=torch.bool).index_fill(0, drawn, True).view_as(w)
     return keep, thresholds
 
 
@@ -114,9 +116,8 @@ def prune(args):
     print("--- Pruning ---")
 
     # what stays; what an earlier pruning took is not given back
-    keep, thresholds = choose(model, args.rule, args.sensitivity, args.granularity, args.criterion, args.seed)
-    earlier = ckpt.get("masks") or {}
-    masks = {name: (mask & earlier[name].to(device) if name in earlier else mask) for name, mask in keep.items()}
+    earlier = ckpt.get("masks", {})
+    masks, thresholds = choose(model, args.rule, args.sensitivity, args.granularity, args.criterion, args.seed, earlier)
     with torch.no_grad():
         for name, w in prunable(model).items():
             if args.rule == "V":
@@ -124,6 +125,9 @@ def prune(args):
             w.mul_(masks[name])
 
     # what is left
+    for name, w in model.named_parameters():
+        if w.dim() > 1 and not w.any():
+            print(f"{name}: no weight is left, the layer passes nothing on")
     if not any(bool(w.any()) for w in model.parameters() if w.dim() > 1):
         raise UserError(f"--sensitivity {args.sensitivity:g} prunes every weight; give a smaller one")
     small = compact(model)

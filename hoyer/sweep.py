@@ -38,17 +38,17 @@ def parse(argv=None):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     runtime.add_flags(parser, train=False)
     add = parser.add_argument
-    add("--arch", default="mlp", help="mlp, cnn, or a CIFAR network such as resnet20")
+    add("--arch", help="mlp, cnn, or a CIFAR network such as resnet20 (default: mlp, or what --pretrained holds)")
     add("--regs", nargs="+", default=list(regularizers.ELEMENT), metavar="REG", help="penalties (default: the four "
         "element-wise ones)")
     add("--decays", nargs="+", type=float, metavar="D", help="strengths (default: three for each penalty)")
     add("--sensitivities", nargs="+", type=float, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T", help="thresholds")
     add("--granularity", choices=("element", "group"), default="element")
     add("--epochs", type=runtime.positive, default=250)
-    add("--wd", type=float, help="weight decay of the sparse training (default: 1e-4 for groups, else 0)")
+    add("--wd", type=runtime.amount, help="weight decay of the sparse training (default: 1e-4 for groups, else 0)")
     add("--tune-epochs", type=runtime.positive, default=100)
-    add("--tune-lr", type=float, default=1e-3)
-    add("--tune-wd", type=float, default=0.0, help="weight decay of the fine-tuning")
+    add("--tune-lr", type=runtime.amount, default=1e-3)
+    add("--tune-wd", type=runtime.amount, default=0.0, help="weight decay of the fine-tuning")
     add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
     add("--seed", type=runtime.seed_number, default=12345678)
     add("--holdout", type=runtime.positive, default=5000, metavar="N")
@@ -62,12 +62,13 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
+    args.save = str(Path(args.save))                         # without a last slash
     regs = [regularizers.named(reg) for reg in args.regs]
     if "none" in regs:
         raise UserError("--regs none has no strength to sweep")
     shared = ["--schedule", *args.schedule, "--seed", args.seed, "--holdout", args.holdout, "--resume", "auto",
               "--test-batch-size", args.test_batch_size]
-    for name in ("dataset", "data_dir", "subset", "device"):
+    for name in ("dataset", "data_dir", "subset", "device", "arch"):
         if getattr(args, name) is not None:
             shared += [f"--{name.replace('_', '-')}", getattr(args, name)]
     decayed = [] if args.wd is None else ["--wd", args.wd]
@@ -78,21 +79,25 @@ def main(argv=None):
             raise UserError(f"{dense} was trained with --holdout {ckpt['args'].get('holdout')}, not {args.holdout}: it "
                             "has seen pictures that are to choose")
     else:
-        training.main(words(["--arch", args.arch, "--epochs", args.epochs, "--save", f"{args.save}/dense", *shared]))
+        training.main(words(["--epochs", args.epochs, "--save", f"{args.save}/dense", *shared]))
     for reg in regs:
         for decay in args.decays or DECAYS[reg]:
-            folder = f"{args.save}/{reg}-{decay}"
+            folder = f"{args.save}/{reg}-{decay}{tag('wd', args.wd, None)}{tag('epochs', args.epochs, 250)}"
             training.main(words(["--reg", reg, "--decay", decay, "--pretrained", dense, "--epochs", args.epochs,
                                  "--save", folder, *shared, *decayed]))
             source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
             minutes = checkpoint.load(source)["run"]["minutes"]
+            tuning = (tag("wd", args.tune_wd, 0) + tag("lr", args.tune_lr, 1e-3)
+                      + tag("epochs", args.tune_epochs, 100))
+            taken = []                                       # the thresholds up to here
             for sensitivity in args.sensitivities:
-                tuned = f"{folder}/{args.granularity}{'-iterated' * args.iterate}-{sensitivity}"
+                taken = [*taken, sensitivity] if args.iterate else [sensitivity]
+                tuned = f"{folder}/{args.granularity}-{'-'.join(map(str, taken))}{tuning}"
                 finetune.main(words(["--model", source, "--sensitivity", sensitivity, "--granularity",
                                      args.granularity, "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--wd",
                                      args.tune_wd, "--save", tuned, *shared]), "prun_tune_T")
-                row = measured(tuned, epochs, minutes)
-                rows[tuned] = {"reg": reg, "decay": decay, "sensitivity": sensitivity, **row}
+                row = measured(args, tuned, epochs, minutes)
+                rows[row["folder"]] = {"reg": reg, "decay": decay, "wd": args.wd, "sensitivity": sensitivity, **row}
                 write(args, list(rows.values()))
                 if args.iterate:
                     source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
@@ -102,6 +107,11 @@ def main(argv=None):
         print(f"dense: held-out {ckpt['prec1']:.2f} %, test {top1:.2f} %; wrote {args.save}/chosen/dense.pth.tar")
         for reg in regs:
             choose(args, [row for row in rows.values() if row["reg"] == reg])
+
+
+def tag(name, value, usual):
+    """What tells a folder's settings from the usual ones: '-wd0.0005', or nothing."""
+    return f"-{name}{value:g}" if value != usual else ""
 
 
 def words(values):
@@ -114,12 +124,12 @@ def earlier(args):
     if not path.exists():
         return {}
     with open(path, newline="") as file:
-        return {row["folder"]: {k: v if k in ("reg", "widths", "folder") else int(v) if k == "epochs" else float(v)
-                                for k, v in row.items()}
-                for row in csv.DictReader(file) if Path(row["folder"]).is_dir()}
+        return {row["folder"]: {k: v if k in ("reg", "widths", "folder") else int(v) if k == "epochs" else
+                                float(v) if v else None for k, v in row.items()}
+                for row in csv.DictReader(file) if (Path(args.save) / row["folder"]).is_dir()}
 
 
-def measured(folder, epochs, minutes):
+def measured(args, folder, epochs, minutes):
     """Held-out accuracy, weights left (without biases) and MACs left, each in percent, and what all of the sparse
     training took; epochs, minutes: before this fine-tuning."""
     tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
@@ -128,7 +138,8 @@ def measured(folder, epochs, minutes):
     macs = compute_flops.count(checkpoint.to_model(small)).total.macs / dense.macs
     return {"accuracy": round(tuned["prec1"], 2), "weights_left": round(100 * left, 3),
             "macs_left": round(100 * macs, 3), "widths": " ".join(map(str, small["cfg"].get("widths", []))),
-            "epochs": epochs + tuned["epoch"], "minutes": round(minutes + tuned["run"]["minutes"], 2), "folder": folder}
+            "epochs": epochs + tuned["epoch"], "minutes": round(minutes + tuned["run"]["minutes"], 2),
+            "folder": str(Path(folder).relative_to(args.save))}
 
 
 def choose(args, rows):
@@ -139,11 +150,12 @@ def choose(args, rows):
               "thresholds")
         return
     best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
-    setting = (f"{reg}, {args.target:g} % held out, strength {best['decay']:g}, "
-               f"{f'weight decay {args.wd:g}, ' if args.wd else ''}threshold {best['sensitivity']:g}")
+    wd = f"weight decay {best['wd']:g}, " if best["wd"] else ""
+    setting = (f"{reg}, {args.target:g} % held out, strength {best['decay']:g}, {wd}"
+               f"threshold {best['sensitivity']:g}")
     spent = {"minutes": best["minutes"], "setting": setting, "command": runtime.command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
-        top1 = test_once(args, f"{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)
+        top1 = test_once(args, f"{args.save}/{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)
     print(f"{setting}: {best['weights_left']} % of the weights, {best['macs_left']} % of the MACs in {best['widths']}, "
           f"held-out {best['accuracy']:.2f} %, test {top1:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
 

@@ -43,7 +43,7 @@ from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models, runtime
 from magnitude.networks import network
-from magnitude.prune import add_rule, prune
+from magnitude.prune import add_rule, prune, recipe_of
 
 SHORT = {"small": {"epochs": 40, "batch_size": 64, "lr": 0.001, "schedule": []},
          "onecycle": {"epochs": 40, "batch_size": 128, "lr": 0.1, "schedule": []}}

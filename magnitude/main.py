@@ -50,7 +50,7 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     args.dataset = args.dataset or "cifar10"
-    args.schedule = args.schedule or [m for m in (args.epochs // 2, args.epochs * 3 // 4) if m]
+    args.schedule = args.schedule or sorted({args.epochs // 2, args.epochs * 3 // 4} - {0})
     args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")

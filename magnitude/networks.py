@@ -29,4 +29,4 @@ def network(arch, depth=None):
         raise UserError(f"magnitude has --arch {', '.join(OPTIONS)}, each with its depth (resnet56), and wrn_28_10; "
                         f"got {arch!r}")
     name, cfg = OPTIONS[arch]
-    return name, {"depth": depth or DEPTHS[arch], **cfg}
+    return name, {"depth": DEPTHS[arch] if depth is None else depth, **cfg}

@@ -45,7 +45,7 @@ def row_of(ckpt):
             "minutes": f"{run['minutes']:.1f}", "accuracy": f"{ckpt['prec1']:.2f}",
             "best_accuracy": f"{ckpt['best_prec1']:.2f}", "params": total.params, "nonzeros": total.nonzeros,
             "macs": total.sparse_macs, "bytes": total.bytes, "checkpoint": "", "sha256": "",
-            "setting": run.get("setting", ""), "weights": total.weights,
+            "setting": run.get("setting") or ckpt.get("rule") or "", "weights": total.weights,
             "widths": "-".join(map(str, ckpt["cfg"].get("widths", [])))}
 
 

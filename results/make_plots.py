@@ -26,9 +26,9 @@ def hoyer_mnist(plt):
     colours = {name: f"C{i}" for i, name in enumerate((*regularizers.ELEMENT, *regularizers.GROUP))}
     for axis, arch in zip(axes, LENETS, strict=True):
         total = compute_flops.count(models.build(arch)).total
-        for penalty, full, rows in hoyer_rows():
+        for penalty, rows in hoyer_rows():
             groups, accuracies = penalty.startswith("group"), [float(r["accuracy"]) for r in rows]
-            if rows[0]["arch"] != arch or full == groups:
+            if rows[0]["arch"] != arch:
                 continue
             if not penalty:
                 axis.axhline(accuracies[0], color="grey", linestyle="--", label="dense")

@@ -37,22 +37,37 @@ def recipe(row):
     return f"{epochs}{row['precision']}, {row['hardware']}" + (f", {float(row['minutes']):.0f} min" if epochs else "")
 
 
-SEED_VGG13 = {"dense": ("89.82", "9.41M", "0.46G"), "sparse": ("89.71", "9.41M", "0.46G"),
-              "pruned": ("17.60", "2.64M", "0.35G"), "finetuned": ("90.08", "2.64M", "0.35G")}
-STAGES = {"dense": "baseline", "sparse": "sparsity, s = 1e-4", "pruned": "pruned 40 %", "finetuned": "fine-tuned"}
+SEED_VGG13 = {  # of the original README: accuracy, parameters, FLOPs as thop counts them
+    "baseline": ("89.82", "9.41M", "0.46G"), "sparsity, s = 0.0001": ("89.71", "9.41M", "0.46G"),
+    "pruned 40 %": ("17.60", "2.64M", "0.35G"), "pruned 40 %, fine-tuned": ("90.08", "2.64M", "0.35G")}
+
+
+def flag(row, name, default=""):
+    """What the row's command says behind the flag."""
+    found = re.search(rf"{name}[ =](\S+)", row["command"])
+    return found[1] if found else default
 
 
 def slimming_cifar10():
-    """VGG-13 on CIFAR-10, our stages beside the original README's."""
+    """VGG-13 on CIFAR-10, our stages beside the original README's; of a stage that was run twice the later one."""
+    runs, what = {}, ""
+    for r in ledger():
+        if (r["method"], r["arch"], r["dataset"]) == ("slimming", "vgg13", "cifar10"):
+            if r["stage"] == "pruned":
+                what = f"pruned {100 * float(flag(r, '--percent')):g} %"
+                what += " at random" * (flag(r, "--criterion") == "random")
+            name = {"dense": "baseline", "sparse": f"sparsity, s = {flag(r, '--s', '0.0001')}", "pruned": what,
+                    "finetuned": f"{what}, fine-tuned"}[r["stage"]]              # its row follows that of the pruning
+            runs[name, r["precision"]] = r
     rows = []
-    for stage, name in STAGES.items():
-        for r in ledger():
-            if (r["method"], r["stage"], r["arch"], r["dataset"]) == ("slimming", stage, "vgg13", "cifar10"):
-                theirs = SEED_VGG13[stage]
-                rows.append([name, f"{r['accuracy']} ({theirs[0]})", f"{int(r['params']) / 1e6:.2f}M ({theirs[1]})",
-                             f"{2 * int(r['macs']) / 1e9:.2f}G ({theirs[2]})", recipe(r)])
+    for (name, _), r in runs.items():
+        accuracy, params, flops = (f" ({theirs})" for theirs in SEED_VGG13.get(name, ("-",) * 3))
+        widths = [w if w == "M" else int(w) for w in r["widths"].split("-")]
+        thop = compute_flops.count(models.build("vgg", depth=13, widths=widths)).total.thop_flops
+        rows.append([name, r["accuracy"] + accuracy, f"{int(r['params']) / 1e6:.2f}M{params}",
+                     f"{thop / 1e9:.3f}G{flops}", f"{2 * int(r['macs']) / 1e9:.3f}G", recipe(r)])
     return markdown(["stage", "last epoch's accuracy, % (original)", "parameters (original)",
-                     "FLOPs = 2 x MACs (original)", "recipe"], rows)
+                     "FLOPs as thop counts (original)", "FLOPs = 2 x MACs", "recipe"], rows)
 
 
 RENDA = {"resnet56": {"dense": "93.46 ± 0.21", "small": "92.94 at 21 %, 92.20 at 10.7 %, 90.54 at 4.4 %",
@@ -67,32 +82,32 @@ def spread(values):
 
 
 def magnitude_groups():
-    """{(network, -percent of weights left, rule, training, recipe): {seed: accuracy}} on CIFAR-10."""
+    """{(network, -percent of weights left, rule, training, recipe): [(seed, accuracy), ...]} on CIFAR-10."""
     groups = {}
     for r in ledger():
         if (r["method"], r["dataset"]) != ("magnitude", "cifar10") or r["stage"] == "pruned":
             continue
-        way = re.search(r"--retrain (\S+)", r["command"])
-        way = "dense" if r["stage"] == "dense" else way[1] if way else "small"
-        rule = "random" if "random" in r["command"] else "magnitude" if way != "dense" else ""
+        way = "dense" if r["stage"] == "dense" else flag(r, "--retrain", "small")
+        if way == "weight-rewind":
+            way += f" to {Path(flag(r, '--rewind-to')).name.removesuffix('.pth.tar')}"
         kept = round(100 * int(r["nonzeros"]) / int(r["params"]), 1)
-        key = (r["arch"], -kept, rule, way, recipe(r).rsplit(",", 1)[0])     # without the minutes
-        groups.setdefault(key, {})[r["seed"]] = float(r["accuracy"])
+        key = (r["arch"], -kept, r["setting"], way, recipe(r).rsplit(",", 1)[0])         # without the minutes
+        groups.setdefault(key, []).append((r["seed"], float(r["accuracy"])))
     return groups
 
 
 def magnitude_cifar10():
     """Weight pruning on CIFAR-10: seeds together, and the two ways to fine-tune compared seed by seed."""
     groups = magnitude_groups()
-    rows = [[arch, f"{-kept:.1f} %", rule, way, spread(list(seeds.values())),
-             RENDA.get(arch, {}).get(way, "") if rule != "random" else "", how]
-            for (arch, kept, rule, way, how), seeds in sorted(groups.items())]
-    for (arch, kept, rule, way, how), seeds in sorted(groups.items()):
-        small = groups.get((arch, kept, rule, "small", how), {})
-        both = sorted(seeds.keys() & small.keys())
+    rows = [[arch, f"{-kept:.1f} %", rule, way, spread([accuracy for _, accuracy in runs]),
+             RENDA.get(arch, {}).get(way, "") if "random" not in rule else "", how]
+            for (arch, kept, rule, way, how), runs in sorted(groups.items())]
+    for (arch, kept, rule, way, how), runs in sorted(groups.items()):
+        rewound, small = dict(runs), dict(groups.get((arch, kept, rule, "small", how), []))
+        both = sorted(rewound.keys() & small.keys())
         if way == "lr-rewind" and both:
             rows.append([arch, f"{-kept:.1f} %", rule, "lr-rewind minus small",
-                         spread([seeds[s] - small[s] for s in both]), "", how])
+                         spread([rewound[s] - small[s] for s in both]), "", how])
     return markdown(["network", "weights left", "rule", "training", "last epoch's accuracy, % (seeds)",
                      "published (Renda et al.)", "recipe"], rows)
 
@@ -105,14 +120,16 @@ PAPER = {  # weights of LeNet-300-100 at 98.4 % and of LeNet-5 at 99.2 %; widths
 
 
 def hoyer_rows():
-    """[(penalty, whether the network has its full widths, rows of all seeds)] of the LeNets on MNIST."""
+    """[(penalty, rows of all seeds)] of the LeNets on MNIST: dense ones ("") and those that sweep.py chose."""
     groups = {}
     for r in ledger():
-        if (r["method"], r["dataset"]) == ("hoyer", "mnist"):
-            full = r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"]))
+        if (r["method"], r["dataset"]) == ("hoyer", "mnist") and (r["setting"] or r["stage"] == "dense"):
             how = r["setting"].partition(", threshold")[0]   # the threshold is chosen for each seed
-            groups.setdefault((r["arch"], how, full), []).append(r)
-    return [(how.split(",")[0], full, rows) for (_, how, full), rows in sorted(groups.items())]
+            if how.startswith("group") and r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"])):
+                raise ValueError(f"{r['command']}: of groups the ledger takes the compacted network")
+            key = r["arch"], how, "" if how else r["epochs"], r["precision"]
+            groups.setdefault(key, []).append(r)
+    return [(how.split(",")[0], rows) for (_, how, *_), rows in sorted(groups.items())]
 
 
 def structural_macs(row):
@@ -143,8 +160,8 @@ def share(counts, whole):
 def hoyer_mnist():
     """The LeNets on MNIST: the weights that each penalty leaves, and at which accuracy."""
     table = []
-    for penalty, full, rows in hoyer_rows():
-        if full and not penalty.startswith("group"):
+    for penalty, rows in hoyer_rows():
+        if not penalty.startswith("group"):
             arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.weights
             table.append([LENETS[arch], penalty or "none: dense", share([int(r["weights"]) for r in rows], whole),
                           PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
@@ -156,8 +173,8 @@ def hoyer_mnist():
 def hoyer_mnist_groups():
     """The LeNets on MNIST, compacted: widths and MACs that each group penalty leaves."""
     table = []
-    for penalty, full, rows in hoyer_rows():
-        if not full and penalty.startswith("group"):
+    for penalty, rows in hoyer_rows():
+        if penalty.startswith("group"):
             arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.macs
             table.append([LENETS[arch], penalty, ", ".join(r["widths"] for r in rows),
                           share([structural_macs(r) for r in rows], whole),
@@ -169,7 +186,8 @@ def hoyer_mnist_groups():
 
 def hoyer_cifar10():
     """ResNets on CIFAR-10 with sparse filters."""
-    return markdown(["network", "stage", "last epoch's accuracy, %", "weights left", "parameters", "MACs", "recipe"],
+    return markdown(["network", "stage", "last epoch's accuracy, %", "weights left", "parameters",
+                     "MACs with non-zero weights", "recipe"],
                     [[r["arch"], r["setting"] or r["stage"], r["accuracy"], f"{int(r['weights']):,}",
                       f"{int(r['params']):,}", f"{int(r['macs']):,}", recipe(r)]
                      for r in ledger() if (r["method"], r["dataset"]) == ("hoyer", "cifar10")])

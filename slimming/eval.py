@@ -1,9 +1,9 @@
 """Network slimming: what a checkpoint is worth.
 
-    python eval.py chkpt/slimming-vgg13-cifar10.pth.tar
+    python eval.py chkpt/slimming-vgg13-cifar10-finetuned.pth.tar
 
 Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect
-the accuracy that the file's own record says, to the digit.
+the accuracy that is printed as the file's own record; bundled files, in half precision, may be a few pictures off.
 """
 import sys
 from pathlib import Path

@@ -1,11 +1,12 @@
-"""Network slimming: fine-tuning the narrow network, with the settings it was first trained with.
+"""Network slimming: fine-tuning the narrow network, with the defaults of main.py unless flags say otherwise.
 
     python finetune.py --refine logs/cifar10-vgg13-pruned/pruned.pth.tar
 
 The original's spelling, python main.py --refine ..., is the same. The network, its widths and the data set come from
-the file. A network pruned with --mask keeps its shape: the gammas and betas of pruned channels are set back to zero
-after every step, so that neither momentum nor weight decay revives them. Expect the accuracy of the baseline back
-after as many epochs as the baseline had; the last epoch's network is finetuned.pth.tar.
+the file. With -sr the penalty of main.py goes on, for a network that is to be pruned again. A network pruned with
+--mask keeps its shape: the gammas and betas of pruned channels are set back to zero after every step, so that neither
+momentum nor weight decay revives them. Expect the accuracy of the baseline back after as many epochs as the baseline
+had; the last epoch's network is finetuned.pth.tar.
 """
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from common import UserError, checkpoint, data, runtime
 from slimming.main import milestones, parse
@@ -39,6 +41,7 @@ def finetune(args):
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}
+    gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
@@ -47,7 +50,7 @@ def finetune(args):
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(args.epochs, args.faithful))
-    run.resume(model, optimizer, scheduler)
+    run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):
         model.train()
@@ -56,6 +59,9 @@ def finetune(args):
                 loss = F.cross_entropy(net(images), labels)
             optimizer.zero_grad()
             loss.backward()
+            if args.sr:
+                for gamma in gammas:                         # d(s |gamma|) / d gamma = s sign(gamma)
+                    gamma.grad.add_(args.s * gamma.detach().sign())
             optimizer.step()
             with torch.no_grad():
                 for name, mask in masks.items():             # what was pruned stays zero

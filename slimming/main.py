@@ -48,7 +48,7 @@ def parse(argv=None):
 def milestones(epochs, faithful=False):
     """The epochs (from 0) at which the learning rate falls tenfold."""
     marks = [0.5 * epochs, 0.75 * epochs]
-    return [int(m) for m in marks if m >= 1 and (m == int(m) or not faithful)]
+    return sorted({int(m) for m in marks if m >= 1 and (m == int(m) or not faithful)})
 
 
 def main(argv=None):

@@ -19,4 +19,4 @@ def network(arch, depth=None):
     if arch not in OPTIONS:
         raise UserError(f"slimming has --arch {', '.join(OPTIONS)}; got {arch!r}")
     name, cfg = OPTIONS[arch]
-    return name, {"depth": depth or DEPTHS[arch], **cfg}
+    return name, {"depth": DEPTHS[arch] if depth is None else depth, **cfg}

@@ -15,6 +15,7 @@ and betas at zero; it is written to pruned.pth.tar, the report to prune.txt, the
 Expect seconds. Accuracy may fall to chance before fine-tuning (finetune.py); that is normal.
 """
 import argparse
+import copy
 import sys
 from pathlib import Path
 
@@ -48,13 +49,17 @@ def parse(argv=None):
 
 
 def scored_norms(model):
-    """{name: batch norm} of the channels that can go one by one: one batch norm for each record that has any."""
-    modules, found = dict(model.named_modules()), set()
+    """{name: (batch norm, indices)} of the channels that can go one by one: one for each record that has any.
+
+    indices: which channels of the batch norm there are to choose from; behind it a selection may have dropped some.
+    """
+    modules, found = dict(model.named_modules()), {}
     for record in model.channels():
         names = [name for name in record.names() if isinstance(modules[name], nn.BatchNorm2d)]
         if names and not record.stream:
-            found.add(names[-1])
-    return {name: m for name, m in modules.items() if name in found}
+            select = "" if record.makers else record.readers[0].select
+            found[names[-1]] = modules[select].indices if select else torch.arange(modules[names[-1]].num_features)
+    return {name: (m, found[name].cpu()) for name, m in modules.items() if name in found}
 
 
 def choose(scores, percent, faithful=False):
@@ -100,12 +105,22 @@ def zero(model, keep):
     return masks
 
 
+def narrow_masks(model, masks, keep):
+    """What the masks still prune in the narrow network: they are narrowed in the place of their tensors."""
+    stencil = copy.deepcopy(model)
+    stencil.load_state_dict({**model.state_dict(), **{name: mask.float() for name, mask in masks.items()}})
+    state = models.narrow(stencil, keep).state_dict()
+    return {name: state[name].ne(0) for name in masks if not state[name].all()}
+
+
 def main(argv=None):
     args = parse(argv)
     if not 0 <= args.percent < 1:
         raise UserError(f"--percent {args.percent:g} is not in [0, 1)")
     if args.mask and args.compact:
         raise UserError("--mask keeps the shape and --compact gives it up; choose one")
+    if args.round_to > 1 and (args.mask or args.compact):
+        raise UserError("--round-to is for channels that are removed by their gammas; leave out --mask and --compact")
     ckpt = checkpoint.load(args.model, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{ckpt['arch']}{ckpt['cfg'].get('depth', '')}-pruned"
@@ -115,10 +130,10 @@ def main(argv=None):
     model = checkpoint.to_model(ckpt).to(device)
     before = compute_flops.count(model)
     norms = scored_norms(model)
-    gammas = {name: bn.weight.detach().abs().float().cpu() for name, bn in norms.items()}
+    gammas = {name: bn.weight.detach().abs().float().cpu()[there] for name, (bn, there) in norms.items()}
     if not gammas:
         raise UserError(f"{args.model} has no batch norm whose channels could be dropped; slimming needs one")
-    if ckpt["stage"] == "dense" and not args.compact:
+    if ckpt["stage"] == "dense" and ckpt["method"] != "original" and not args.compact:
         print("note: this network was trained without -sr, so its gammas are not sparse")
 
     # which channels stay
@@ -130,7 +145,7 @@ def main(argv=None):
         masks = {name: ckpt.get("masks", {}).get(f"{name}.weight") for name in norms}
         if any(mask is None for mask in masks.values()):
             raise UserError(f"{args.model} holds no masks; --compact takes a network pruned with --mask")
-        keep, threshold = masks, None
+        keep, threshold = {name: mask[norms[name][1]] for name, mask in masks.items()}, None
     else:
         keep, threshold = choose(scores, args.percent, args.faithful)
     if not args.mask:
@@ -138,11 +153,15 @@ def main(argv=None):
 
     # the same network without the others
     original = checkpoint.to_model(ckpt).to(device)
-    masks = zero(model, keep)
+    whole = {name: torch.zeros(bn.num_features, dtype=torch.bool).index_put((there,), keep[name])
+             for name, (bn, there) in norms.items()}
+    masks = zero(model, whole)
     dead = [name for name, mask in keep.items() if not mask.any()]
     for name in dead:
         print(f"{name}: all channels are zero (--mask), the layer passes nothing on")
-    small = model if args.mask else models.narrow(model, keep)
+    small = model if args.mask else models.narrow(model, whole)
+    earlier = ckpt.get("masks", {})                          # another method's, or of an earlier --mask
+    masks = {**earlier, **masks} if args.mask else narrow_masks(model, earlier, whole)
     after = compute_flops.count(small)
     report = describe(args, keep, threshold, before, after)
     print(report)
@@ -168,7 +187,7 @@ def main(argv=None):
     stage = "finetuned" if args.compact and ckpt["stage"] == "finetuned" else "pruned"
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         small, "slimming", stage, args.dataset, prec1=pruned, best_prec1=pruned, args=vars(args),
-        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks if args.mask else None,
+        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks or None,
         run=runtime.facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
 

@@ -119,7 +119,7 @@ def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix):
     assert first.y_train.tolist() == [0, 0, 0, 1, 1, 1] and first.y_test.tolist() == [0, 0, 1, 1]
     if suffix == "png":
         assert first.x_train[:, 0, 0].tolist() == [[c, 0, 255] for c in (7, 8, 9, 107, 108, 109)]
-    monkeypatch.setattr(data, "read_folder", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(data, "decode", lambda files: pytest.fail("decoded again"))
     again = data.load("pets", tmp_path)
     assert torch.equal(first.x_train, again.x_train) and torch.equal(first.y_test, again.y_test)
     assert first.mean == again.mean
@@ -131,7 +131,7 @@ def test_a_path_to_a_folder_is_decoded_once_too(tmp_path, monkeypatch, name):
     write_folder(tmp_path / "own" / "pets")
     name = name.format(tmp_path)
     data.load(name)
-    monkeypatch.setattr(data, "read_folder", lambda path: pytest.fail("decoded again"))
+    monkeypatch.setattr(data, "decode", lambda files: pytest.fail("decoded again"))
     assert len(data.load(name).y_train) == 6
 
 
@@ -140,8 +140,24 @@ def test_a_folder_that_changed_is_decoded_again(tmp_path):
     before = len(data.load(str(tmp_path / "set")).x_train)
     cls = next((tmp_path / "set" / "train").iterdir())
     shutil.copy(next(cls.iterdir()), cls / "new.png")
-    os.utime(cls, ns=(10**18 * 4, 10**18 * 4))               # later than the kept .npz, whatever the clock's grain
     assert len(data.load(str(tmp_path / "set")).x_train) == before + 1
+    Image.new("RGB", (8, 8), (1, 2, 3)).save(cls / "new.png")             # in place: the class folder does not change
+    assert [1, 2, 3] in data.load(str(tmp_path / "set")).x_train[:, 0, 0].tolist()
+    for split in ("train", "test"):
+        (tmp_path / split / "dog").parent.mkdir()
+        (tmp_path / "set" / split / "dog").rename(tmp_path / split / "dog")
+        shutil.copytree(tmp_path / "set" / split / "cat", tmp_path / "set" / split / "cow")
+        shutil.copytree(tmp_path / "set" / split / "cat", tmp_path / "set" / split / "eel")
+    assert data.load(str(tmp_path / "set")).num_classes == 3
+
+
+def test_an_npz_of_ones_own_is_not_touched(tmp_path):
+    write_folder(tmp_path / "pics")
+    data.load("pics", tmp_path)
+    own = write_npz(tmp_path / "pics.npz", value=9).read_bytes()
+    shutil.copy(tmp_path / "pics/train/cat/0.png", tmp_path / "pics/train/cat/more.png")
+    assert int(data.load("pics", tmp_path).x_train[0, 0, 0, 0]) == 9      # the .npz comes first, changed folder or not
+    assert (tmp_path / "pics.npz").read_bytes() == own
 
 
 def test_grey_folders(tmp_path):
@@ -208,7 +224,17 @@ def test_unusable_files_are_named(tmp_path):
         file.unlink()
     write_folder(tmp_path / "more")
     (tmp_path / "more" / "test" / "fox").mkdir()
-    for name, message in (("more", "more/test/fox is a class that .*more/train does not"),
+    write_folder(tmp_path / "deep")
+    Image.new("I;16", (8, 8), 999).save(tmp_path / "deep" / "train" / "cat" / "0.png")
+    np.save(tmp_path / "array.npy", np.zeros(3))
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    np.savez_compressed(tmp_path / "damaged.npz", **arrays())
+    damaged = bytearray((tmp_path / "damaged.npz").read_bytes())
+    damaged[100:300] = bytes(200)
+    (tmp_path / "damaged.npz").write_bytes(damaged)
+    for name, message in (("deep", "deep/train/cat/0.png has more than 8 bits"), ("array", "array.npz is no readable"),
+                          ("damaged", "damaged.npz is no readable"),
+                          ("more", "more/test/fox is a class that .*more/train does not"),
                           ("text", "text.npz"), ("half", "half.npz.*needed are"), ("cut", "cut.npz"),
                           ("notes.txt", "no data set"), ("bare", "bare/train"), ("nowhere", "nowhere.npz"),
                           ("odd", "odd/train/cat/9.png.*one size"), ("torn", "torn/test/dog/0.png"),

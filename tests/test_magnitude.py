@@ -105,6 +105,7 @@ def test_the_floor_keeps_the_largest_of_every_layer_and_the_count():
     assert kept(prune.choose(floored, 0.5)[0]) == {"weak": [0, 1, 0], "strong": [0, 1, 1]}
     with pytest.raises(UserError, match="--floor"):
         prune.choose({name: prune.score(w, floor=2) for name, w in weights.items()}, 0.5)
+    assert prune.choose(floored, 0.67)[1] == pytest.approx(2.0)           # all that is left is on the floor
 
 
 def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none():
@@ -121,14 +122,17 @@ def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none():
 
 # the plan and the fresh weights
 
-RECIPE = {"epochs": 160, "batch_size": 32, "lr": 0.1, "schedule": [80, 120], "gamma": 0.1, "momentum": 0.8,
+RECIPE = {"epochs": 160, "batch_size": 32, "lr": 0.1, "schedule": [80, 120], "gamma": 0.2, "momentum": 0.8,
           "weight_decay": 5e-4}
+REST = {"small": (0.1, 0.9, 1e-4), "onecycle": (0.1, 0.9, 1e-4)}          # gamma, momentum, weight decay; else RECIPE's
 
 
 def planned(retrain, recipe=RECIPE, start=0, stretch=1.0, **flags):
     names = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
     args = argparse.Namespace(retrain=retrain, **{name: flags.get(name) for name in names})
     finetune.plan(args, recipe, start, stretch)
+    rest = REST.get(retrain, (0.2, 0.8, 5e-4) if recipe else (0.1, 0.9, 1e-4))
+    assert (args.gamma, args.momentum, args.weight_decay) == rest
     return args.epochs, args.batch_size, pytest.approx(args.lr), args.schedule
 
 
@@ -137,11 +141,12 @@ def planned(retrain, recipe=RECIPE, start=0, stretch=1.0, **flags):
     ("small", {"epochs": 20, "schedule": [10]}, (20, 64, 0.001, [10])),
     ("onecycle", {}, (40, 128, 0.1, [])),
     ("lr-rewind", {}, (160, 32, 0.1, [80, 120])),
-    ("lr-rewind", {"epochs": 80}, (80, 32, 0.01, [40])),                  # the rate has just fallen
+    ("lr-rewind", {"epochs": 80}, (80, 32, 0.02, [40])),                  # the rate has just fallen
     ("lr-rewind", {"epochs": 81}, (81, 32, 0.1, [1, 41])),
-    ("lr-rewind", {"epochs": 40}, (40, 32, 0.001, [])),
+    ("lr-rewind", {"epochs": 40}, (40, 32, 0.004, [])),
     ("weight-rewind", {"start": 8}, (152, 32, 0.1, [72, 112])),
     ("weight-rewind", {"start": 0}, (160, 32, 0.1, [80, 120])),
+    ("weight-rewind", {"start": 8, "epochs": 80}, (80, 32, 0.1, [72, 112])),             # always from epoch 8 on
     ("scratch-e", {}, (160, 32, 0.1, [80, 120])),
     ("scratch-b", {"stretch": 4.0}, (640, 32, 0.1, [320, 480])),
     ("scratch-b", {"stretch": 4.0, "epochs": 1}, (1, 32, 0.1, [])),
@@ -158,6 +163,10 @@ def test_a_schedule_that_cannot_be_is_refused():
     with pytest.raises(UserError, match="give --epochs, --lr, --schedule"):
         planned("lr-rewind", recipe={})
     assert planned("lr-rewind", recipe={}, epochs=10, lr=0.2, schedule=[5]) == (10, 64, 0.2, [5])
+    assert planned("scratch-b", recipe={}, stretch=3, epochs=10, lr=0.2, schedule=[5]) == (30, 64, 0.2, [15])
+    for flag in ({"schedule": [2]}, {"gamma": 0.5}, {"momentum": 0.5}):
+        with pytest.raises(UserError, match=f"leave out --{next(iter(flag))}"):
+            planned("onecycle", **flag)
 
 
 def test_fresh_weights_have_the_deviation_of_the_fan_out_that_is_left():
@@ -387,12 +396,17 @@ def test_each_way_to_retrain_starts_from_its_weights_and_keeps_the_masks(way, tr
     assert same(tuned["masks"], masks) and tuned["stage"] == "finetuned"
     start = checkpoint.load(trained / f"{STARTS[way]}.pth.tar")["state_dict"] if STARTS[way] else None
     first = checkpoint.load(trained / "dense/init.pth.tar")["state_dict"]
+    learned = [name for name in tuned["state_dict"] if name.endswith(("weight", "bias"))]
+    if start:
+        assert all(torch.equal(tuned["state_dict"][n], start[n] * masks.get(n, torch.tensor(1))) for n in learned)
+    else:                                                    # batch norms and the classifier begin anew too
+        assert tuned["state_dict"]["bn1.weight"].eq(1).all() and tuned["state_dict"]["bn1.bias"].eq(0).all()
+        assert not torch.equal(tuned["state_dict"]["fc.weight"],
+                               checkpoint.load(trained / "pruned/pruned.pth.tar")["state_dict"]["fc.weight"])
     for name, mask in masks.items():
         now = tuned["state_dict"][name]
         assert not now[~mask].any()
-        if start:
-            assert torch.equal(now, start[name] * mask)
-        elif mask.sum() > 1000:
+        if not start and mask.sum() > 1000:
             fan_out = int(mask.sum()) / mask.shape[1]
             assert float(now[mask].std()) == pytest.approx((2 / fan_out) ** 0.5, rel=0.1)
             assert not torch.isclose(now[mask], first[name][mask], rtol=1e-3).float().mean() > 0.01      # drawn anew
@@ -412,6 +426,24 @@ def test_rates_epoch_by_epoch(trained, tmp_path):
     rates = [0.01] + [1e-4 + (0.1 - 1e-4) * (1 + torch.cos(torch.tensor(torch.pi * (2 * e - 1) / 18)).item()) / 2
                       for e in range(1, 10)]
     assert log(tmp_path / "d") == pytest.approx(rates, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_the_script_itself_keeps_the_zeros_at_a_large_rate(precision, trained, tmp_path):
+    ckpt = checkpoint.load(trained / "pruned/pruned.pth.tar")
+    tuned = tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--epochs", 2, "--lr", 0.1, "--batch-size", 10,
+                 "--precision", precision, "--weight-decay", 0.1)
+    for name, mask in ckpt["masks"].items():
+        now = tuned["state_dict"][name]
+        assert not now[~mask].any() and not torch.equal(now[mask], ckpt["state_dict"][name][mask])
+
+
+def test_pictures_are_cropped_and_mirrored(trained, tmp_path, monkeypatch):
+    seen, loaders = [], runtime.Run.loaders
+    monkeypatch.setattr(runtime.Run, "loaders", lambda self, d, **how: seen.append(how) or loaders(self, d, **how))
+    tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
+    main.main([*TINY, "--arch", "resnet8", "--epochs", "1", "--save", str(tmp_path / "m")])
+    assert seen == [{"crop": 4, "flip": True}] * 2
 
 
 def test_scratch_b_has_the_multiplications_of_the_dense_training(trained, tmp_path):
@@ -441,6 +473,22 @@ def test_a_stopped_run_goes_on_exactly(way, again, trained, tmp_path, monkeypatc
     finetune.main([*TINY, *again, "--save", "own", *flags])
     parts = checkpoint.load("own/finetuned.pth.tar")
     assert same(whole["state_dict"], parts["state_dict"]) and same(whole["masks"], parts["masks"])
+
+
+def test_a_run_is_not_gone_on_with_under_other_masks(trained, tmp_path):
+    flags = ["--model", tmp_path / "p/pruned.pth.tar", "--resume", "auto", "--save", tmp_path / "f", "--epochs", 1]
+    cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.5")
+    finetune.main([*TINY, *map(str, flags)])
+    cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.9", "--overwrite")
+    with pytest.raises(UserError, match="has other masks"):
+        finetune.main([*TINY, *map(str, flags)])
+
+
+def test_a_finished_run_is_not_gone_on_with_elsewhere(trained, tmp_path):
+    with pytest.raises(UserError, match="has all its 4 epochs"):
+        main.main([*TINY, "--arch", "resnet8", "--epochs", "4", "--batch-size", "10", "--rewind-epoch", "2",
+                   "--resume", str(trained / "dense/checkpoint.pth.tar"), "--save", str(tmp_path / "new")])
+    assert not (tmp_path / "new").exists()
 
 
 def stopping(save, epochs):
@@ -474,8 +522,22 @@ def test_iterative_is_prune_and_retrain_again_and_again(trained, tmp_path, monke
     parts = tune("auto", tmp_path / "parts", *flags)
     assert "resumed" in capsys.readouterr().out
     assert same(whole["state_dict"], parts["state_dict"])
-    with pytest.raises(UserError, match="another --percent"):
-        tune("auto", tmp_path / "parts", *flags, "--percent", 0.5)
+    kept = {f: f.read_bytes() for f in (tmp_path / "parts").glob("**/*.pth.tar")}
+    for more, message in ((["--percent", 0.5], "--percent 0.45"), (["--retrain", "small"], "--retrain lr-rewind"),
+                          (["--epochs", 3], "--epochs 2"), (["--per-layer"], "--per-layer False"),
+                          (["--retrain", "scratch-e"], "draws new weights"), (["--lr", 0.3], "--lr")):
+        with pytest.raises(UserError, match=message):
+            tune("auto", tmp_path / "parts", *flags, *more)
+    main.main([*TINY, "--arch", "resnet8", "--epochs", "4", "--seed", "2", "--save", str(tmp_path / "other")])
+    with pytest.raises(UserError, match="was not made from .*other"):
+        tune("auto", tmp_path / "parts", *flags, "--model", tmp_path / "other/checkpoint.pth.tar")
+    for more in (["--epochs", 9], ["--dataset", "nowhere"]):
+        with pytest.raises(UserError):                       # nothing is deleted before the new run can begin
+            tune(dense, tmp_path / "parts", *flags, "--overwrite", *more)
+    assert kept == {f: f.read_bytes() for f in (tmp_path / "parts").glob("**/*.pth.tar")}
+    anew = tune(dense, tmp_path / "parts", *flags, "--overwrite", "--seed", 5)
+    assert anew["args"]["seed"] == 5 and not same(anew["state_dict"], whole["state_dict"])
+    assert anew["rule"] == "magnitude, iterative"
 
 
 def test_chaining_after_slimming(tmp_path):
@@ -525,6 +587,27 @@ def test_files_of_the_original_repositories(tmp_path):
         tune(tmp_path / "pruned.pth.tar", tmp_path / "f", "--arch", "preresnet20")
 
 
+def test_a_wide_network_is_compared_by_both_its_numbers(tmp_path):
+    name, cfg = network("wrn_10_1")
+    model = models.build(name, num_classes=10, **cfg)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "magnitude", "dense", "shapes10"))
+    assert checkpoint.load(tmp_path / "m.pth.tar", network, "wrn_10_1")["cfg"]["widen_factor"] == 1
+    for other in ("wrn_10_4", "wrn_16_1"):
+        with pytest.raises(UserError, match=f"depth 10 widen_factor 1.*not --arch {other}"):
+            checkpoint.load(tmp_path / "m.pth.tar", network, other)
+
+
+def test_the_report_counts_masks_out_of_scope_too(tmp_path):
+    torch.manual_seed(0)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet5"), "hoyer", "dense", "shapes10"))
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--scope", "conv+linear", "--percent", "0.5")
+    ckpt = cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--percent", "0.9")
+    total = compute_flops.count(checkpoint.to_model(ckpt)).total
+    line = f"sparsity of all {total.params:,} parameters: {100 * (1 - total.nonzeros / total.params):.2f} %"
+    assert line in (tmp_path / "b/prune.txt").read_text()
+    assert ckpt["rule"] == "magnitude, conv+linear, then magnitude"
+
+
 def test_lenet_has_its_grey_pictures_and_all_its_layers(tmp_path):
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet300"), "hoyer", "dense", "shapes10"))
@@ -539,6 +622,7 @@ def test_refusals_write_nothing(trained, tmp_path):
     dense, pruned = trained / "dense/checkpoint.pth.tar", trained / "pruned/pruned.pth.tar"
     for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
                            (["--floor", "-1"], "--floor"), (["--floor", "9999999"], "--floor"),
+                           (["--per-layer", "--floor", "3"], "--per-layer"), (["--depth", "20"], "depth 8"),
                            (["--arch", "vgg16"], "not --arch vgg16"), (["--arch", "resnet20"], "depth 8")):
         with pytest.raises(UserError, match=message):
             cut(dense, tmp_path / "x", *flags)

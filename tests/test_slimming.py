@@ -1,4 +1,5 @@
 """Network slimming: the penalty's gradient, the selection rule, and networks that compute the same after it."""
+import csv
 import json
 
 import pytest
@@ -28,7 +29,7 @@ def trained_like(arch, depth, seed=0):
 
 
 def gammas_of(model):
-    return {name: bn.weight.detach().abs() for name, bn in prune.scored_norms(model).items()}
+    return {name: bn.weight.detach().abs()[there] for name, (bn, there) in prune.scored_norms(model).items()}
 
 
 def test_the_threshold_takes_exactly_k_channels_wherever_they_are():
@@ -140,6 +141,7 @@ def test_milestones():
     assert main.milestones(99) == [49, 74]
     assert main.milestones(99, faithful=True) == []          # 49.5 and 74.25 never come
     assert main.milestones(1) == []                          # not at the very start
+    assert main.milestones(2) == [1]                         # tenfold, not a hundredfold
 
 
 def one_step(folder, *flags):
@@ -307,19 +309,74 @@ def test_prune_writes_what_it_says(tmp_path, capsys):
     assert ckpt["dense"]["params"] == 219_482
 
 
-def test_prune_again_from_a_narrow_network(tmp_path):
-    saved(tmp_path / "m.pth.tar", "resnet")
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_prune_again_from_a_narrow_network(arch, tmp_path):
+    saved(tmp_path / "m.pth.tar", arch)
     for source, target in (("m.pth.tar", "p"), ("p/pruned.pth.tar", "q")):
         cut(tmp_path / source, tmp_path / target, "--percent", "0.3")
     first, second = (checkpoint.load(tmp_path / d / "pruned.pth.tar") for d in "pq")
-    assert sum(second["cfg"]["widths"]) < sum(first["cfg"]["widths"])
-    assert second["dense"]["params"] == first["dense"]["params"] == 219_482
+    counts = [sum(w for w in cfg["widths"] if w != "M") for cfg in (first["dense"]["cfg"], first["cfg"], second["cfg"])]
+    for before, after in zip(counts, counts[1:], strict=False):
+        assert before - after == int(0.3 * before)           # of those that are left, not of those gone before
+    assert second["dense"]["params"] == first["dense"]["params"]
+
+
+def test_the_penalty_goes_on_in_fine_tuning(tmp_path):
+    saved(tmp_path / "m.pth.tar", "vgg")
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.3")
+    flags = ["--refine", str(tmp_path / "p/pruned.pth.tar"), "--subset", "20", "--batch-size", "20", "--epochs", "1",
+             "--lr", "0.5", "--weight-decay", "0", "--momentum", "0", "--precision", "fp32", "--device", "cpu"]
+    main.main([*flags, "--save", str(tmp_path / "a")])
+    main.main([*flags, "--save", str(tmp_path / "b"), "-sr", "--s", "0.25"])
+    plain, sparse = (checkpoint.load(tmp_path / d / "finetuned.pth.tar")["state_dict"] for d in "ab")
+    before = checkpoint.load(tmp_path / "p/pruned.pth.tar")["state_dict"]["feature.1.weight"]
+    torch.testing.assert_close(plain["feature.1.weight"] - sparse["feature.1.weight"], 0.5 * 0.25 * before.sign())
+
+
+def test_fine_tuning_has_the_schedule_of_training(tmp_path):
+    saved(tmp_path / "m.pth.tar", "vgg")
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.9")
+    main.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), "--subset", "20", "--epochs", "4", "--device", "cpu",
+               "--save", str(tmp_path / "f")])
+    with open(tmp_path / "f/log.csv", newline="") as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
+
+
+def test_a_run_is_not_gone_on_with_under_other_masks(tmp_path):
+    saved(tmp_path / "m.pth.tar", "vgg")
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.5")
+    flags = ["--refine", str(tmp_path / "p/pruned.pth.tar"), "--subset", "20", "--epochs", "1", "--device", "cpu",
+             "--save", str(tmp_path / "f"), "--resume", "auto"]
+    main.main(flags)
+    before = checkpoint.load(tmp_path / "f/finetuned.pth.tar")["masks"]
+    main.main(flags)                                         # the same: it is finished
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.2", "--overwrite")
+    with pytest.raises(UserError, match="has other masks"):
+        main.main(flags)
+    after = checkpoint.load(tmp_path / "f/finetuned.pth.tar")["masks"]
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("flags", [["--mask"], [], ["--round-to", "8"]])
+@pytest.mark.parametrize("arch", FAMILIES)
+def test_another_methods_masks_stay_with_their_weights(arch, flags, tmp_path):
+    from magnitude import prune as magnitude
+    saved(tmp_path / "m.pth.tar", arch)
+    magnitude.main(["--model", str(tmp_path / "m.pth.tar"), "--save", str(tmp_path / "a"), "--percent", "0.8",
+                    "--subset", "20", "--device", "cpu"])
+    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--percent", "0.4", *flags)
+    ckpt = checkpoint.load(tmp_path / "b/pruned.pth.tar")
+    convs = {n: w for n, w in ckpt["state_dict"].items() if w.dim() == 4}
+    assert convs.keys() <= ckpt["masks"].keys()
+    for name, weight in convs.items():
+        assert torch.equal(weight != 0, ckpt["masks"][name])               # none of the trained weights is exactly zero
 
 
 def test_prune_refuses(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
     for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
                            (["--compact"], "holds no masks"), (["--compact", "--mask"], "choose one"),
+                           (["--mask", "--round-to", "8"], "--round-to"), (["--depth", "13"], "depth 11"),
                            (["--arch", "resnet"], "not --arch resnet"), (["--arch", "vgg13"], "depth 11")):
         with pytest.raises(UserError, match=message):
             cut(tmp_path / "m.pth.tar", tmp_path / "p", *flags)

@@ -77,6 +77,8 @@ class DenseNet(nn.Module):
         for stage in (1, 2, 3):
             arriving += [channels + growth * i for i in range(n + 1)]
             channels = arriving[-1] // (compression if stage < 3 else 1)
+            if not channels:
+                raise UserError(f"densenet{depth}: a compression of {compression} leaves no channel")
         default = arriving if selection else [4 * growth] * (3 * n) if block == "bottleneck" else []
         widths = fill(widths, default, f"densenet{depth}")
         self.cfg = dict(depth=depth, num_classes=num_classes, growth=growth, block=block, compression=compression,
