@@ -30,7 +30,7 @@ import torch.nn.functional as F
 from common import UserError, checkpoint, data, runtime
 from hoyer import prune
 from hoyer.compact import compact, compaction_report, sparsity_report
-from hoyer.main import add_flags, apply_recipe, hits, pictures, scheduler_of, test_line
+from hoyer.main import add_flags, apply_recipe, hits, pictures, read_flags, scheduler_of, test_line
 from hoyer.networks import find, network, stem
 
 LENET = dict(epochs=100, batch_size=100, lr=1e-4, weight_decay=0.0, schedule=[])
@@ -48,7 +48,7 @@ def parse(argv, script):
         parser.add_argument("--model", metavar="FILE", required=True, help="the pruned.pth.tar that prune.py wrote")
     parser.add_argument("--faithful", action="store_true", help="the best epoch on the test set is the result, as in "
         "the original's prun_tune_V and cifar_prun_tune; the former with its 50 epochs at 1e-3")
-    return parser.parse_args(argv)
+    return read_flags(parser, argv)
 
 
 def prune_first(args, script):

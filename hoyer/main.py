@@ -62,6 +62,13 @@ def add_flags(parser):
         "instead of on the test set: for choosing --decay and thresholds")
 
 
+def read_flags(parser, argv):
+    args = parser.parse_args(argv)
+    if args.schedule and "cosine" in args.schedule[1:] + args.schedule[:-1]:
+        raise UserError("--schedule takes epoch numbers or the word cosine, not both")
+    return args
+
+
 def parse(argv, script):
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_flags(parser)
@@ -79,7 +86,7 @@ def parse(argv, script):
     add("--growthRate", dest="growth", type=int, help="of densenet (default: 12)")
     add("--compressionRate", dest="compression", type=int, help="of densenet (default: 2)")
     add("--faithful", action="store_true", help="group lasso of LeNet-5 by kernel position, as in the original")
-    args = parser.parse_args(argv)
+    args = read_flags(parser, argv)
     args.reg = regularizers.named(args.reg, script)
     args.decay = args.decay if args.reg != "none" else 0.0
     return args
@@ -97,8 +104,6 @@ def apply_recipe(args, recipe):
     for name, value in recipe.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    if "cosine" in args.schedule and len(args.schedule) > 1:
-        raise UserError("--schedule takes epoch numbers or the word cosine, not both")
 
 
 def scheduler_of(optimizer, args):

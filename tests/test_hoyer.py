@@ -312,6 +312,10 @@ def test_the_random_control_keeps_as_many_of_each_tensor():
     for name in by_size:
         assert by_size[name].sum() == at_random[name].sum()
     assert not torch.equal(by_size["fc1.weight"], at_random["fc1.weight"])
+    again = prune.choose(model, "V", 0.6, criterion="random", earlier=at_random)[0]
+    as_many = prune.choose(model, "V", 0.6, earlier=at_random)[0]
+    for name, mask in again.items():                         # of those that are there, and none of the others
+        assert mask.sum() == as_many[name].sum() < at_random[name].sum() and not (mask & ~at_random[name]).any()
 
 
 def saved(path, arch="lenet300", seed=0, **cfg):
@@ -598,6 +602,44 @@ def test_a_fine_tuning_is_not_continued_with_another_threshold(tmp_path, monkeyp
     assert before == {path.name: path.read_bytes() for path in (tmp_path / "tuned").iterdir()}
     finetune.main(["--model", "saves/elt_0.0_0.pth", *flags[2:], "--sensitivity", "0.02", "--resume", "auto"],
                   "prun_tune_T")
+    alone = ["--model", "alone/pruned.pth.tar", *shared, "--save", "alone/tuned", "--resume", "auto"]
+    cut("saves/elt_0.0_0", "alone", "--sensitivity", "0.02")              # one stage at a time it is refused too
+    finetune.main(alone)
+    cut("saves/elt_0.0_0", "alone", "--sensitivity", "0.03", "--overwrite")
+    with pytest.raises(UserError, match="has other masks"):
+        finetune.main(alone)
+
+
+def test_a_bad_schedule_writes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    saved("m.pth")
+    for schedule in (["soon"], ["cosine", "5"]):
+        with pytest.raises(UserError, match="--schedule"):
+            finetune.main(["--model", "m", "--subset", "20", "--schedule", *schedule], "prun_tune_T")
+    assert [p.name for p in tmp_path.iterdir()] == ["m.pth"]
+
+
+@pytest.mark.parametrize("script, flags", [("main", ["--arch", "resnet20"]), ("finetune", [])])
+def test_the_rate_falls_where_the_schedule_says(script, flags, tmp_path, monkeypatch):
+    seen, loaders = [], runtime.Run.loaders
+    monkeypatch.setattr(runtime.Run, "loaders", lambda self, d, **how: seen.append(how) or loaders(self, d, **how))
+    flags += [*QUICK, "--subset", "10", "--batch-size", "10", "--epochs", "3", "--schedule", "1", "2", "--gamma", "0.5",
+              "--lr", "0.2", "--save", str(tmp_path / "f")]
+    if script == "main":
+        main.main(flags)
+    else:
+        saved(tmp_path / "m.pth.tar", "resnet", depth=20)
+        cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.01")
+        finetune.main(["--model", str(tmp_path / "p/pruned.pth.tar"), *flags])
+    with open(tmp_path / "f/log.csv", newline="") as file:
+        assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx([0.2, 0.1, 0.05])
+    assert seen == [{"crop": 4, "flip": True}]
+
+
+def test_pretrained_is_where_training_begins(tmp_path):
+    model = saved(tmp_path / "m.pth.tar")
+    ckpt = train(tmp_path / "f", "--pretrained", str(tmp_path / "m.pth.tar"), "--reg", "hs", "--lr", "0")
+    assert all(torch.equal(w, ckpt["state_dict"][name]) for name, w in model.state_dict().items())
 
 
 # ---------------------------------------------------------------- the sweep
@@ -612,7 +654,8 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
     assert [(row["reg"], row["sensitivity"]) for row in rows] == [("hs", "0.01"), ("hs", "0.03"), ("group-hs", "0.01"),
                                                                   ("group-hs", "0.03")]
     for row in rows:
-        ckpt = checkpoint.load(tmp_path / f"s/{row['reg']}-0.0001/element-{row['sensitivity']}/finetuned.pth.tar")
+        assert row["folder"] == f"{row['reg']}-0.0001-epochs1/element-{row['sensitivity']}-epochs1"
+        ckpt = checkpoint.load(tmp_path / "s" / row["folder"] / "finetuned.pth.tar")
         weights = [w for w in ckpt["state_dict"].values() if w.dim() > 1]
         left = sum(int(w.count_nonzero()) for w in weights) / 266_200
         assert float(row["weights_left"]) == pytest.approx(100 * left, abs=1e-3) and 0 < float(row["macs_left"]) <= 100
@@ -626,13 +669,14 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
     for reg, column in (("hs", "weights_left"), ("group-hs", "macs_left")):
         chosen, small = (checkpoint.load(tmp_path / f"s/chosen/{reg}{kind}.pth.tar") for kind in ("", "-compact"))
         best = min((row for row in rows if row["reg"] == reg), key=lambda row: float(row[column]))
-        source = checkpoint.load(f"{best['folder']}/finetuned.pth.tar")
+        source = checkpoint.load(tmp_path / "s" / best["folder"] / "finetuned.pth.tar")
         assert all(torch.equal(chosen["state_dict"][k], v) for k, v in source["state_dict"].items())
         for ckpt in (chosen, small):
             assert ckpt["prec1"] == runtime.evaluate(checkpoint.to_model(ckpt), test)["top1"] and ckpt["epoch"] == 2
     assert checkpoint.load(tmp_path / "s/chosen/dense.pth.tar")["stage"] == "dense"
     capsys.readouterr()
     before = (tmp_path / "s/sweep.csv").read_text()
+    flags[-1] += "/"                                         # the same folder
     sweep.main(["--regs", "group-hs", *flags[3:]])           # trains nothing again, and keeps the other penalty's rows
     assert "epoch   1/1" not in capsys.readouterr().out and (tmp_path / "s/sweep.csv").read_text() == before
 
@@ -644,12 +688,24 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
     flags = ["--regs", "hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "--epochs", "1", "--tune-epochs",
              "2", "--iterate", "--pretrained", f"{dense}/checkpoint.pth.tar", "--save", str(tmp_path / "s"), *shared]
     sweep.main([*flags, "--tune-wd", "1e-4", "--target", "100"])
+    with pytest.raises(UserError, match="holds a lenet300"):
+        sweep.main([*flags, "--arch", "cnn"])
     assert "no network has 100.0 % on" in capsys.readouterr().out and not list((tmp_path / "s/chosen").glob("hs*"))
-    first, second = (checkpoint.load(tmp_path / f"s/hs-0.0001/element-iterated-{t}/finetuned.pth.tar")
-                     for t in ("0.01", "0.03"))
+    first, second = (checkpoint.load(tmp_path / f"s/hs-0.0001-epochs1/element-{t}-wd0.0001-epochs2/finetuned.pth.tar")
+                     for t in ("0.01", "0.01-0.03"))
     for name, mask in first["masks"].items():
         assert not (second["masks"][name] & ~mask).any() and second["masks"][name].sum() < mask.sum()
     with open(tmp_path / "s/sweep.csv", newline="") as file:
         assert [row["epochs"] for row in csv.DictReader(file)] == ["3", "5"]
+    between = [*flags, "--tune-wd", "1e-4", "--wd", "0.1"]   # a threshold more, and another sparse training
+    between[between.index("0.03"):between.index("0.03")] = ["0.02"]
+    sweep.main([*between, "--target", "1"])
+    with open(tmp_path / "s/sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["wd"], row["sensitivity"]) for row in rows] == [("", "0.01"), ("", "0.03"), ("0.1", "0.01"),
+                                                                 ("0.1", "0.02"), ("0.1", "0.03")]
+    best = min(rows, key=lambda row: float(row["weights_left"]))
+    setting = checkpoint.load(tmp_path / "s/chosen/hs.pth.tar")["run"]["setting"]
+    assert ("weight decay 0.1" in setting) == (best["wd"] == "0.1") and f"threshold {best['sensitivity']}" in setting
     with pytest.raises(UserError, match="seen pictures"):
         sweep.main([*flags[:-6], *shared, "--holdout", "10"])
