@@ -5,7 +5,8 @@
 #   bash run_all.sh slimming            one method alone
 #   bash run_all.sh full                the real data sets at full length: hours on a GPU
 #
-# A stage that was finished before is not repeated; one that was stopped goes on. Everything is under logs/.
+# A stage that was finished before is not repeated; one that was stopped goes on. Everything is under logs/: after an edit
+# here remove the folders of that stage and of those behind it.
 set -uo pipefail
 cd "$(dirname "$0")"
 full=; methods=()

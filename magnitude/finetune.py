@@ -161,7 +161,9 @@ def retrain(args):
         checkpoint.fit(model, early["state_dict"], args.rewind_to)
         start = early["epoch"]
     elif args.retrain.startswith("scratch"):
-        model.load_state_dict(models.build(ckpt["arch"], **ckpt["cfg"]).state_dict())
+        fresh = models.build(ckpt["arch"], **ckpt["cfg"]).state_dict()
+        chosen = {name: w for name, w in model.state_dict().items() if name.endswith("select.indices")}
+        model.load_state_dict({**fresh, **chosen})           # which channels a slimmed layer reads is no weight
         draw_fresh(model, masks)
     model = run.place(model)
     parameters = dict(model.named_parameters())

@@ -563,6 +563,9 @@ def test_chaining_after_slimming(tmp_path):
         tuned = tune(tmp_path / kind / "magnitude/pruned.pth.tar", tmp_path / kind / "f", "--epochs", 1, "--lr", 0.1)
         for name, mask in pruned["masks"].items():
             assert torch.equal(tuned["masks"][name], mask) and not tuned["state_dict"][name][~mask].any()
+        fresh = tune(tmp_path / kind / "magnitude/pruned.pth.tar", tmp_path / kind / "s", "--retrain", "scratch-e",
+                     "--epochs", 1, "--lr", 0.1, "--schedule", 9)
+        assert all(torch.equal(v, fresh["state_dict"][n]) for n, v in before["state_dict"].items() if "indices" in n)
     assert any(name.endswith(".bias") and not mask.all() for name, mask in pruned["masks"].items())
 
 
