@@ -106,11 +106,14 @@ def zero(model, keep):
 
 
 def narrow_masks(model, masks, keep):
-    """What the masks still prune in the narrow network: they are narrowed in the place of their tensors."""
+    """The masks of other layers than those that `keep` narrows: they are narrowed in the place of their tensors."""
+    masks = {name: mask for name, mask in masks.items() if name.rpartition(".")[0] not in keep}
+    if not masks:
+        return {}
     stencil = copy.deepcopy(model)
     stencil.load_state_dict({**model.state_dict(), **{name: mask.float() for name, mask in masks.items()}})
     state = models.narrow(stencil, keep).state_dict()
-    return {name: state[name].ne(0) for name in masks if not state[name].all()}
+    return {name: state[name].ne(0) for name in masks}
 
 
 def main(argv=None):
