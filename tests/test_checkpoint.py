@@ -234,7 +234,7 @@ def test_a_file_of_ours_without_the_optional_entries_loads(tmp_path):
 @pytest.mark.parametrize("arch, depth", [("densenet", None), ("vgg", 13), ("vgg13", None)])
 def test_another_arch_or_depth_than_asked_is_refused(arch, depth, tmp_path):
     path = write(tmp_path / "c.pth.tar", make("vgg"))
-    with pytest.raises(UserError, match=f"c.pth.tar holds a vgg of depth 11, not --arch {arch}.*leave them out"):
+    with pytest.raises(UserError, match=f"c.pth.tar holds a vgg \\(depth 11\\), not --arch {arch}.*leave them out"):
         checkpoint.load(path, network, arch, depth)
     for same in (("vgg", None), ("vgg", 11), ("vgg11", None)):
         assert checkpoint.load(path, network, *same)["arch"] == "vgg"

@@ -566,7 +566,7 @@ def test_defaults_of_prune_and_tune(tmp_path, monkeypatch):
                                     ("prun_tune_V", ["--faithful"], (50, 1e-3, 1e-4, 0.25)),
                                     ("prun_tune_V", ["--faithful", "--epochs", "7"], (7, 1e-3, 1e-4, 0.25))):
         with pytest.raises(Stop) as stop:
-            finetune.main([*QUICK, "--subset", "20", "--model", str(tmp_path / "m"), *flags], script)
+            finetune.main([*QUICK, "--subset", "20", "--model", str(tmp_path / "m"), "--overwrite", *flags], script)
         args = stop.value.args[0]
         assert (args.epochs, args.lr, args.weight_decay, args.sensitivity) == expected
 
