@@ -97,7 +97,8 @@ def main(argv=None):
                                      args.granularity, "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--wd",
                                      args.tune_wd, "--save", tuned, *shared]), "prun_tune_T")
                 row = measured(args, tuned, epochs, minutes)
-                rows[row["folder"]] = {"reg": reg, "decay": decay, "wd": args.wd, "sensitivity": sensitivity, **row}
+                rows[row["folder"]] = {"reg": reg, "decay": decay, "wd": args.wd, "granularity": args.granularity,
+                                       "sensitivity": sensitivity, **row}
                 write(args, list(rows.values()))
                 if args.iterate:
                     source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
@@ -124,7 +125,7 @@ def earlier(args):
     if not path.exists():
         return {}
     with open(path, newline="") as file:
-        return {row["folder"]: {k: v if k in ("reg", "widths", "folder") else int(v) if k == "epochs" else
+        return {row["folder"]: {k: v if k in ("reg", "granularity", "widths", "folder") else int(v) if k == "epochs" else
                                 float(v) if v else None for k, v in row.items()}
                 for row in csv.DictReader(file) if (Path(args.save) / row["folder"]).is_dir()}
 
@@ -151,7 +152,8 @@ def choose(args, rows):
         return
     best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
     wd = f"weight decay {best['wd']:g}, " if best["wd"] else ""
-    setting = (f"{reg}, {args.target:g} % held out, strength {best['decay']:g}, {wd}"
+    whole = "whole groups, " if best["granularity"] == "group" else ""
+    setting = (f"{reg}, {args.target:g} % held out, strength {best['decay']:g}, {wd}{whole}"
                f"threshold {best['sensitivity']:g}")
     spent = {"minutes": best["minutes"], "setting": setting, "command": runtime.command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):

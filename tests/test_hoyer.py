@@ -680,6 +680,16 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
     sweep.main(["--regs", "group-hs", *flags[3:]])           # trains nothing again, and keeps the other penalty's rows
     assert "epoch   1/1" not in capsys.readouterr().out and (tmp_path / "s/sweep.csv").read_text() == before
 
+    # whole rows and columns below 0.0206, about half of a fresh first layer's: fewer MACs than any element threshold
+    flags[flags.index("0.01"):flags.index("0.03") + 1] = ["0.0206"]
+    sweep.main(["--regs", "group-hs", *flags[3:], "--granularity", "group"])
+    with open(tmp_path / "s/sweep.csv", newline="") as file:
+        groups = list(csv.DictReader(file))[-1]
+    assert groups["granularity"] == "group" and groups["folder"].endswith("group-0.0206-epochs1")
+    assert float(groups["macs_left"]) < 60
+    setting = checkpoint.load(tmp_path / "s/chosen/group-hs-compact.pth.tar")["run"]["setting"]
+    assert setting == "group-hs, 1 % held out, strength 0.0001, whole groups, threshold 0.0206"
+
 
 def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsys):
     dense = str(tmp_path / "dense")
