@@ -121,12 +121,12 @@ def words(values):
 
 def earlier(args):
     """{folder: row} of the sweep.csv that is there."""
-    path = Path(args.save) / "sweep.csv"
+    path, text = Path(args.save) / "sweep.csv", ("reg", "granularity", "widths", "folder")
     if not path.exists():
         return {}
     with open(path, newline="") as file:
-        return {row["folder"]: {k: v if k in ("reg", "granularity", "widths", "folder") else int(v) if k == "epochs" else
-                                float(v) if v else None for k, v in row.items()}
+        return {row["folder"]: {k: v if k in text else int(v) if k == "epochs" else float(v) if v else None
+                                for k, v in row.items()}
                 for row in csv.DictReader(file) if (Path(args.save) / row["folder"]).is_dir()}
 
 
