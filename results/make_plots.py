@@ -1,8 +1,8 @@
-"""Draws the plots in the READMEs from results/ledger.csv: results/hoyer_mnist.png.
+"""Draws the plots in the READMEs from results/ledger.csv: results/hoyer_mnist.png and magnitude_cifar10.png.
 
     python results/make_plots.py
 
-Circles and squares are our runs, one a seed; stars are published figures, as in the tables beside the plot.
+Circles, squares and triangles are our runs, one a seed; stars are published figures, as in the tables beside the plot.
 """
 import sys
 from pathlib import Path
@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "results")]
 
-from make_tables import LENETS, PAPER, hoyer_rows, structural_macs
+from make_tables import LENETS, PAPER, RENDA, hoyer_rows, magnitude_groups, structural_macs
 
 from common import compute_flops, models, plots
 from hoyer import regularizers
@@ -54,10 +54,39 @@ def hoyer_mnist(plt):
     return figure
 
 
+def magnitude_cifar10(plt):
+    """Accuracy against the weights that are left, a panel for each network, for each way to train what is left."""
+    groups = magnitude_groups()
+    networks = sorted({arch for arch, *_ in groups})
+    ways = ["dense", *sorted({way for _, _, _, way, _ in groups} - {"dense"})]
+    figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 4.4), layout="constrained",
+                                squeeze=False)
+    for axis, network in zip(axes[0], networks, strict=True):
+        for (arch, kept, rule, way, _), runs in groups.items():
+            if arch == network:
+                random = "random" in rule
+                axis.plot([-kept] * len(runs), [accuracy for _, accuracy in runs], "v" if random else "o",
+                          color=f"C{ways.index(way)}", label=f"{way}{', random masks' * random}")
+        for way, published in RENDA.get(network, {}).items():
+            if way in ways:
+                axis.plot(published.keys(), published.values(), "*", markersize=12, color=f"C{ways.index(way)}",
+                          label=f"{way}, published")
+        axis.set(title=f"{network}, CIFAR-10", xlabel="weights left (%)", ylabel="last epoch's test accuracy (%)",
+                 xscale="log")
+        axis.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
+        axis.set_xticks([], minor=True)
+        axis.grid(alpha=0.3)
+        handles, labels = axis.get_legend_handles_labels()
+        drawn = dict(zip(labels, handles, strict=True))      # each label once
+        axis.legend(drawn.values(), drawn)
+    return figure
+
+
 def main():
-    figure = hoyer_mnist(plots.pyplot())
-    figure.savefig(ROOT / "results" / "hoyer_mnist.png", dpi=100)
-    print("wrote results/hoyer_mnist.png")
+    plt = plots.pyplot()
+    for draw in (hoyer_mnist, magnitude_cifar10):
+        draw(plt).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
+        print(f"wrote results/{draw.__name__}.png")
 
 
 if __name__ == "__main__":
