@@ -187,12 +187,18 @@ def hoyer_mnist_groups():
 
 
 def hoyer_cifar10():
-    """ResNets on CIFAR-10 with sparse filters."""
+    """ResNets on CIFAR-10 with sparse filters, stage by stage."""
+    rows, whole = [], 0
+    for r in ledger():
+        if (r["method"], r["dataset"]) == ("hoyer", "cifar10"):
+            whole = int(r["params"]) if r["stage"] == "dense" else whole
+            what = {"dense": "dense", "sparse": f"sparse, strength {flag(r, '--decay')}",
+                    "finetuned": f"threshold {flag(r, '--sensitivity')}, fine-tuned"}[r["stage"]]
+            what += ", compacted" * (int(r["params"]) < whole)
+            rows.append([r["arch"], what, r["accuracy"], f"{int(r['weights']):,}", f"{int(r['params']):,}",
+                         f"{int(r['macs']):,}", recipe(r)])
     return markdown(["network", "stage", "last epoch's accuracy, %", "weights left", "parameters",
-                     "MACs with non-zero weights", "recipe"],
-                    [[r["arch"], r["setting"] or r["stage"], r["accuracy"], f"{int(r['weights']):,}",
-                      f"{int(r['params']):,}", f"{int(r['macs']):,}", recipe(r)]
-                     for r in ledger() if (r["method"], r["dataset"]) == ("hoyer", "cifar10")])
+                     "MACs with non-zero weights", "recipe"], rows)
 
 
 def main(argv=None):
