@@ -12,7 +12,8 @@ folder too; sweep.png shows accuracy against the weights and against the MACs of
 
 With --target, the sparsest network of each penalty (by weights; for groups by MACs) that has this accuracy on the
 held-out pictures is then tested, once, and written to chosen/: the fine-tuned network with its masks, and -compact,
-what remains of it; the dense network beside them.
+what remains of it; the dense network beside them. With --refit FILE, a dense network that has seen all training
+pictures, the chosen strength and thresholds are first trained once more from it, on all of them, and that is tested.
 
 A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
 time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
@@ -56,6 +57,8 @@ def parse(argv=None):
         "one is trained)")
     add("--iterate", action="store_true", help="go from threshold to threshold instead of pruning each time anew")
     add("--target", type=float, metavar="PERCENT", help="held-out accuracy of the networks to choose")
+    add("--refit", metavar="FILE", help="a dense network trained on all pictures: train the chosen ones so, too, and "
+        "test those")
     add("--save", default="logs/sweep", help="folder to write to")
     return parser.parse_args(argv)
 
@@ -66,48 +69,64 @@ def main(argv=None):
     regs = [regularizers.named(reg) for reg in args.regs]
     if "none" in regs:
         raise UserError("--regs none has no strength to sweep")
-    shared = ["--schedule", *args.schedule, "--seed", args.seed, "--holdout", args.holdout, "--resume", "auto",
-              "--test-batch-size", args.test_batch_size]
-    for name in ("dataset", "data_dir", "subset", "device", "arch"):
-        if getattr(args, name) is not None:
-            shared += [f"--{name.replace('_', '-')}", getattr(args, name)]
-    decayed = [] if args.wd is None else ["--wd", args.wd]
+    if args.refit and not args.target:
+        raise UserError("--refit trains what --target PERCENT chooses; give that, too")
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
-    if args.pretrained:
-        ckpt = checkpoint.load(dense)
-        if ckpt["args"].get("holdout") != args.holdout:
-            raise UserError(f"{dense} was trained with --holdout {ckpt['args'].get('holdout')}, not {args.holdout}: it "
-                            "has seen pictures that are to choose")
-    else:
-        training.main(words(["--epochs", args.epochs, "--save", f"{args.save}/dense", *shared]))
+    for path, holdout in ((args.pretrained, args.holdout), (args.refit, 0)):
+        if path:
+            seen = checkpoint.load(path)["args"].get("holdout")
+            if seen != holdout:
+                raise UserError(f"{path} was trained with --holdout {seen}, not {holdout}: "
+                                f"{'it has seen pictures that are to choose' if holdout else 'not on all pictures'}")
+    if not args.pretrained:
+        training.main(words(["--epochs", args.epochs, "--save", f"{args.save}/dense", *shared(args, args.holdout)]))
+    made = {reg: [] for reg in regs}
     for reg in regs:
         for decay in args.decays or DECAYS[reg]:
-            folder = f"{args.save}/{reg}-{decay}{tag('wd', args.wd, None)}{tag('epochs', args.epochs, 250)}"
-            training.main(words(["--reg", reg, "--decay", decay, "--pretrained", dense, "--epochs", args.epochs,
-                                 "--save", folder, *shared, *decayed]))
-            source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
-            minutes = checkpoint.load(source)["run"]["minutes"]
-            tuning = (tag("wd", args.tune_wd, 0) + tag("lr", args.tune_lr, 1e-3)
-                      + tag("epochs", args.tune_epochs, 100))
-            taken = []                                       # the thresholds up to here
-            for sensitivity in args.sensitivities:
-                taken = [*taken, sensitivity] if args.iterate else [sensitivity]
-                tuned = f"{folder}/{args.granularity}-{'-'.join(map(str, taken))}{tuning}"
-                finetune.main(words(["--model", source, "--sensitivity", sensitivity, "--granularity",
-                                     args.granularity, "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--wd",
-                                     args.tune_wd, "--save", tuned, *shared]), "prun_tune_T")
-                row = measured(args, tuned, epochs, minutes)
-                rows[row["folder"]] = {"reg": reg, "decay": decay, "wd": args.wd, "granularity": args.granularity,
-                                       "sensitivity": sensitivity, **row}
+            for row in trained(args, args.save, reg, decay, args.sensitivities, dense, args.holdout):
+                rows[row["folder"]] = row
                 write(args, list(rows.values()))
-                if args.iterate:
-                    source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
+                made[reg].append(row)
     if args.target:
-        ckpt = checkpoint.load(dense)
-        top1 = test_once(args, dense, "dense", ckpt["epoch"], {})
-        print(f"dense: held-out {ckpt['prec1']:.2f} %, test {top1:.2f} %; wrote {args.save}/chosen/dense.pth.tar")
+        ckpt = checkpoint.load(args.refit or dense)
+        top1 = test_once(args, ckpt["path"], "dense", ckpt["epoch"], {})
+        print(f"dense: test {top1:.2f} %; wrote {args.save}/chosen/dense.pth.tar")
         for reg in regs:
-            choose(args, [row for row in rows.values() if row["reg"] == reg])
+            choose(args, made[reg])
+
+
+def trained(args, save, reg, decay, sensitivities, dense, holdout):
+    """One strength of one penalty, into folders of `save`: the sparse training, then pruning and fine-tuning for each
+    threshold. Yields a row of sweep.csv for each of these."""
+    decayed = [] if args.wd is None else ["--wd", args.wd]
+    folder = f"{save}/{reg}-{decay}{tag('wd', args.wd, None)}{tag('epochs', args.epochs, 250)}"
+    training.main(words(["--reg", reg, "--decay", decay, "--pretrained", dense, "--epochs", args.epochs, "--save",
+                         folder, *shared(args, holdout), *decayed]))
+    source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
+    minutes = checkpoint.load(source)["run"]["minutes"]
+    tuning = tag("wd", args.tune_wd, 0) + tag("lr", args.tune_lr, 1e-3) + tag("epochs", args.tune_epochs, 100)
+    taken = []                                               # the thresholds up to here
+    for sensitivity in sensitivities:
+        taken = [*taken, sensitivity] if args.iterate else [sensitivity]
+        tuned = f"{folder}/{args.granularity}-{'-'.join(map(str, taken))}{tuning}"
+        finetune.main(words(["--model", source, "--sensitivity", sensitivity, "--granularity", args.granularity,
+                             "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--wd", args.tune_wd, "--save", tuned,
+                             *shared(args, holdout)]), "prun_tune_T")
+        row = {"reg": reg, "decay": decay, "wd": args.wd, "granularity": args.granularity, "sensitivity": sensitivity,
+               **measured(args, tuned, epochs, minutes)}
+        yield row
+        if args.iterate:
+            source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
+
+
+def shared(args, holdout):
+    """The flags that every training of the sweep has."""
+    flags = ["--schedule", *args.schedule, "--seed", args.seed, "--holdout", holdout, "--resume", "auto",
+             "--test-batch-size", args.test_batch_size]
+    for name in ("dataset", "data_dir", "subset", "device", "arch"):
+        if getattr(args, name) is not None:
+            flags += [f"--{name.replace('_', '-')}", getattr(args, name)]
+    return flags
 
 
 def tag(name, value, usual):
@@ -151,15 +170,21 @@ def choose(args, rows):
               "thresholds")
         return
     best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
+    print(f"{reg}: strength {best['decay']:g}, threshold {best['sensitivity']:g} chosen, {best['accuracy']:.2f} % on "
+          "the held-out pictures")
+    if args.refit:
+        up_to = args.sensitivities.index(best["sensitivity"]) + 1
+        steps = args.sensitivities[:up_to] if args.iterate else [best["sensitivity"]]
+        *_, best = trained(args, f"{args.save}/refit", reg, best["decay"], steps, args.refit, 0)
     wd = f"weight decay {best['wd']:g}, " if best["wd"] else ""
     whole = "whole groups, " if best["granularity"] == "group" else ""
-    setting = (f"{reg}, {args.target:g} % held out, strength {best['decay']:g}, {wd}{whole}"
-               f"threshold {best['sensitivity']:g}")
+    setting = (f"{reg}, {args.target:g} % held out, {'refit, ' if args.refit else ''}strength {best['decay']:g}, {wd}"
+               f"{whole}threshold {best['sensitivity']:g}")
     spent = {"minutes": best["minutes"], "setting": setting, "command": runtime.command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
         top1 = test_once(args, f"{args.save}/{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)
     print(f"{setting}: {best['weights_left']} % of the weights, {best['macs_left']} % of the MACs in {best['widths']}, "
-          f"held-out {best['accuracy']:.2f} %, test {top1:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
+          f"test {top1:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
 
 
 def test_once(args, path, name, epochs, facts):

@@ -719,3 +719,32 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
     assert ("weight decay 0.1" in setting) == (best["wd"] == "0.1") and f"threshold {best['sensitivity']}" in setting
     with pytest.raises(UserError, match="seen pictures"):
         sweep.main([*flags[:-6], *shared, "--holdout", "10"])
+
+
+def test_a_refit_trains_the_chosen_setting_on_all_pictures(tmp_path, capsys):
+    shared = ["--dataset", "shapes10", "--subset", "60", "--device", "cpu"]
+    for name, held in (("part", "20"), ("all", "0")):
+        main.main(["--epochs", "1", "--save", str(tmp_path / name), "--holdout", held, *shared])
+    flags = ["--regs", "hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "0.02", "--epochs", "1",
+             "--tune-epochs", "1", "--holdout", "20", "--pretrained", str(tmp_path / "part/checkpoint.pth.tar"),
+             "--target", "1", "--save", str(tmp_path / "s"), *shared]
+    refit = ["--refit", str(tmp_path / "all/checkpoint.pth.tar")]
+    sweep.main([*flags, *refit])                             # 0.03 leaves the fewest
+    folder = tmp_path / "s/refit/hs-0.0001-epochs1/element-0.03-epochs1"
+    tuned, chosen = checkpoint.load(folder / "finetuned.pth.tar"), checkpoint.load(tmp_path / "s/chosen/hs.pth.tar")
+    assert tuned["args"]["holdout"] == 0
+    assert chosen["run"]["setting"] == "hs, 1 % held out, refit, strength 0.0001, threshold 0.03"
+    assert all(torch.equal(chosen["state_dict"][k], v) for k, v in tuned["state_dict"].items())
+    assert not list(folder.parent.glob("element-0.0[12]*"))  # only what was chosen
+    dense, full = (checkpoint.load(path) for path in (tmp_path / "s/chosen/dense.pth.tar", refit[1]))
+    assert all(torch.equal(dense["state_dict"][k], v) for k, v in full["state_dict"].items())
+    with open(tmp_path / "s/sweep.csv", newline="") as file:
+        assert not any("refit" in row["folder"] for row in csv.DictReader(file))
+
+    flags.remove("0.02")
+    sweep.main([*flags, "--iterate", *refit])                # step by step up to the chosen one
+    assert (folder.parent / "element-0.01-0.03-epochs1/finetuned.pth.tar").is_file()
+    with pytest.raises(UserError, match="not on all pictures"):
+        sweep.main([*flags, "--refit", str(tmp_path / "part/checkpoint.pth.tar")])
+    with pytest.raises(UserError, match="--target PERCENT"):
+        sweep.main([*flags[:flags.index("--target")], *refit])
