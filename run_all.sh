@@ -43,18 +43,18 @@ slimming() {
 }
 
 magnitude() {
-    local d=$out/magnitude arch=resnet20 sub="--subset 4000" long="--epochs 8" short="--epochs 4" recipe
+    local d=$out/magnitude arch=resnet20 sub="--subset 4000" dense="--epochs 8" tune="--epochs 6" recipe
     recipe="--dataset shapes10 $sub --batch-size 32"
     if [ -n "$full" ]; then
-        arch=resnet56 sub="" long="--epochs 160" short="--epochs 40" recipe="--dataset cifar10 --batch-size 128"
+        arch=resnet56 sub="" dense="--epochs 160" tune="--epochs 160" recipe="--dataset cifar10 --batch-size 128"
     fi
-    step "magnitude: dense" magnitude/main.py $recipe $long --arch $arch --save $d/dense --resume auto &&
+    step "magnitude: dense" magnitude/main.py $recipe $dense --arch $arch --save $d/dense --resume auto &&
     step "magnitude: prune 90 % of the weights" magnitude/prune.py --percent 0.9 $sub --model $d/dense/checkpoint.pth.tar \
         --save $d/pruned --overwrite &&
-    step "magnitude: fine-tune, small rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar $recipe $short \
+    step "magnitude: fine-tune, small rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar $recipe $tune \
         --save $d/small --resume auto &&
     step "magnitude: fine-tune, rewound rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar \
-        --retrain lr-rewind $recipe $long --save $d/lr-rewind --resume auto &&
+        --retrain lr-rewind $recipe $tune --save $d/lr-rewind --resume auto &&
     files+=($d/dense/checkpoint.pth.tar $d/pruned/pruned.pth.tar $d/small/finetuned.pth.tar
             $d/lr-rewind/finetuned.pth.tar)
 }

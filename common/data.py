@@ -177,7 +177,9 @@ def decode(files):
             if pixels.shape != size:
                 raise UserError(f"{file} is {pixels.shape}, the others are {size}; bring all to one size and mode")
             pictures.append(pixels)
-        arrays[f"x_{split}"], arrays[f"y_{split}"] = np.stack(pictures), np.array([label for _, label in listed])
+        order = np.random.default_rng(0).permutation(len(pictures))      # so that every part of a set has all classes
+        arrays[f"x_{split}"] = np.stack(pictures)[order]
+        arrays[f"y_{split}"] = np.array([label for _, label in listed])[order]
     return arrays
 
 

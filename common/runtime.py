@@ -20,7 +20,8 @@ import torch.nn.functional as F
 from common import UserError, checkpoint, compute_flops, data, plots
 
 # Flags that may differ when a run is resumed; which network it is says the checkpoint's cfg.
-FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth")
+FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth",
+        "precision")                                         # what precision it is says the checkpoint's run
 
 
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
@@ -134,9 +135,9 @@ def command():
     return " ".join(words)
 
 
-def facts(device, bf16=False, minutes=0.0):
+def facts(device, precision="fp32", minutes=0.0):
     """What a checkpoint remembers of how it was made; results/ledger.csv is filled from it."""
-    return {"command": command(), "precision": "bf16" if bf16 else "fp32", "hardware": hardware(device),
+    return {"command": command(), "precision": precision, "hardware": hardware(device),
             "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 2)}
 
 
@@ -221,9 +222,12 @@ class Run:
                 self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
                 torch.cuda.set_device(self.device)
             torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-        self.bf16 = args.precision == "bf16" or (args.precision == "auto" and has_bf16(self.device))
+        self.precision = args.precision
+        if args.precision == "auto":
+            self.precision = "bf16" if has_bf16(self.device) else "fp32"
         self.folder = ready_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
         self.rows, self.start, self.best, self.prec1, self.totals, self.next_curve = [], 0, 0.0, 0.0, {}, 0.0
+        self.made = None                                     # how a run that is only repeated was made
         seed_all(args.seed)
         plots.pyplot()                                       # what is missing is missed now, not after the first epoch
 
@@ -235,7 +239,7 @@ class Run:
         print(f"{self.method} {self.stage}: {model.arch} {brief(model.cfg)} on {self.args.dataset}\n"
               f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
               f"  {self.args.epochs} epochs, batch {self.args.batch_size}, lr {self.args.lr:g}, seed {self.args.seed}, "
-              f"{self.device}, {'bf16 autocast' if self.bf16 else 'fp32'}, into {self.folder}", flush=True)
+              f"{self.device}, {self.precision}, into {self.folder}", flush=True)
 
     def loaders(self, dataset, **augment):
         """(training Loader, test Loader) on the run's device; augment: crop, flip, cutout."""
@@ -259,7 +263,7 @@ class Run:
         return model
 
     def autocast(self):
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
 
     def resume(self, model, optimizer, scheduler=None, masks=None):
         """Takes up the run in --resume, if there is one, exactly where its last finished epoch ended.
@@ -279,6 +283,8 @@ class Run:
         if not state:
             raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
         flags = changed(self.args, ckpt)
+        if (precision := ckpt["run"]["precision"]) != self.precision:
+            flags.append(f"--precision {precision}")
         if flags or ckpt["cfg"] != model.cfg:
             raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same "
                             "flags, or another --save")
@@ -293,6 +299,7 @@ class Run:
         set_random_state(state["random"])
         self.rows, self.start = state["rows"], ckpt["epoch"]
         self.best, self.prec1 = ckpt["best_prec1"], ckpt["prec1"]
+        self.made = ckpt["run"] if self.start >= self.args.epochs else None
         print(f"resumed {path} after epoch {self.start} (best {self.best:.2f} %)", flush=True)
 
     def epochs(self, count):
@@ -355,9 +362,9 @@ class Run:
         checkpoint.save(self.folder / "checkpoint.pth.tar", {**ckpt, "resume": state})
 
     def checkpoint(self, model, **more):
+        made = self.made or facts(self.device, self.precision, sum(row["seconds"] for row in self.rows) / 60)
         return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=self.prec1,
-                             best_prec1=self.best, args=vars(self.args), dense=self.dense,
-                             run=facts(self.device, self.bf16, sum(row["seconds"] for row in self.rows) / 60), **more)
+                             best_prec1=self.best, args=vars(self.args), dense=self.dense, run=made, **more)
 
     def finish(self, model, name="checkpoint.pth.tar", **more):
         """Says what was written; another name than checkpoint.pth.tar: the network without the optimizer state."""

@@ -14,8 +14,8 @@ after the model:
 
     python prun_tune_T.py --model saves/elt_0.0001_3 --sensitivity 0.01       writes saves/elt_0.0001_3_T_0.01.pth
 
-A model that was pruned and fine-tuned can be pruned further in the same way. Expect the accuracy of the dense network
-back, within about 0.1, at the sparsities in README.md; the time is that of training, epoch by epoch.
+A model that was pruned and fine-tuned can be pruned further in the same way. README.md has what the LeNets lost, at
+which sparsity; the time is that of training, epoch by epoch.
 """
 import argparse
 import shutil

@@ -119,6 +119,9 @@ def pictures(args, arch):
         raise UserError(f"--holdout {n}: there are {len(dataset.y_train)} training pictures")
     if n:
         x, y = dataset.x_train, dataset.y_train
+        if len(y[:-n].unique()) < len(y.unique()) or len(y[-n:].unique()) == 1:
+            raise UserError(f"--holdout {n} would take whole classes, or one only: {args.dataset} seems to be in the "
+                            "order of its classes; bring it into a random one")
         dataset = replace(dataset, x_train=x[:-n], y_train=y[:-n], x_test=x[-n:], y_test=y[-n:])
     return dataset
 

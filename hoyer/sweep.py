@@ -10,10 +10,11 @@ from what the threshold before it left. All of them leave out the last 5,000 tra
 those on them, so that choosing does not use the test set. sweep.csv holds one row a network, earlier sweeps' of the
 folder too; sweep.png shows accuracy against the weights and against the MACs of the compacted network that are left.
 
-With --target, the sparsest network of each penalty (by weights; for groups by MACs) that has this accuracy on the
-held-out pictures is then tested, once, and written to chosen/: the fine-tuned network with its masks, and -compact,
-what remains of it; the dense network beside them. With --refit FILE, a dense network that has seen all training
-pictures, the chosen strength and thresholds are first trained once more from it, on all of them, and that is tested.
+With --target, the sparsest of this command's networks of each penalty (by weights; for groups by MACs) that has this
+accuracy on the held-out pictures is then tested, and written to chosen/: the fine-tuned network with its masks, and
+-compact, what remains of it; the dense network beside them. With --refit FILE, a dense network that has seen all
+training pictures, the chosen strength and thresholds are first trained once more from it, on all of them, and that
+network is the one to be tested; nothing is chosen by the test set either way.
 
 A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
 time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
@@ -46,10 +47,10 @@ def parse(argv=None):
     add("--sensitivities", nargs="+", type=float, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T", help="thresholds")
     add("--granularity", choices=("element", "group"), default="element")
     add("--epochs", type=runtime.positive, default=250)
-    add("--wd", type=runtime.amount, help="weight decay of the sparse training (default: 1e-4 for groups, else 0)")
+    add("--wd", type=runtime.amount, help="weight decay of the sparse training (default: main.py's)")
     add("--tune-epochs", type=runtime.positive, default=100)
     add("--tune-lr", type=runtime.amount, default=1e-3)
-    add("--tune-wd", type=runtime.amount, default=0.0, help="weight decay of the fine-tuning")
+    add("--tune-wd", type=runtime.amount, help="weight decay of the fine-tuning (default: finetune.py's)")
     add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
     add("--seed", type=runtime.seed_number, default=12345678)
     add("--holdout", type=runtime.positive, default=5000, metavar="N")
@@ -71,22 +72,21 @@ def main(argv=None):
         raise UserError("--regs none has no strength to sweep")
     if args.refit and not args.target:
         raise UserError("--refit trains what --target PERCENT chooses; give that, too")
+    decays = {reg: args.decays or DECAYS[reg] for reg in regs}
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
-    for path, holdout in ((args.pretrained, args.holdout), (args.refit, 0)):
-        if path:
-            seen = checkpoint.load(path)["args"].get("holdout")
-            if seen != holdout:
-                raise UserError(f"{path} was trained with --holdout {seen}, not {holdout}: "
-                                f"{'it has seen pictures that are to choose' if holdout else 'not on all pictures'}")
+    given = [check_dense(args, path, holdout)
+             for path, holdout in ((args.pretrained, args.holdout), (args.refit, 0)) if path]
+    if len({(ckpt["arch"], ckpt["dataset"]) for ckpt in given}) > 1:
+        raise UserError(f"{args.pretrained} and {args.refit} are of two networks or of two data sets")
     if not args.pretrained:
         training.main(words(["--epochs", args.epochs, "--save", f"{args.save}/dense", *shared(args, args.holdout)]))
     made = {reg: [] for reg in regs}
     for reg in regs:
-        for decay in args.decays or DECAYS[reg]:
-            for row in trained(args, args.save, reg, decay, args.sensitivities, dense, args.holdout):
+        for decay in decays[reg]:
+            for row, thresholds in trained(args, args.save, reg, decay, args.sensitivities, dense, args.holdout):
                 rows[row["folder"]] = row
                 write(args, list(rows.values()))
-                made[reg].append(row)
+                made[reg].append((row, thresholds))
     if args.target:
         ckpt = checkpoint.load(args.refit or dense)
         top1 = test_once(args, ckpt["path"], "dense", ckpt["epoch"], {})
@@ -95,26 +95,40 @@ def main(argv=None):
             choose(args, made[reg])
 
 
+def check_dense(args, path, holdout):
+    """The checkpoint; UserError where it is no dense network that has seen all training pictures but these last."""
+    ckpt = checkpoint.load(path)
+    if ckpt["stage"] != "dense":
+        raise UserError(f"{path} is a {ckpt['stage']} network, not a dense one")
+    for name, wanted in (("holdout", holdout), ("subset", args.subset)):
+        if ckpt["args"].get(name) != wanted:
+            raise UserError(f"{path} was trained with --{name} {ckpt['args'].get(name)}, not {wanted}: its training "
+                            f"pictures are not {'the ones that the sweep trains on' if holdout else 'all there are'}")
+    return ckpt
+
+
 def trained(args, save, reg, decay, sensitivities, dense, holdout):
     """One strength of one penalty, into folders of `save`: the sparse training, then pruning and fine-tuning for each
-    threshold. Yields a row of sweep.csv for each of these."""
+    threshold. Yields for each of these a row of sweep.csv and the thresholds up to there."""
     decayed = [] if args.wd is None else ["--wd", args.wd]
     folder = f"{save}/{reg}-{decay}{tag('wd', args.wd, None)}{tag('epochs', args.epochs, 250)}"
     training.main(words(["--reg", reg, "--decay", decay, "--pretrained", dense, "--epochs", args.epochs, "--save",
                          folder, *shared(args, holdout), *decayed]))
     source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
-    minutes = checkpoint.load(source)["run"]["minutes"]
-    tuning = tag("wd", args.tune_wd, 0) + tag("lr", args.tune_lr, 1e-3) + tag("epochs", args.tune_epochs, 100)
+    ckpt = checkpoint.load(source)
+    minutes, wd = ckpt["run"]["minutes"], ckpt["args"]["weight_decay"]
+    tuned_with = [] if args.tune_wd is None else ["--wd", args.tune_wd]
+    tuning = tag("wd", args.tune_wd, None) + tag("lr", args.tune_lr, 1e-3) + tag("epochs", args.tune_epochs, 100)
     taken = []                                               # the thresholds up to here
     for sensitivity in sensitivities:
         taken = [*taken, sensitivity] if args.iterate else [sensitivity]
         tuned = f"{folder}/{args.granularity}-{'-'.join(map(str, taken))}{tuning}"
         finetune.main(words(["--model", source, "--sensitivity", sensitivity, "--granularity", args.granularity,
-                             "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--wd", args.tune_wd, "--save", tuned,
+                             "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--save", tuned, *tuned_with,
                              *shared(args, holdout)]), "prun_tune_T")
-        row = {"reg": reg, "decay": decay, "wd": args.wd, "granularity": args.granularity, "sensitivity": sensitivity,
-               **measured(args, tuned, epochs, minutes)}
-        yield row
+        row = {"reg": reg, "decay": decay, "wd": wd, "seed": args.seed, "granularity": args.granularity,
+               "sensitivity": sensitivity, **measured(args, tuned, epochs, minutes)}
+        yield row, taken
         if args.iterate:
             source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
 
@@ -140,13 +154,11 @@ def words(values):
 
 def earlier(args):
     """{folder: row} of the sweep.csv that is there."""
-    path, text = Path(args.save) / "sweep.csv", ("reg", "granularity", "widths", "folder")
+    path = Path(args.save) / "sweep.csv"
     if not path.exists():
         return {}
     with open(path, newline="") as file:
-        return {row["folder"]: {k: v if k in text else int(v) if k == "epochs" else float(v) if v else None
-                                for k, v in row.items()}
-                for row in csv.DictReader(file) if (Path(args.save) / row["folder"]).is_dir()}
+        return {row["folder"]: row for row in csv.DictReader(file) if (Path(args.save) / row["folder"]).is_dir()}
 
 
 def measured(args, folder, epochs, minutes):
@@ -162,20 +174,23 @@ def measured(args, folder, epochs, minutes):
             "folder": str(Path(folder).relative_to(args.save))}
 
 
-def choose(args, rows):
-    """Tests the sparsest of one penalty's networks that is good enough on the held-out pictures, and keeps it."""
-    reg, good = rows[0]["reg"], [row for row in rows if row["accuracy"] >= args.target]
+def choose(args, made):
+    """Tests the sparsest of one penalty's networks that is good enough on the held-out pictures, and keeps it.
+
+    made: [(row of sweep.csv, thresholds), ...].
+    """
+    reg, good = made[0][0]["reg"], [(row, steps) for row, steps in made if row["accuracy"] >= args.target]
+    for suffix in ("", "-compact"):                          # of an earlier choice
+        Path(f"{args.save}/chosen/{reg}{suffix}.pth.tar").unlink(missing_ok=True)
     if not good:
         print(f"{reg}: no network has {args.target} % on the held-out pictures; try weaker strengths or smaller "
               "thresholds")
         return
-    best = min(good, key=lambda row: row["macs_left" if reg in regularizers.GROUP else "weights_left"])
+    best, steps = min(good, key=lambda pair: pair[0]["macs_left" if reg in regularizers.GROUP else "weights_left"])
     print(f"{reg}: strength {best['decay']:g}, threshold {best['sensitivity']:g} chosen, {best['accuracy']:.2f} % on "
           "the held-out pictures")
     if args.refit:
-        up_to = args.sensitivities.index(best["sensitivity"]) + 1
-        steps = args.sensitivities[:up_to] if args.iterate else [best["sensitivity"]]
-        *_, best = trained(args, f"{args.save}/refit", reg, best["decay"], steps, args.refit, 0)
+        *_, (best, _) = trained(args, f"{args.save}/refit", reg, best["decay"], steps, args.refit, 0)
     wd = f"weight decay {best['wd']:g}, " if best["wd"] else ""
     whole = "whole groups, " if best["granularity"] == "group" else ""
     setting = (f"{reg}, {args.target:g} % held out, {'refit, ' if args.refit else ''}strength {best['decay']:g}, {wd}"
@@ -211,7 +226,7 @@ def write(args, rows):
                                    ("weights left (%)", "MACs of the compacted network left (%)"), strict=True):
         for reg in dict.fromkeys(row["reg"] for row in rows):
             mine = [row for row in rows if row["reg"] == reg]
-            axis.plot([row[column] for row in mine], [row["accuracy"] for row in mine], "o", label=reg)
+            axis.plot([float(row[column]) for row in mine], [float(row["accuracy"]) for row in mine], "o", label=reg)
         axis.set(xlabel=label, xscale="log")
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")

@@ -34,7 +34,7 @@ def hoyer_mnist(plt):
                 axis.axhline(accuracies[0], color="grey", linestyle="--", label="dense")
                 continue
             left = [structural_macs(r) / total.macs if groups else int(r["weights"]) / total.weights for r in rows]
-            decayed = "weight decay" in rows[0]["setting"]
+            decayed = not groups and "weight decay" in rows[0]["setting"]
             axis.plot([100 * x for x in left], accuracies, "s" if groups else "v" if decayed else "o",
                       color=colours[penalty],
                       label=f"{penalty}{' (MACs)' * groups}{' with weight decay' * decayed}")

@@ -82,6 +82,14 @@ def spread(values):
                                               if len(values) > 1 else " (1)")
 
 
+def one_a_seed(groups, seed_of):
+    """groups, {key: runs}; ValueError where two runs of one seed would count as two seeds."""
+    for key, runs in groups.items():
+        if len({seed_of(run) for run in runs}) < len(runs):
+            raise ValueError(f"{key}: one seed has several rows in the ledger; what tells them apart?")
+    return groups
+
+
 def magnitude_groups():
     """{(network, -percent of weights left, rule, training, recipe): [(seed, accuracy), ...]} on CIFAR-10."""
     groups = {}
@@ -94,7 +102,7 @@ def magnitude_groups():
         kept = round(100 * int(r["nonzeros"]) / int(r["params"]), 1)
         key = (r["arch"], -kept, r["setting"], way, recipe(r).rsplit(",", 1)[0])         # without the minutes
         groups.setdefault(key, []).append((r["seed"], float(r["accuracy"])))
-    return groups
+    return one_a_seed(groups, lambda run: run[0])
 
 
 def magnitude_cifar10():
@@ -108,8 +116,8 @@ def magnitude_cifar10():
         rewound, small = dict(runs), dict(groups.get((arch, kept, rule, "small", how), []))
         both = sorted(rewound.keys() & small.keys())
         if way == "lr-rewind" and both:
-            rows.append([arch, f"{-kept:.1f} %", rule, "lr-rewind minus small",
-                         spread([rewound[s] - small[s] for s in both]), "", how])
+            rows.append([arch, f"{-kept:.1f} %", rule, "lr-rewind minus small, points",
+                         f"+{spread([rewound[s] - small[s] for s in both])}".replace("+-", "-"), "", how])
     return markdown(["network", "weights left", "rule", "training", "last epoch's accuracy, % (seeds)",
                      "published (Renda et al.)", "recipe"], rows)
 
@@ -129,8 +137,9 @@ def hoyer_rows():
             how = r["setting"].partition(", threshold")[0]   # the threshold is chosen for each seed
             if how.startswith("group") and r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"])):
                 raise ValueError(f"{r['command']}: of groups the ledger takes the compacted network")
-            key = r["arch"], how, "" if how else r["epochs"], r["precision"]
-            groups.setdefault(key, []).append(r)
+            dense = (flag(r, "--holdout", "0"), int(r["epochs"])) if not how else ()
+            groups.setdefault((r["arch"], how, dense, r["precision"]), []).append(r)
+    one_a_seed(groups, lambda row: row["seed"])
     return [(how.split(",")[0], rows) for (_, how, *_), rows in sorted(groups.items())]
 
 
@@ -141,9 +150,12 @@ def structural_macs(row):
 
 def settings(rows):
     """'strength 0.0001, thresholds 0.07, 0.1, 0.07': one threshold a seed."""
+    if not rows[0]["setting"]:
+        held = int(flag(rows[0], "--holdout", "0"))
+        return f"without {held:,} held out" if held else "all training pictures"
     shared, _, _ = rows[0]["setting"].partition(", threshold")
     thresholds = [r["setting"].rpartition(" ")[2] for r in rows]
-    return f"{shared.partition(', ')[2]}, threshold{'s' * (len(rows) > 1)} {', '.join(thresholds)}" if shared else ""
+    return f"{shared.partition(', ')[2]}, threshold{'s' * (len(rows) > 1)} {', '.join(thresholds)}"
 
 
 def epochs_of(rows):
@@ -168,8 +180,8 @@ def hoyer_mnist():
             table.append([LENETS[arch], penalty or "none: dense", share([int(r["weights"]) for r in rows], whole),
                           PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
                           settings(rows), epochs_of(rows)])
-    return markdown(["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "setting", "recipe"],
-                    table)
+    return markdown(["network", "penalty", "weights left", "paper, at 98.4 % (LeNet-5: 99.2 %)",
+                     "test accuracy, % (seeds)", "setting", "recipe"], table)
 
 
 def hoyer_mnist_groups():
@@ -182,8 +194,8 @@ def hoyer_mnist_groups():
                           share([structural_macs(r) for r in rows], whole),
                           PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
                           settings(rows), epochs_of(rows)])
-    return markdown(["network", "penalty", "widths", "MACs left", "paper", "test accuracy, % (seeds)", "setting",
-                     "recipe"], table)
+    return markdown(["network", "penalty", "widths", "MACs left", "paper, at 98.4 % (LeNet-5: 99.0 %)",
+                     "test accuracy, % (seeds)", "setting", "recipe"], table)
 
 
 def hoyer_cifar10():

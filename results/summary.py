@@ -1,4 +1,4 @@
-"""One table of several checkpoints: stage, accuracy, parameters, MACs, and measured milliseconds.
+"""One table of several checkpoints: stage, epochs, accuracy, parameters, MACs, and measured milliseconds.
 
     python results/summary.py logs/demo/slimming/*/*.pth.tar
 
@@ -23,12 +23,13 @@ def main(argv=None):
     ckpts = [checkpoint.load(file) for file in args.files]
     networks = [checkpoint.to_model(ckpt).to(device) for ckpt in ckpts]
     times = [latency.milliseconds(networks, batch) for batch in (1, 128)]
-    print(f"{'method':10} {'stage':10} {'network':13} {'data':9} {'accuracy':>9} {'params':>11} {'non-zeros':>11} "
-          f"{'MACs':>12} {'ms, batch 1':>12} {'batch 128':>10}")
+    print(f"{'method':10} {'stage':10} {'network':13} {'data':9} {'epochs':>6} {'accuracy':>9} {'params':>11} "
+          f"{'non-zeros':>11} {'MACs':>12} {'ms, batch 1':>12} {'batch 128':>10}")
     for ckpt, model, one, many in zip(ckpts, networks, *times, strict=True):
         total = compute_flops.count(model).total
         network = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
-        print(f"{ckpt['method']:10} {ckpt['stage']:10} {network:13} {Path(ckpt['dataset']).stem:9} "
+        stage = ckpt["args"].get("retrain", ckpt["stage"])   # how magnitude/ fine-tuned
+        print(f"{ckpt['method']:10} {stage:10} {network:13} {Path(ckpt['dataset']).stem:9} {ckpt['epoch'] or '':>6} "
               f"{ckpt['prec1']:7.2f} % {total.params:11,} {total.nonzeros:11,} "
               f"{total.macs:12,} {one:12.2f} {many:10.1f}")
 

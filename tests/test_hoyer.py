@@ -225,6 +225,17 @@ def test_holdout_takes_the_last_training_pictures():
         main.pictures(main.parse(["--dataset", "shapes10", "--holdout", "10000"], None), "lenet5")
 
 
+@pytest.mark.parametrize("n", [3, 10, 14])                   # of the last class, all of it, all and four more
+def test_holdout_refuses_pictures_in_the_order_of_their_classes(n, tmp_path):
+    x, y = torch.zeros(30, 28, 28, dtype=torch.uint8).numpy(), torch.arange(3).repeat_interleave(10).numpy()
+    for name, order in (("sorted", range(30)), ("mixed", [i % 3 * 10 + i // 3 for i in range(30)])):
+        np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y[list(order)], x_test=x, y_test=y)
+    flags = ["--holdout", str(n), "--dataset"]
+    assert len(main.pictures(main.parse([*flags, str(tmp_path / "mixed.npz")], None), "lenet5").y_test) == n
+    with pytest.raises(UserError, match="order of its classes"):
+        main.pictures(main.parse([*flags, str(tmp_path / "sorted.npz")], None), "lenet5")
+
+
 @pytest.mark.parametrize("flags, truth", [
     (["-a", "alexnet"], "alexnet"), (["-a", "vgg19_bn"], "vgg19_bn"), (["-a", "resnet", "--depth", "110"],
                                                                        "resnet110-basic"),
@@ -644,7 +655,7 @@ def test_pretrained_is_where_training_begins(tmp_path):
 
 # ---------------------------------------------------------------- the sweep
 
-def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
+def test_a_sweep_measures_every_setting_once(tmp_path, capsys, monkeypatch):
     flags = ["--regs", "hs", "group-hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "--epochs", "1",
              "--tune-epochs", "1", "--dataset", "shapes10", "--subset", "60", "--holdout", "20", "--device", "cpu",
              "--target", "1", "--save", str(tmp_path / "s")]
@@ -677,7 +688,9 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys):
     capsys.readouterr()
     before = (tmp_path / "s/sweep.csv").read_text()
     flags[-1] += "/"                                         # the same folder
+    monkeypatch.setattr(runtime, "hardware", lambda device: "another")
     sweep.main(["--regs", "group-hs", *flags[3:]])           # trains nothing again, and keeps the other penalty's rows
+    assert checkpoint.load(tmp_path / "s/chosen/group-hs.pth.tar")["run"]["hardware"] != "another"
     assert "epoch   1/1" not in capsys.readouterr().out and (tmp_path / "s/sweep.csv").read_text() == before
 
     # whole rows and columns below 0.0206, about half of a fresh first layer's: fewer MACs than any element threshold
@@ -717,8 +730,14 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
     best = min(rows, key=lambda row: float(row["weights_left"]))
     setting = checkpoint.load(tmp_path / "s/chosen/hs.pth.tar")["run"]["setting"]
     assert ("weight decay 0.1" in setting) == (best["wd"] == "0.1") and f"threshold {best['sensitivity']}" in setting
-    with pytest.raises(UserError, match="seen pictures"):
-        sweep.main([*flags[:-6], *shared, "--holdout", "10"])
+    with pytest.raises(UserError, match="trained with --holdout 20, not 10"):
+        sweep.main([*flags, "--holdout", "10"])
+    with pytest.raises(UserError, match="trained with --subset 60, not 50"):
+        sweep.main([*flags, "--subset", "50"])
+    with pytest.raises(UserError, match="is a sparse network"):
+        sweep.main([*flags, "--pretrained", str(tmp_path / "s/hs-0.0001-epochs1/checkpoint.pth.tar")])
+    sweep.main([*flags, "--tune-wd", "1e-4", "--target", "100"])          # none is that good: nothing old stays
+    assert not list((tmp_path / "s/chosen").glob("hs*"))
 
 
 def test_a_refit_trains_the_chosen_setting_on_all_pictures(tmp_path, capsys):

@@ -220,6 +220,14 @@ def test_resuming_with_other_flags_is_refused(flags, whole):
     assert files(whole) == before
 
 
+def test_a_run_does_not_change_its_precision_with_the_machine(whole, monkeypatch):
+    monkeypatch.setattr(runtime, "has_bf16", lambda device: False)
+    train(whole, "--resume", "auto", "--precision", "auto")
+    monkeypatch.setattr(runtime, "has_bf16", lambda device: True)
+    with pytest.raises(UserError, match="had --precision fp32"):
+        train(whole, "--resume", "auto", "--precision", "auto")
+
+
 def test_what_does_not_matter_may_change_when_resuming(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(whole.parent)
     train(whole, "--resume", "auto", "--test-batch-size", "7", "--data-dir", str(data.data_dir()))
