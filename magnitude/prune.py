@@ -135,10 +135,11 @@ def prune(args):
         raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
     old = {name: earlier.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
     total = sum(mask.numel() for mask in old.values())
-    gone = sum(int((~mask).sum()) for mask in old.values())
-    if gone > int(total * args.percent):
-        raise UserError(f"{args.resume} is pruned to {gone / total:.4f} already, and --percent counts what is gone; "
-                        "give a larger one")
+    for name, mask in (old if args.per_layer else {"": torch.cat([mask.flatten() for mask in old.values()])}).items():
+        gone = int((~mask).sum())
+        if gone > int(mask.numel() * args.percent):
+            raise UserError(f"{args.resume} is pruned to {gone / mask.numel():.4f} {f'in {name} ' if name else ''}"
+                            "already, and --percent counts what is gone; give a larger one")
 
     # which weights stay
     scores = {name: score(w, old[name], args.floor) for name, w in weights.items()}
@@ -152,7 +153,6 @@ def prune(args):
         thresholds = dict.fromkeys(keep, threshold)
     if args.criterion == "random":
         keep = shuffle(keep, old, args.seed)
-    keep = {name: mask & old[name] for name, mask in keep.items()}       # what was gone never comes back
     with torch.no_grad():
         for name, mask in keep.items():
             weights[name].masked_fill_(~mask, 0)

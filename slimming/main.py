@@ -13,7 +13,7 @@ so that the gammas of channels that matter little end near zero; prune.py drops 
     python main.py --refine logs/.../pruned.pth.tar                                   fine-tuning: see finetune.py
 
 Expect about 94 % for VGG-13 on CIFAR-10 with the defaults, with or without the penalty. One of the 160 epochs takes
-three to four minutes on two CPU cores with bf16, seconds on a GPU. README.md has the measured table.
+three to four minutes on two CPU cores with bf16, seconds on a GPU. README.md has what was measured, shorter runs.
 """
 import argparse
 import sys

@@ -367,7 +367,9 @@ def test_a_layer_may_lose_all_its_weights_and_the_report_says_so(tmp_path, capsy
 def test_pruning_step_by_step_never_brings_a_weight_back(trained, tmp_path):
     first = cut(trained / "dense/checkpoint.pth.tar", tmp_path / "a", "--percent", "0.3")
     tune(tmp_path / "a/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
-    layer = cut(tmp_path / "f/finetuned.pth.tar", tmp_path / "layer", "--percent", "0.31", "--per-layer")
+    layer = cut(tmp_path / "f/finetuned.pth.tar", tmp_path / "layer", "--percent", "0.9", "--per-layer")
+    with pytest.raises(UserError, match=r"in \S+weight already"):         # some layers have lost more than 31 %
+        cut(tmp_path / "f/finetuned.pth.tar", tmp_path / "c", "--percent", "0.31", "--per-layer")
     for criterion in ("magnitude", "random"):
         second = cut(tmp_path / "f/finetuned.pth.tar", tmp_path / criterion, "--percent", "0.6",
                      "--criterion", criterion)
