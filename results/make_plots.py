@@ -3,6 +3,7 @@
     python results/make_plots.py
 
 Circles, squares and triangles are our runs, one a seed; stars are published figures, as in the tables beside the plot.
+Hollow: trained without the held-out pictures.
 """
 import sys
 from pathlib import Path
@@ -35,9 +36,10 @@ def hoyer_mnist(plt):
                 continue
             left = [structural_macs(r) / total.macs if groups else int(r["weights"]) / total.weights for r in rows]
             decayed = not groups and "weight decay" in rows[0]["setting"]
+            refit = "refit" in rows[0]["setting"]
             axis.plot([100 * x for x in left], accuracies, "s" if groups else "v" if decayed else "o",
-                      color=colours[penalty],
-                      label=f"{penalty}{' (MACs)' * groups}{' with weight decay' * decayed}")
+                      color=colours[penalty], fillstyle="full" if refit else "none",
+                      label=f"{penalty}{' (MACs)' * groups}{' with weight decay' * decayed}{', refit' * refit}")
         for (name, penalty), published in PAPER.items():
             if name == arch:
                 axis.plot(float(published.split(", ")[-1].removesuffix(" %")), paper_accuracy(arch, penalty), "*",
