@@ -701,7 +701,8 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys, monkeypatch):
     assert groups["granularity"] == "group" and groups["folder"].endswith("group-0.0206-epochs1")
     assert float(groups["macs_left"]) < 60
     setting = checkpoint.load(tmp_path / "s/chosen/group-hs-compact.pth.tar")["run"]["setting"]
-    assert setting == "group-hs, 1 % held out, strength 0.0001, whole groups, threshold 0.0206"
+    assert setting == ("group-hs, 1 % held out, strength 0.0001, weight decay 0.0001, whole groups, "
+                       "threshold 0.0206")
 
 
 def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsys):
@@ -725,7 +726,7 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
     sweep.main([*between, "--target", "1"])
     with open(tmp_path / "s/sweep.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [(row["wd"], row["sensitivity"]) for row in rows] == [("", "0.01"), ("", "0.03"), ("0.1", "0.01"),
+    assert [(row["wd"], row["sensitivity"]) for row in rows] == [("0.0", "0.01"), ("0.0", "0.03"), ("0.1", "0.01"),
                                                                  ("0.1", "0.02"), ("0.1", "0.03")]
     best = min(rows, key=lambda row: float(row["weights_left"]))
     setting = checkpoint.load(tmp_path / "s/chosen/hs.pth.tar")["run"]["setting"]
@@ -763,7 +764,7 @@ def test_a_refit_trains_the_chosen_setting_on_all_pictures(tmp_path, capsys):
     flags.remove("0.02")
     sweep.main([*flags, "--iterate", *refit])                # step by step up to the chosen one
     assert (folder.parent / "element-0.01-0.03-epochs1/finetuned.pth.tar").is_file()
-    with pytest.raises(UserError, match="not on all pictures"):
+    with pytest.raises(UserError, match="not all there are"):
         sweep.main([*flags, "--refit", str(tmp_path / "part/checkpoint.pth.tar")])
     with pytest.raises(UserError, match="--target PERCENT"):
         sweep.main([*flags[:flags.index("--target")], *refit])
