@@ -130,5 +130,5 @@ def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together(monkeypatch
         ("", "dense", "93.40 (1)"), ("magnitude", "lr-rewind", "93.50 ± 0.71 (2)"),
         ("magnitude", "small", "92.00 ± 0.00 (2)"), ("magnitude", "weight-rewind to init", "70.00 (1)"),
         ("magnitude, per layer", "lr-rewind", "91.00 (1)"), ("random", "lr-rewind", "80.00 (1)"),
-        ("magnitude", "lr-rewind minus small", "1.50 ± 0.71 (2)")]
+        ("magnitude", "lr-rewind minus small, points", "+1.50 ± 0.71 (2)")]
     assert "93.56" in table[1][5] and not table[5][5]        # published figures beside magnitude, not beside random
