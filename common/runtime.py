@@ -19,9 +19,8 @@ import torch.nn.functional as F
 
 from common import UserError, checkpoint, compute_flops, data, plots
 
-# Flags that may differ when a run is resumed; which network it is says the checkpoint's cfg.
-FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth",
-        "precision")                                         # what precision it is says the checkpoint's run
+# Flags that may differ when a run is resumed; network and precision are compared as the checkpoint's cfg and run say.
+FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth", "precision")
 
 
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):

@@ -132,3 +132,17 @@ def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together(monkeypatch
         ("magnitude, per layer", "lr-rewind", "91.00 (1)"), ("random", "lr-rewind", "80.00 (1)"),
         ("magnitude", "lr-rewind minus small, points", "+1.50 ± 0.71 (2)")]
     assert "93.56" in table[1][5] and not table[5][5]        # published figures beside magnitude, not beside random
+
+
+@pytest.mark.parametrize("table", ["magnitude_cifar10", "hoyer_mnist"])
+def test_two_rows_of_one_seed_are_not_two_seeds(table, monkeypatch):
+    sys.path.insert(0, str(ROOT / "results"))
+    import make_tables
+    method, _, dataset = table.partition("_")
+    row = LEDGER_ROW | {"method": method, "dataset": dataset, "stage": "dense", "arch": "lenet300", "seed": "1",
+                        "command": "python main.py", "accuracy": "98.0", "weights": "9", "widths": "", "setting": ""}
+    monkeypatch.setattr(make_tables, "ledger", lambda: [row, row | {"seed": "2"}])
+    assert "(2)" in getattr(make_tables, table)()
+    monkeypatch.setattr(make_tables, "ledger", lambda: [row, row | {"accuracy": "97.0"}])
+    with pytest.raises(ValueError, match="one seed has several rows"):
+        getattr(make_tables, table)()
