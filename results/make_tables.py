@@ -105,12 +105,18 @@ def magnitude_groups():
     return one_a_seed(groups, lambda run: run[0])
 
 
+def published(arch, way, kept):
+    """Renda et al.'s accuracy at the share of weights nearest to `kept` percent, if they have any."""
+    theirs = RENDA.get(arch, {}).get(way, {})
+    nearest = min(theirs, key=lambda left: abs(left / kept - 1), default=None)
+    return f"{theirs[nearest]:.2f} at {nearest:g} %" if theirs else ""
+
+
 def magnitude_cifar10():
     """Weight pruning on CIFAR-10: seeds together, and the two ways to fine-tune compared seed by seed."""
     groups = magnitude_groups()
     rows = [[arch, f"{-kept:.1f} %", rule, way, spread([accuracy for _, accuracy in runs]),
-             "" if "random" in rule else ", ".join(f"{accuracy:.2f} at {left:g} %" for left, accuracy in
-                                                   RENDA.get(arch, {}).get(way, {}).items()), how]
+             "" if "random" in rule else published(arch, way, -kept), how]
             for (arch, kept, rule, way, how), runs in sorted(groups.items())]
     for (arch, kept, rule, way, how), runs in sorted(groups.items()):
         rewound, small = dict(runs), dict(groups.get((arch, kept, rule, "small", how), []))
@@ -148,6 +154,14 @@ def structural_macs(row):
     return compute_flops.count(models.build(row["arch"], widths=[int(w) for w in row["widths"].split("-")])).total.macs
 
 
+def left_of(rows):
+    """What each row's network has left, and what the dense one has: weights, with a group penalty MACs."""
+    whole = compute_flops.count(models.build(rows[0]["arch"])).total
+    if rows[0]["setting"].startswith("group"):
+        return [structural_macs(r) for r in rows], whole.macs
+    return [int(r["weights"]) for r in rows], whole.weights
+
+
 def settings(rows):
     """'strength 0.0001, thresholds 0.07, 0.1, 0.07': one threshold a seed."""
     if not rows[0]["setting"]:
@@ -176,10 +190,9 @@ def hoyer_mnist():
     table = []
     for penalty, rows in hoyer_rows():
         if not penalty.startswith("group"):
-            arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.weights
-            table.append([LENETS[arch], penalty or "none: dense", share([int(r["weights"]) for r in rows], whole),
-                          PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
-                          settings(rows), epochs_of(rows)])
+            arch = rows[0]["arch"]
+            table.append([LENETS[arch], penalty or "none: dense", share(*left_of(rows)), PAPER.get((arch, penalty), ""),
+                          spread([float(r["accuracy"]) for r in rows]), settings(rows), epochs_of(rows)])
     return markdown(["network", "penalty", "weights left", "paper, at 98.4 % (LeNet-5: 99.2 %)",
                      "test accuracy, % (seeds)", "setting", "recipe"], table)
 
@@ -189,13 +202,31 @@ def hoyer_mnist_groups():
     table = []
     for penalty, rows in hoyer_rows():
         if penalty.startswith("group"):
-            arch, whole = rows[0]["arch"], compute_flops.count(models.build(rows[0]["arch"])).total.macs
-            table.append([LENETS[arch], penalty, ", ".join(r["widths"] for r in rows),
-                          share([structural_macs(r) for r in rows], whole),
+            arch = rows[0]["arch"]
+            table.append([LENETS[arch], penalty, ", ".join(r["widths"] for r in rows), share(*left_of(rows)),
                           PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
                           settings(rows), epochs_of(rows)])
     return markdown(["network", "penalty", "widths", "MACs left", "paper, at 98.4 % (LeNet-5: 99.0 %)",
                      "test accuracy, % (seeds)", "setting", "recipe"], table)
+
+
+def hoyer_mnist_short():
+    """One network of each penalty: with the strictest condition on the held-out pictures, of several the smallest."""
+    dense, best = {}, {}
+    for penalty, rows in hoyer_rows():
+        arch, setting = rows[0]["arch"], rows[0]["setting"]
+        if not penalty:
+            if flag(rows[0], "--holdout"):
+                dense[arch, rows[0]["precision"]] = rows[0]["accuracy"]
+            continue
+        counts, whole = left_of(rows)
+        line = [LENETS[arch], penalty, f"{share(counts, whole)}{' of the MACs' * penalty.startswith('group')}",
+                PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
+                dense[arch, rows[0]["precision"]], epochs_of(rows)]
+        rank = (-float(re.search(r"([\d.]+) % held out", setting)[1]), statistics.mean(counts), line)
+        best[arch, penalty] = min(rank, best.get((arch, penalty), rank))
+    return markdown(["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "dense, %", "recipe"],
+                    [line for _, _, line in best.values()])
 
 
 def hoyer_cifar10():

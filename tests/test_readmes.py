@@ -134,6 +134,26 @@ def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together(monkeypatch
     assert "93.56" in table[1][5] and not table[5][5]        # published figures beside magnitude, not beside random
 
 
+def test_the_short_table_has_the_strictest_condition_of_each_penalty(monkeypatch):
+    sys.path.insert(0, str(ROOT / "results"))
+    import make_tables
+    row = LEDGER_ROW | {"method": "hoyer", "dataset": "mnist", "arch": "lenet300", "seed": "1", "widths": "784-300-100"}
+    rows = [row | {"stage": "dense", "accuracy": "98.50", "weights": "266200", "setting": "", "command": "main.py"},
+            row | {"stage": "dense", "accuracy": "98.40", "weights": "266200", "setting": "",
+                   "command": "main.py --holdout 5000"}]
+    rows += [row | {"accuracy": accuracy, "weights": weights, "setting": setting, "command": "sweep.py"}
+             for accuracy, weights, setting in [
+                 ("97.00", "900", "hs, 98.2 % held out, strength 0.1, threshold 0.1"),
+                 ("98.00", "2000", "hs, 98.4 % held out, strength 0.1, threshold 0.1"),
+                 ("98.30", "3000", "hs, 98.4 % held out, refit, strength 0.1, threshold 0.1"),
+                 ("98.10", "4000", "l1, 98.2 % held out, strength 0.1, threshold 0.1")]]
+    monkeypatch.setattr(make_tables, "ledger", lambda: rows)
+    table = [[cell.strip() for cell in line.split("|")[1:-1]]
+             for line in make_tables.hoyer_mnist_short().splitlines()[2:]]
+    assert [(row[1], row[2], row[4], row[5]) for row in table] == [
+        ("hs", "2,000 (0.75 %)", "98.00 (1)", "98.40"), ("l1", "4,000 (1.50 %)", "98.10 (1)", "98.40")]
+
+
 @pytest.mark.parametrize("table", ["magnitude_cifar10", "hoyer_mnist"])
 def test_two_rows_of_one_seed_are_not_two_seeds(table, monkeypatch):
     sys.path.insert(0, str(ROOT / "results"))
