@@ -12,8 +12,8 @@ and train the ones that are left. This is the first step, ordinary training; pru
 Beside the checkpoints it keeps what the controls of finetune.py start from: init.pth.tar, the weights before the first
 step, and early.pth.tar, those after a twentieth of the epochs (--rewind-epoch chooses another epoch).
 
-The original reports 93.42 % for ResNet-56 on CIFAR-10 with the defaults. One of the 160 epochs takes about two minutes
-on two CPU cores with bf16, seconds on a GPU. README.md has what was measured here, shorter runs.
+The original reports 93.42 % for ResNet-56 on CIFAR-10 with the defaults. One of the 160 epochs takes two and a half
+minutes on two CPU cores with bf16, seconds on a GPU. README.md has what was measured here, shorter runs.
 """
 import argparse
 import sys
