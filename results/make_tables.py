@@ -91,10 +91,10 @@ def one_a_seed(groups, seed_of):
 
 
 def magnitude_groups():
-    """{(network, -percent of weights left, rule, training, recipe): [(seed, accuracy), ...]} on CIFAR-10."""
+    """{(network, -percent of weights left, rule, training, recipe): [(seed, accuracy), ...]} on all of CIFAR-10."""
     groups = {}
     for r in ledger():
-        if (r["method"], r["dataset"]) != ("magnitude", "cifar10") or r["stage"] == "pruned":
+        if (r["method"], r["dataset"]) != ("magnitude", "cifar10") or r["stage"] == "pruned" or flag(r, "--subset"):
             continue
         way = "dense" if r["stage"] == "dense" else flag(r, "--retrain", "small")
         if way == "weight-rewind":
@@ -126,6 +126,13 @@ def magnitude_cifar10():
                          f"+{spread([rewound[s] - small[s] for s in both])}".replace("+-", "-"), "", how])
     return markdown(["network", "weights left", "rule", "training", "last epoch's accuracy, % (seeds)",
                      "published (Renda et al.)", "recipe"], rows)
+
+
+def magnitude_precision():
+    """The same trial run in each precision."""
+    return markdown(["network", "last epoch's accuracy, %", "recipe"], [
+        [r["arch"], r["accuracy"], recipe(r)] for r in ledger()
+        if (r["method"], r["dataset"]) == ("magnitude", "cifar10") and flag(r, "--subset")])
 
 
 LENETS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
