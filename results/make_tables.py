@@ -143,17 +143,25 @@ PAPER = {  # weights of LeNet-300-100 at 98.4 % and of LeNet-5 at 99.2 %; widths
 
 
 def hoyer_rows():
-    """[(penalty, rows of all seeds)] of the LeNets on MNIST: dense ones ("") and those that sweep.py chose."""
+    """[(penalty, rows of all seeds)] of the LeNets on MNIST: dense ones ("") and those that sweep.py chose, of each
+    penalty those with the strictest condition first."""
     groups = {}
     for r in ledger():
         if (r["method"], r["dataset"]) == ("hoyer", "mnist") and (r["setting"] or r["stage"] == "dense"):
             how = r["setting"].partition(", threshold")[0]   # the threshold is chosen for each seed
             if how.startswith("group") and r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"])):
                 raise ValueError(f"{r['command']}: of groups the ledger takes the compacted network")
-            dense = (flag(r, "--holdout", "0"), int(r["epochs"])) if not how else ()
-            groups.setdefault((r["arch"], how, dense, r["precision"]), []).append(r)
+            training = flag(r, "--tune-epochs", "100") if how else (flag(r, "--holdout", "0"), int(r["epochs"]))
+            groups.setdefault((r["arch"], how, training, r["precision"]), []).append(r)
     one_a_seed(groups, lambda row: row["seed"])
-    return [(how.split(",")[0], rows) for (_, how, *_), rows in sorted(groups.items())]
+    rows_of = [(key[1].split(",")[0], groups[key]) for key in sorted(groups)]
+    return sorted(rows_of, key=lambda pair: (pair[1][0]["arch"], pair[0], -condition(pair[1][0])))
+
+
+def condition(row):
+    """The accuracy on the held-out pictures by which sweep.py chose, in percent; 0 for a dense network."""
+    found = re.search(r"([\d.]+) % held out", row["setting"])
+    return float(found[1]) if found else 0.0
 
 
 def structural_macs(row):
@@ -221,7 +229,7 @@ def hoyer_mnist_short():
     """One network of each penalty: with the strictest condition on the held-out pictures, of several the smallest."""
     dense, best = {}, {}
     for penalty, rows in hoyer_rows():
-        arch, setting = rows[0]["arch"], rows[0]["setting"]
+        arch = rows[0]["arch"]
         if not penalty:
             if flag(rows[0], "--holdout"):
                 dense[arch, rows[0]["precision"]] = rows[0]["accuracy"]
@@ -230,7 +238,7 @@ def hoyer_mnist_short():
         line = [LENETS[arch], penalty, f"{share(counts, whole)}{' of the MACs' * penalty.startswith('group')}",
                 PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
                 dense[arch, rows[0]["precision"]], epochs_of(rows)]
-        rank = (-float(re.search(r"([\d.]+) % held out", setting)[1]), statistics.mean(counts), line)
+        rank = (-condition(rows[0]), statistics.mean(counts), line)
         best[arch, penalty] = min(rank, best.get((arch, penalty), rank))
     return markdown(["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "dense, %", "recipe"],
                     [line for _, _, line in best.values()])
