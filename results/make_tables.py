@@ -178,13 +178,14 @@ def left_of(rows):
 
 
 def settings(rows):
-    """'strength 0.0001, thresholds 0.07, 0.1, 0.07': one threshold a seed."""
+    """'strength 0.0001, fine-tuning 100 epochs, thresholds 0.07, 0.1, 0.07': one threshold a seed."""
     if not rows[0]["setting"]:
         held = int(flag(rows[0], "--holdout", "0"))
         return f"without {held:,} held out" if held else "all training pictures"
     shared, _, _ = rows[0]["setting"].partition(", threshold")
     thresholds = [r["setting"].rpartition(" ")[2] for r in rows]
-    return f"{shared.partition(', ')[2]}, threshold{'s' * (len(rows) > 1)} {', '.join(thresholds)}"
+    return (f"{shared.partition(', ')[2]}, fine-tuning {flag(rows[0], '--tune-epochs', '100')} epochs, "
+            f"threshold{'s' * (len(rows) > 1)} {', '.join(thresholds)}")
 
 
 def epochs_of(rows):
@@ -232,7 +233,7 @@ def hoyer_mnist_short():
         arch = rows[0]["arch"]
         if not penalty:
             if flag(rows[0], "--holdout"):
-                dense[arch, rows[0]["precision"]] = rows[0]["accuracy"]
+                dense.setdefault((arch, rows[0]["precision"]), rows[0]["accuracy"])      # the shortest one
             continue
         counts, whole = left_of(rows)
         line = [LENETS[arch], penalty, f"{share(counts, whole)}{' of the MACs' * penalty.startswith('group')}",
