@@ -151,7 +151,7 @@ def hoyer_rows():
             how = r["setting"].partition(", threshold")[0]   # the threshold is chosen for each seed
             if how.startswith("group") and r["widths"] == "-".join(map(str, models.build(r["arch"]).cfg["widths"])):
                 raise ValueError(f"{r['command']}: of groups the ledger takes the compacted network")
-            training = flag(r, "--tune-epochs", "100") if how else (flag(r, "--holdout", "0"), int(r["epochs"]))
+            training = flag(r, "--tune-epochs", "100") if how else (int(r["epochs"]), r["command"])
             groups.setdefault((r["arch"], how, training, r["precision"]), []).append(r)
     one_a_seed(groups, lambda row: row["seed"])
     rows_of = [(key[1].split(",")[0], groups[key]) for key in sorted(groups)]
@@ -228,18 +228,18 @@ def hoyer_mnist_groups():
 
 def hoyer_mnist_short():
     """One network of each penalty: with the strictest condition on the held-out pictures, of several the smallest, then
-    the one trained for longer."""
+    the one trained for longer; beside it the dense network that it began with, of several under its name the shortest
+    training's."""
     dense, best = {}, {}
     for penalty, rows in hoyer_rows():
         arch = rows[0]["arch"]
         if not penalty:
-            if flag(rows[0], "--holdout"):
-                dense.setdefault((arch, rows[0]["precision"]), rows[0]["accuracy"])      # the shortest one
+            dense.setdefault((arch, rows[0]["precision"], flag(rows[0], "--save")), rows[0]["accuracy"])
             continue
         counts, whole = left_of(rows)
         line = [LENETS[arch], penalty, f"{share(counts, whole)}{' of the MACs' * penalty.startswith('group')}",
                 PAPER.get((arch, penalty), ""), spread([float(r["accuracy"]) for r in rows]),
-                dense[arch, rows[0]["precision"]], epochs_of(rows)]
+                dense[arch, rows[0]["precision"], str(Path(flag(rows[0], "--pretrained")).parent)], epochs_of(rows)]
         rank = (-condition(rows[0]), statistics.mean(counts), -int(rows[0]["epochs"]), line)
         best[arch, penalty] = min(rank, best.get((arch, penalty), rank))
     return markdown(["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "dense, %", "recipe"],

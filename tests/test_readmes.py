@@ -138,10 +138,11 @@ def test_the_short_table_has_the_strictest_condition_of_each_penalty(monkeypatch
     sys.path.insert(0, str(ROOT / "results"))
     import make_tables
     row = LEDGER_ROW | {"method": "hoyer", "dataset": "mnist", "arch": "lenet300", "seed": "1", "widths": "784-300-100"}
-    rows = [row | {"stage": "dense", "accuracy": "98.50", "weights": "266200", "setting": "", "command": "main.py"},
-            row | {"stage": "dense", "accuracy": "98.40", "weights": "266200", "setting": "",
-                   "command": "main.py --holdout 5000"}]
-    rows += [row | {"accuracy": accuracy, "weights": weights, "setting": setting, "command": "sweep.py"}
+    rows = [row | {"stage": "dense", "accuracy": accuracy, "weights": "266200", "setting": "",
+                   "command": f"main.py --holdout 5000 --save logs/{folder}"}
+            for accuracy, folder in [("98.50", "other"), ("98.40", "dense")]]
+    rows += [row | {"accuracy": accuracy, "weights": weights, "setting": setting,
+                    "command": "sweep.py --pretrained logs/dense/checkpoint.pth.tar"}
              for accuracy, weights, setting in [
                  ("97.00", "900", "hs, 98.2 % held out, strength 0.1, threshold 0.1"),
                  ("98.00", "2000", "hs, 98.4 % held out, strength 0.1, threshold 0.1"),
