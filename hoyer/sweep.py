@@ -227,7 +227,8 @@ def write(args, rows):
         for reg in dict.fromkeys(row["reg"] for row in rows):
             mine = [row for row in rows if row["reg"] == reg]
             axis.plot([float(row[column]) for row in mine], [float(row["accuracy"]) for row in mine], "o", label=reg)
-        axis.set(xlabel=label, xscale="log")
+        axis.set_xlabel(label)
+        axis.set_xscale("log", subs=(2, 5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.grid(alpha=0.3)
