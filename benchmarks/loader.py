@@ -48,8 +48,8 @@ def main():
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, 10, COUNT))
-    noise = data.Data("noise", pixels, labels, pixels[:10], labels[:10], 10, *data.STATISTICS["cifar10"])
-    ours = data.Loader(pixels, labels, noise, BATCH, crop=4, flip=True, shuffle=True)
+    noise = data.Dataset("noise", pixels, labels, pixels[:10], labels[:10], 10, *data.STATISTICS["cifar10"])
+    ours = data.Loader(noise, "train", BATCH, crop=4, flip=True)
     theirs = torch.utils.data.DataLoader(Pictures(pixels.numpy(), labels, noise.mean, noise.std), BATCH, shuffle=True,
                                          num_workers=2)
     speeds = {"Loader": [], "torchvision": []}

@@ -7,7 +7,6 @@ biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero 
 these, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README:
 2 x (MACs + 2 per batch-norm output element).
 """
-import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import models
-from common.models.channels import ChannelSelection
+from common import checkpoint, cli, models, originals
+from common.models.layers import ChannelSelection
 
 
 @dataclass
@@ -121,14 +120,12 @@ def plain(arch, depth=None):
 
 
 def main(argv=None):
-    from common import checkpoint, runtime
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("file", help="a checkpoint of this repository")
     parser.add_argument("--arch", help="for a bare state_dict: which network it is")
     parser.add_argument("--depth", type=int)
-    runtime.one_line(parser)
     args = parser.parse_args(argv)
-    ckpt = checkpoint.load(args.file, plain, args.arch, args.depth)
+    ckpt = originals.load(args.file, plain, args.arch, args.depth)
     counted = count(checkpoint.to_model(ckpt))
     total = counted.total
     print(table(counted))
@@ -138,5 +135,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    from common import runtime
-    runtime.script(main)
+    cli.script(main)

@@ -1,16 +1,14 @@
-"""Pictures in memory: where they come from, and batches of them.
+"""Images in memory: where they come from, and batches of them.
 
-    data = load("cifar10")                        # uint8 pictures, labels, class count, mean and deviation
-    train = Loader(data.x_train, data.y_train, data, batch_size=128, device=device, crop=4, flip=True, seed=1)
+    dataset = load("cifar10")                     # uint8 images, labels, class count, mean and standard deviation
+    train = Loader(dataset, "train", batch_size=128, device=device, crop=4, flip=True, seed=1)
     for images, labels in train.epoch(0): ...     # float (B, C, H, W), normalized and augmented; labels (B,)
 
 `name` is found, in this order, as DATA_DIR/name.npz (arrays x_train, y_train, x_test, y_test), as the folder
 DATA_DIR/name/{train,test}/<class>/*.png|jpg, or by torchvision's download (mnist, cifar10, cifar100). Any other name
-is a path to such a file or folder. shapes10 and shapes100 are drawn (common/shapes.py).
+is a path to such a file or folder. shapes10 and shapes100 are built in (common/synthetic.py).
 """
 import os
-import zipfile
-import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,9 +16,10 @@ import numpy as np
 import torch
 
 from common import UserError, models
+from common.image_folder import read_folder, read_npz, save_npz
 
 DOWNLOADS = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-DRAWN = ("shapes10", "shapes100")
+SYNTHETIC = ("shapes10", "shapes100")
 STATISTICS = {  # mean and deviation per colour; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -29,7 +28,7 @@ STATISTICS = {  # mean and deviation per colour; the slimming code uses CIFAR-10
 
 
 @dataclass
-class Data:
+class Dataset:
     """x: uint8 (N, H, W, C); y: int64 (N,); mean and std: C numbers for pixels in [0, 1]."""
     name: str
     x_train: torch.Tensor
@@ -52,14 +51,14 @@ def data_dir(given=None):
 
 
 def load(name, folder=None, grey=False, subset=None):
-    """The data set `name` as Data; subset: at most that many training and test pictures, balanced, by a
+    """The data set `name` as a Dataset; subset: at most that many training and test pictures, balanced, by a
     fixed seed.
 
-    grey: the 28 x 28 grey variant of a drawn set. UserError where there is no such data or it is not usable.
+    grey: the 28 x 28 grey variant of a synthetic set. UserError where there is no such data or it is not usable.
     """
     folder = data_dir(folder)
-    if name in DRAWN:
-        arrays, key = drawn(name, folder, grey), name
+    if name in SYNTHETIC:
+        arrays, key = synthetic(name, folder, grey), name
     else:
         path, key = find(name, folder)
         arrays = (download(name, folder) if path is None else read_npz(path) if path.suffix == ".npz"
@@ -81,37 +80,16 @@ def find(name, folder):
                 return path, path.stem
         if name in DOWNLOADS:
             return None, name
-    raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *DRAWN])}, and there is no "
+    raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *SYNTHETIC])}, and there is no "
                     f"{folder / name}.npz, no folder {folder / name}/train and no such path")
 
 
-def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in keys}
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
-    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it anew") from error
-
-
-def save_npz(path, arrays):
-    """Kept for the next run, where the folder can be written to; under a temporary name first, so never half a file."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
-        np.savez(partial, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        print(f"note: cannot keep {path} for the next run ({error.strerror})")
-
-
-def drawn(name, folder, grey):
-    from common import shapes
+def synthetic(name, folder, grey):
+    from common.synthetic import draw
     path = folder / f"{name}{'-grey' if grey else ''}.npz"
     if path.is_file():
         return read_npz(path)
-    arrays = shapes.draw(name, grey)
+    arrays = draw(name, grey)
     save_npz(path, arrays)
     return arrays
 
@@ -135,56 +113,8 @@ def download(name, folder):
     return arrays
 
 
-def read_folder(path):
-    """{train,test}/<class>/*.png|jpg, decoded once and kept in the folder, as long as its files are the same."""
-    classes = sorted(p.name for p in (path / "train").iterdir() if p.is_dir())
-    if not classes:
-        raise UserError(f"{path / 'train'} holds no folders; one for each class is needed")
-    unknown = sorted({p.name for p in (path / "test").glob("*") if p.is_dir()} - set(classes))
-    if unknown:
-        raise UserError(f"{path / 'test' / unknown[0]} is a class that {path / 'train'} does not have")
-    files, listing = {"train": [], "test": []}, []
-    for split in files:
-        for label, cls in enumerate(classes):
-            found = [f for f in sorted((path / split / cls).glob("*")) if f.suffix.lower() in (".png", ".jpg", ".jpeg")]
-            if not found:
-                raise UserError(f"{path / split / cls} holds no .png or .jpg")
-            files[split] += [(file, label) for file in found]
-            listing += [f"{split}/{cls}/{f.name} {f.stat().st_size} {f.stat().st_mtime_ns}" for f in found]
-    kept = path / "decoded.npz"
-    if kept.is_file() and np.array_equal(read_npz(kept, ["files"])["files"], listing):
-        return read_npz(kept)
-    arrays = decode(files)
-    save_npz(kept, {**arrays, "files": np.array(listing)})
-    return arrays
-
-
-def decode(files):
-    """{"train": [(file, label), ...], "test": ...} -> {"x_train": uint8 pictures, "y_train": labels, ...}."""
-    from PIL import Image
-    arrays, size = {}, None
-    for split, listed in files.items():
-        pictures = []
-        for file, _ in listed:
-            try:
-                with Image.open(file) as picture:
-                    if picture.mode.startswith(("I", "F")):
-                        raise UserError(f"{file} has more than 8 bits a colour (mode {picture.mode}); convert it to 8")
-                    pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
-            except OSError as error:
-                raise UserError(f"{file} is no readable picture ({error})") from error
-            size = size or pixels.shape
-            if pixels.shape != size:
-                raise UserError(f"{file} is {pixels.shape}, the others are {size}; bring all to one size and mode")
-            pictures.append(pixels)
-        order = np.random.default_rng(0).permutation(len(pictures))      # so that every part of a set has all classes
-        arrays[f"x_{split}"] = np.stack(pictures)[order]
-        arrays[f"y_{split}"] = np.array([label for _, label in listed])[order]
-    return arrays
-
-
 def check(arrays, key, name):
-    """Data from raw arrays: shapes, types and labels looked at once, statistics added."""
+    """A Dataset from raw arrays: shapes, types and labels looked at once, statistics added."""
     tensors = {}
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"].reshape(-1)
@@ -208,7 +138,7 @@ def check(arrays, key, name):
     else:
         pixels = tensors["x_train"][:10000].double().flatten(0, 2) / 255
         mean, std = tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).clamp_min(1e-3).tolist())
-    return Data(name, **tensors, num_classes=num_classes, mean=mean, std=std)
+    return Dataset(name, **tensors, num_classes=num_classes, mean=mean, std=std)
 
 
 def check_fit(data, model, path):
@@ -248,13 +178,15 @@ class Batches:
 class Loader:
     """Batches of a set that lies on the device as uint8; no worker processes.
 
-    crop: pixels of zero padding for random crops; flip: random horizontal flips; cutout: side of a blanked square.
-    Without any of them and without shuffling it gives the test batches. Order and augmentation of epoch e depend on
-    (seed, e) alone, so a resumed run goes on as if it had never stopped. Under torchrun each rank takes its share.
+    split: "train" (shuffled) or "test" (in order). crop: pixels of zero padding for random crops; flip: random
+    horizontal flips; cutout: side of a square set to zero. Order and augmentation of epoch e depend on (seed, e)
+    alone, so a resumed run continues as if it had never stopped. Under torchrun each rank takes its share.
     """
 
-    def __init__(self, images, labels, data, batch_size, device="cpu", crop=0, flip=False, cutout=0, shuffle=False,
-                 seed=0, rank=0, world=1):
+    def __init__(self, dataset, split, batch_size, device="cpu", crop=0, flip=False, cutout=0, shuffle=None, seed=0,
+                 rank=0, world=1):
+        images, labels = getattr(dataset, f"x_{split}"), getattr(dataset, f"y_{split}")
+        shuffle = split == "train" if shuffle is None else shuffle
         self.labels = labels.to(device)
         self.batch_size, self.device = batch_size, torch.device(device)
         self.crop, self.flip, self.cutout, self.shuffle, self.seed = crop, flip, cutout, shuffle, seed
@@ -266,7 +198,7 @@ class Loader:
         # is copying its rows, and no copy of the set is needed for it.
         span = self.size[1] * colours
         self.windows = images.as_strided((images.numel() // colours - self.size[1] + 1, span), (colours, 1))
-        mean, std = (torch.tensor(v, dtype=torch.float32).repeat(self.size[1]) for v in (data.mean, data.std))
+        mean, std = (torch.tensor(v, dtype=torch.float32).repeat(self.size[1]) for v in (dataset.mean, dataset.std))
         self.scale, self.shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
     def __len__(self):

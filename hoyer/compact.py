@@ -14,7 +14,6 @@ One removal can make the next possible, so this is repeated until nothing change
 LeNet as 353-45-11. The sparsity report of the original is printed first; the small network goes to
 <model>_compact.pth, checked against the large one. It has no masks: fine-tune before, not after. Expect seconds.
 """
-import argparse
 import copy
 import sys
 from pathlib import Path
@@ -24,8 +23,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, models, runtime
-from common.models.channels import after_norm, width_of
+from common import UserError, checkpoint, cli, compute_flops, models, originals
+from common.models.narrow import after_norm, width_of
 from hoyer.networks import find, network, stem
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -72,17 +71,17 @@ def read_channels(modules, reader):
 
 def foldable_constants(modules, record, norm_behind):
     """bool (channels,): the channels whose filter is all zero and whose constant can go into the next layer's bias."""
-    maker, norm = record.makers[0]
-    layer = modules[maker]
+    producer, norm = record.producers[0]
+    layer = modules[producer]
     none = torch.zeros(width_of(layer), dtype=torch.bool)
-    if record.stream or len(record.makers) > 1:
+    if record.stream or len(record.producers) > 1:
         return none                                          # others add to these channels: no constants
     empty = layer.weight.detach().eq(0).flatten(1).all(1).cpu()
     value = none.double() if layer.bias is None else layer.bias.detach().double().cpu()
     value = after_norm(modules[norm], value) if norm else value
-    takers = [modules[reader.layer] for reader in record.readers]
+    takers = [modules[reader.layer] for reader in record.consumers]
     takes = all((t.bias is not None or norm_behind.get(r.layer)) and not any(getattr(t, "padding", ()))
-                for t, r in zip(takers, record.readers, strict=True))
+                for t, r in zip(takers, record.consumers, strict=True))
     # Where the next convolution pads with zeros, only a constant of zero is the same at the border.
     return empty & (takes | (value <= 0))
 
@@ -93,18 +92,18 @@ def removable(model):
     Batch norms and biases of channels that nothing reads are set to zero, so that no constant is left over.
     """
     modules, records, keep = dict(model.named_modules()), model.channels(), {}
-    norm_behind = {maker: norm for record in records for maker, norm in record.makers if norm}
+    norm_behind = {producer: norm for record in records for producer, norm in record.producers if norm}
     for record in records:
-        if not record.makers:
+        if not record.producers:
             continue
-        unread = ~torch.stack([read_channels(modules, reader) for reader in record.readers]).any(0)
+        unread = ~torch.stack([read_channels(modules, reader) for reader in record.consumers]).any(0)
         alive = ~unread & ~foldable_constants(modules, record, norm_behind)
-        alive = alive.view(-1, record.unit).any(1).repeat_interleave(record.unit)
+        alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
         if not alive.any():
-            alive[:record.unit] = True                       # a layer keeps one channel, even of zeros
+            alive[:record.group_size] = True                       # a layer keeps one channel, even of zeros
         if alive.all():
             continue
-        keep[record.makers[0][0]] = alive
+        keep[record.producers[0][0]] = alive
         for name in record.names():
             for parameter in modules[name].parameters(recurse=False):
                 if parameter.dim() == 1:
@@ -112,8 +111,8 @@ def removable(model):
     if keep:
         return keep
     for record in records:
-        if not record.makers:                                # the pixels or positions that fc1 reads
-            reader = record.readers[0]
+        if not record.producers:                                # the pixels or positions that fc1 reads
+            reader = record.consumers[0]
             read, indices = read_channels(modules, reader), modules[reader.select].indices.cpu()
             if not read.any():
                 read[indices[0]] = True
@@ -151,15 +150,14 @@ def compaction_report(model, small, dense):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--model", metavar="FILE", required=True, help="a pruned, best a fine-tuned network")
     parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
     parser.add_argument("--arch", help="for a file of the original repository")
     parser.add_argument("--depth", type=int)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
-    runtime.one_line(parser)
     args = parser.parse_args(argv)
-    ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth)
+    ckpt = originals.load(find(args.model), network, args.arch, args.depth)
     path = Path(args.save or f"{stem(ckpt['path'])}_compact.pth")
     if path.exists() and not args.overwrite:
         raise UserError(f"{path} is there already; give another --save, or --overwrite")
@@ -174,4 +172,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

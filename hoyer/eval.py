@@ -11,13 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import evaluation, runtime
+from common import cli
+from common.evaluate import evaluate_file
 from hoyer.networks import network
 
 
 def main(argv=None):
-    evaluation.evaluate_file(argv, __doc__, network)
+    evaluate_file(argv, __doc__, network)
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -27,7 +27,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, data, runtime
+from common import UserError, checkpoint, cli, data, originals
+from common.evaluate import evaluate
+from common.run import Run, output_folder
 from hoyer import prune
 from hoyer.compact import compact, compaction_report, sparsity_report
 from hoyer.main import add_flags, apply_recipe, hits, pictures, read_flags, scheduler_of, test_line
@@ -39,7 +41,7 @@ SENSITIVITY = {"prun_tune_T": 1e-3, "prun_tune_V": 0.25, "cifar_prun_tune": 1e-4
 
 
 def parse(argv, script):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add_flags(parser)
     if script:
         prune.add_flags(parser, SENSITIVITY[script])
@@ -59,7 +61,7 @@ def prune_first(args, script):
     if script == "cifar_prun_tune":
         args.save = args.save or str(Path(source).parent / f"finetune_{args.sensitivity}{kind}")
     args.save = args.save or f"{stem(source)}_{args.rule}_{args.sensitivity}{kind}"
-    runtime.ready_folder(args.save, args.overwrite, args.resume)
+    output_folder(args.save, args.overwrite, args.resume)
     pruned, names = Path(args.save) / "pruned.pth.tar", ("model", "rule", "sensitivity", "granularity", "criterion")
     if args.resume and pruned.exists():                      # what the run that goes on was pruned to
         was = checkpoint.load(pruned)["args"]
@@ -78,7 +80,7 @@ def main(argv=None, script=None):
         prune_first(args, script)
         if args.evaluate:
             return
-    ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth)
+    ckpt = originals.load(find(args.model), network, args.arch, args.depth)
     if not ckpt.get("masks"):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
@@ -87,7 +89,7 @@ def main(argv=None, script=None):
     if script == "prun_tune_V":
         recipe = recipe | {"weight_decay": 1e-4} | ({"epochs": 50, "lr": 1e-3} if args.faithful else {})
     apply_recipe(args, recipe)
-    run = runtime.start(args, "hoyer", "finetuned", f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}", ckpt["dense"])
+    run = Run(args, "hoyer", "finetuned", f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}", ckpt["dense"])
 
     # data
     dataset = pictures(args, ckpt["arch"])
@@ -123,13 +125,13 @@ def main(argv=None, script=None):
                     parameters[name].mul_(mask)
             run.track(loss=loss, **hits(logits.detach(), labels))
         scheduler.step()
-        run.log(epoch, **runtime.evaluate(model, test))
+        run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, masks=ckpt["masks"])
 
     if args.faithful and script != "prun_tune_T":
         model.load_state_dict(checkpoint.load(run.folder / "model_best.pth.tar")["state_dict"])
         run.prec1 = run.best
-    print(test_line(runtime.evaluate(model, test), len(dataset.y_test), args))
+    print(test_line(evaluate(model, test), len(dataset.y_test), args))
     if run.rank == 0:
         small = compact(model)
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, ckpt['dense'])}")
@@ -142,4 +144,4 @@ def main(argv=None, script=None):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -29,7 +29,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, compute_flops, data, evaluation, models, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common.evaluate import evaluate, evaluate_file
+from common.run import Run
 from hoyer import regularizers
 from hoyer.networks import find, network
 
@@ -41,11 +43,11 @@ BLOCKS = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 
 def add_flags(parser):
     """What training and fine-tuning share, and the CIFAR trainer's names for the shared flags."""
-    runtime.add_flags(parser, seed=12345678)
+    cli.add_flags(parser, seed=12345678)
     add, same = parser.add_argument, dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("-d", dest="dataset", **same)
-    add("--train-batch", dest="batch_size", type=runtime.positive, **same)
-    add("--test-batch", dest="test_batch_size", type=runtime.positive, **same)
+    add("--train-batch", dest="batch_size", type=cli.positive, **same)
+    add("--test-batch", dest="test_batch_size", type=cli.positive, **same)
     add("-c", "--checkpoint", dest="save", **same)
     add("--manualSeed", dest="seed", type=int, **same)
     add("--gpu-id", dest="device", type=lambda number: f"cuda:{int(number)}", **same)
@@ -55,9 +57,9 @@ def add_flags(parser):
         "densenet")
     add("--schedule", nargs="*", type=mark, metavar="EPOCH", help="epochs after which the rate falls by "
         "--gamma, or the word cosine (default: never for the LeNets, 150 225 for the others)")
-    add("--gamma", type=runtime.amount, default=0.1)
-    add("--momentum", type=runtime.amount, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
-    add("--weight-decay", "--wd", type=runtime.amount)
+    add("--gamma", type=cli.nonnegative, default=0.1)
+    add("--momentum", type=cli.nonnegative, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
+    add("--weight-decay", "--wd", type=cli.nonnegative)
     add("--holdout", type=int, default=0, metavar="N", help="leave out the last N training pictures and report on them "
         "instead of on the test set: for choosing --decay and thresholds")
 
@@ -70,12 +72,12 @@ def read_flags(parser, argv):
 
 
 def parse(argv, script):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     add_flags(parser)
     add = parser.add_argument
     add("--reg", default="none", help="none, l1, hoyer, hs, tl1, group-lasso, group-hoyer or group-hs; the original "
         "names of this script also take its numbers")
-    add("--decay", type=runtime.amount, default=1e-3, help="strength of the penalty")
+    add("--decay", type=cli.nonnegative, default=1e-3, help="strength of the penalty")
     add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="begin with this network; without FILE "
         "with the LeNet that --reg 0 --decay 0.0 left in saves/")
     add("-e", "--evaluate", action="store_true", help="only evaluate --pretrained or --resume")
@@ -146,14 +148,14 @@ def options_of(args):
                 widen_factor=args.widen_factor, growth=args.growth, compression=args.compression)
 
 
-def evaluate(args):
+def evaluate_only(args):
     """-e of the CIFAR trainer: eval.py on the file that training would begin or go on with."""
     path = args.pretrained or args.resume
     if path in ("", "auto"):
         raise UserError("-e evaluates a file: give it as --pretrained FILE or --resume FILE")
     given = {name: getattr(args, name) for name in ("dataset", "data_dir", "device", "subset", "arch", "depth")}
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
-    evaluation.evaluate_file([find(path), *flags], __doc__, partial(network, **options_of(args)))
+    evaluate_file([find(path), *flags], __doc__, partial(network, **options_of(args)))
 
 
 def starting_point(args, script):
@@ -166,7 +168,7 @@ def starting_point(args, script):
     if not args.pretrained and not Path(path).is_file():
         raise UserError(f"no dense network {path}; train it with element.py --reg 0 --decay 0.0, "
                         "or name another: --pretrained FILE")
-    ckpt = checkpoint.load(path, partial(network, **options), args.arch, args.depth)
+    ckpt = originals.load(path, partial(network, **options), args.arch, args.depth)
     for name, value in options.items():
         if value is not None and ckpt["cfg"].get(name) != value:
             raise UserError(f"{path} has {name} {ckpt['cfg'].get(name)}, not {value}; leave it out")
@@ -180,7 +182,7 @@ def main(argv=None, script=None):
     """script: element, structure, cifar or cifar_group, for the original script of that name."""
     args = parse(argv, script)
     if args.evaluate:
-        return evaluate(args)
+        return evaluate_only(args)
     ckpt, arch, cfg = starting_point(args, script)
     lenet = arch.startswith("lenet")
     apply_recipe(args, MNIST | {"weight_decay": 1e-4 if args.reg in regularizers.GROUP else 0.0} if lenet else CIFAR)
@@ -195,7 +197,7 @@ def main(argv=None, script=None):
                                   f"_{args.decay}_{number}")
     elif args.reg != "none":
         args.save = args.save or f"logs/{Path(args.dataset).stem}-{name}-{args.reg}-{args.decay}"
-    run = runtime.start(args, "hoyer", "sparse" if args.decay else "dense", name, ckpt and ckpt["dense"])
+    run = Run(args, "hoyer", "sparse" if args.decay else "dense", name, ckpt and ckpt["dense"])
 
     # data: the LeNets see MNIST as it is
     dataset = pictures(args, arch)
@@ -209,7 +211,7 @@ def main(argv=None, script=None):
     run.describe(model)
     net = run.parallel(model)
     if ckpt:
-        print(test_line(runtime.evaluate(model, test), len(dataset.y_test), args), flush=True)
+        print(test_line(evaluate(model, test), len(dataset.y_test), args), flush=True)
 
     # the penalty R and the tensors W_l that it acts on
     regularizer = (regularizers.ELEMENT | regularizers.GROUP).get(args.reg)
@@ -242,9 +244,9 @@ def main(argv=None, script=None):
                       batch=time.perf_counter() - last)
             last = time.perf_counter()
         scheduler.step()
-        run.log(epoch, **runtime.evaluate(model, test))
+        run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler)
-    print(test_line(runtime.evaluate(model, test), len(dataset.y_test), args))
+    print(test_line(evaluate(model, test), len(dataset.y_test), args))
     run.finish(model)
     if script in ("element", "structure") and run.rank == 0:
         path = checkpoint.save(f"{args.save}.pth", run.checkpoint(model, epoch=args.epochs))
@@ -252,4 +254,4 @@ def main(argv=None, script=None):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

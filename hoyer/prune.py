@@ -18,7 +18,6 @@ The network keeps its shape; the masks are stored with it in pruned.pth.tar, and
 original's sparsity report and the compacted network's size are printed and written to prune.txt, prune.png shows what
 each layer had and keeps. Expect seconds, and an accuracy that fine-tuning brings back.
 """
-import argparse
 import sys
 from pathlib import Path
 
@@ -26,7 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, compute_flops, data, plots, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, originals, plots
+from common.evaluate import evaluate
+from common.run import device_of, facts, output_folder
 from hoyer.compact import compact, compaction_report, sparsity_report
 from hoyer.main import pictures, test_line
 from hoyer.networks import find, network
@@ -42,8 +43,8 @@ def add_flags(parser, sensitivity=None):
 
 
 def parse(argv):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runtime.add_flags(parser, train=False)
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
     add_flags(parser)
     add = parser.add_argument
     add("--rule", choices=("T", "V"), default="T", help="a fixed threshold, or a ratio to the tensor's deviation")
@@ -51,7 +52,7 @@ def parse(argv):
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("-a", "--arch", help="for a file of the original repository: mlp, cnn, resnet, ...")
     add("--depth", type=int)
-    add("--seed", type=runtime.seed_number, default=1, help="of --criterion random")
+    add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
     add("--holdout", type=int, default=0, metavar="N", help="report on the last N training pictures")
     return parser.parse_args(argv)
 
@@ -104,13 +105,13 @@ def prune(args):
         raise UserError(f"--sensitivity {args.sensitivity:g} is below 0")
     if args.granularity == "group" and args.criterion == "random":
         raise UserError("--criterion random draws single entries; leave out --granularity group")
-    ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth)
+    ckpt = originals.load(find(args.model), network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{ckpt['arch']}{ckpt['cfg'].get('depth', '')}-pruned"
     path = Path(args.save) / "pruned.pth.tar"
     if path.exists() and not args.overwrite:
         raise UserError(f"{args.save} already holds a pruned.pth.tar; give another --save, or --overwrite")
-    device = runtime.device_of(args.device)
+    device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     dense = ckpt["dense"] or compute_flops.summary(model)
     print("--- Pruning ---")
@@ -137,19 +138,19 @@ def prune(args):
     # what that does to the accuracy
     dataset = pictures(args, model.arch)
     data.check_fit(dataset, model, args.model)
-    test = data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size, device)
-    result = runtime.evaluate(model, test)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    result = evaluate(model, test)
     line = test_line(result, len(dataset.y_test), args)
     print(line)
 
-    folder = runtime.ready_folder(args.save, overwrite=True)
+    folder = output_folder(args.save, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text(f"{args.model}, rule {args.rule}, sensitivity {args.sensitivity}, "
                                       f"{args.granularity}, {args.criterion}\n{line}\n{report}\n")
     draw(folder / "prune.png", model)
     checkpoint.save(path, checkpoint.of(
         model, "hoyer", "pruned", args.dataset, prec1=result["top1"], best_prec1=result["top1"], args=vars(args),
-        dense=dense, masks={name: mask.cpu() for name, mask in masks.items()}, run=runtime.facts(device)))
+        dense=dense, masks={name: mask.cpu() for name, mask in masks.items()}, run=facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
     return path
 
@@ -189,4 +190,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

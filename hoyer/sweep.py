@@ -20,14 +20,14 @@ A finished training is not repeated, a stopped one goes on: repeat the command, 
 time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
 element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
 """
-import argparse
 import csv
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, compute_flops, data, models, plots, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, models, plots
+from common.evaluate import evaluate
 from hoyer import finetune, regularizers
 from hoyer import main as training
 
@@ -37,8 +37,8 @@ DECAYS = {  # around what works on MNIST
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runtime.add_flags(parser, train=False)
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--arch", help="mlp, cnn, or a CIFAR network such as resnet20 (default: mlp, or what --pretrained holds)")
     add("--regs", nargs="+", default=list(regularizers.ELEMENT), metavar="REG", help="penalties (default: the four "
@@ -46,14 +46,14 @@ def parse(argv=None):
     add("--decays", nargs="+", type=float, metavar="D", help="strengths (default: three for each penalty)")
     add("--sensitivities", nargs="+", type=float, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T", help="thresholds")
     add("--granularity", choices=("element", "group"), default="element")
-    add("--epochs", type=runtime.positive, default=250)
-    add("--wd", type=runtime.amount, help="weight decay of the sparse training (default: main.py's)")
-    add("--tune-epochs", type=runtime.positive, default=100)
-    add("--tune-lr", type=runtime.amount, default=1e-3)
-    add("--tune-wd", type=runtime.amount, help="weight decay of the fine-tuning (default: finetune.py's)")
+    add("--epochs", type=cli.positive, default=250)
+    add("--wd", type=cli.nonnegative, help="weight decay of the sparse training (default: main.py's)")
+    add("--tune-epochs", type=cli.positive, default=100)
+    add("--tune-lr", type=cli.nonnegative, default=1e-3)
+    add("--tune-wd", type=cli.nonnegative, help="weight decay of the fine-tuning (default: finetune.py's)")
     add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
-    add("--seed", type=runtime.seed_number, default=12345678)
-    add("--holdout", type=runtime.positive, default=5000, metavar="N")
+    add("--seed", type=cli.seed_number, default=12345678)
+    add("--holdout", type=cli.positive, default=5000, metavar="N")
     add("--pretrained", metavar="FILE", help="a dense network to begin with, trained with the same --holdout (default: "
         "one is trained)")
     add("--iterate", action="store_true", help="go from threshold to threshold instead of pruning each time anew")
@@ -195,7 +195,7 @@ def choose(args, made):
     whole = "whole groups, " if best["granularity"] == "group" else ""
     setting = (f"{reg}, {args.target:g} % held out, {'refit, ' if args.refit else ''}strength {best['decay']:g}, {wd}"
                f"{whole}threshold {best['sensitivity']:g}")
-    spent = {"minutes": best["minutes"], "setting": setting, "command": runtime.command()}
+    spent = {"minutes": best["minutes"], "setting": setting, "command": cli.command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
         top1 = test_once(args, f"{args.save}/{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)
     print(f"{setting}: {best['weights_left']} % of the weights, {best['macs_left']} % of the MACs in {best['widths']}, "
@@ -207,7 +207,7 @@ def test_once(args, path, name, epochs, facts):
     ckpt = checkpoint.load(path)
     model = checkpoint.to_model(ckpt)
     dataset = data.load(ckpt["dataset"], args.data_dir, model.arch.startswith("lenet"), args.subset)
-    top1 = runtime.evaluate(model, data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size))["top1"]
+    top1 = evaluate(model, data.Loader(dataset, "test", args.test_batch_size))["top1"]
     kept = {k: v for k, v in ckpt.items() if k not in ("path", "resume")}
     checkpoint.save(f"{args.save}/chosen/{name}.pth.tar", {
         **kept, "prec1": top1, "best_prec1": top1, "epoch": epochs, "run": ckpt["run"] | facts})
@@ -240,4 +240,4 @@ def write(args, rows):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import runtime
+from common import cli
 from magnitude.main import main
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

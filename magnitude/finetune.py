@@ -41,7 +41,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common.evaluate import evaluate
+from common.run import Run
 from magnitude.networks import network
 from magnitude.prune import add_rule, prune, recipe_of
 
@@ -52,8 +54,8 @@ USUAL = {"batch_size": 64, "gamma": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runtime.add_flags(parser)                                # epochs, batch size and rate: see plan()
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser)                                # epochs, batch size and rate: see plan()
     add_rule(parser.add_argument_group("with --iterative, as in prune.py"))
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
@@ -66,9 +68,9 @@ def parse(argv=None):
     add("--iterative", action="store_true", help="prune a dense network to --percent step by step")
     add("--schedule", type=int, nargs="+", metavar="EPOCH", help="epochs at which the rate falls (of the dense run, "
         "where the rate is the dense run's)")
-    add("--gamma", type=runtime.amount, help="factor by which it falls")
-    add("--momentum", type=runtime.amount)
-    add("--weight-decay", "--wd", type=runtime.amount)
+    add("--gamma", type=cli.nonnegative, help="factor by which it falls")
+    add("--momentum", type=cli.nonnegative)
+    add("--weight-decay", "--wd", type=cli.nonnegative)
     return parser.parse_args(argv)
 
 
@@ -138,7 +140,7 @@ def main(argv=None):
 def retrain(args):
     # --resume alone is the network to start from, or a checkpoint.pth.tar of this script to go on with
     source = args.model or (Path(args.save) / "checkpoint.pth.tar" if args.resume == "auto" else args.resume)
-    ckpt = checkpoint.load(source, network, args.arch, args.depth)
+    ckpt = originals.load(source, network, args.arch, args.depth)
     if not args.model:
         if ckpt["method"] == "magnitude" and ckpt["stage"] == "finetuned" and "resume" in ckpt:
             args.model, args.save = ckpt["args"]["model"], args.save or str(Path(source).parent)
@@ -150,14 +152,14 @@ def retrain(args):
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     name = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{name}-finetuned-{args.retrain}"
-    run = runtime.start(args, "magnitude", "finetuned", name, dense=ckpt["dense"])
+    run = Run(args, "magnitude", "finetuned", name, dense=ckpt["dense"])
 
     # network: where it starts from
     model, start, stretch = checkpoint.to_model(ckpt), 0, 1.0
     masks, recipe = ckpt["masks"], ckpt.get("recipe") or {}
     origin = {"masks": masks, "recipe": recipe, "rule": ckpt.get("rule")}
     if args.retrain == "weight-rewind":
-        early = checkpoint.load(args.rewind_to, network, args.arch, args.depth)
+        early = originals.load(args.rewind_to, network, args.arch, args.depth)
         checkpoint.fit(model, early["state_dict"], args.rewind_to)
         start = early["epoch"]
     elif args.retrain.startswith("scratch"):
@@ -209,7 +211,7 @@ def retrain(args):
             run.track(loss=loss)
         if args.retrain != "onecycle":
             scheduler.step()
-        run.log(epoch, **runtime.evaluate(model, test))
+        run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, **origin)
 
     moved = sum(int(parameters[name][gone].count_nonzero()) for name, gone in pruned.items())
@@ -239,13 +241,13 @@ def iterate(args):
         if not first.exists():
             raise UserError(f"{args.save} holds no rounds to go on with; give the dense network as --model")
         source = checkpoint.load(first)["args"]["resume"]
-    ckpt = checkpoint.load(source, network, args.arch, args.depth)
+    ckpt = originals.load(source, network, args.arch, args.depth)
     if ckpt["method"] == "magnitude" and ckpt["stage"] != "dense":
         raise UserError(f"{source} is {ckpt['stage']} already; --iterative starts from the dense network")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     name = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
     args.save, args.model = args.save or f"logs/{Path(args.dataset).stem}-{name}-iterative-{args.retrain}", None
-    start = checkpoint.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
+    start = originals.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
     plan(argparse.Namespace(**vars(args)), recipe_of(ckpt) or {}, start)                 # refuses what cannot be
     root, epochs, minutes, lines = Path(args.save), 0, 0.0, []
     earlier = [*root.glob("round-*/*.pth.tar"), *root.glob("finetuned.pth.tar")]
@@ -295,4 +297,4 @@ def made_with(path, args, flags):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -24,13 +24,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, compute_flops, data, models, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, models
+from common.evaluate import evaluate
+from common.run import Run
 from magnitude.networks import network
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runtime.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
@@ -39,9 +41,9 @@ def parse(argv=None):
     add("--depth", type=int, help="instead of the number in --arch")
     add("--schedule", type=int, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls (default: "
         "half and three quarters of --epochs, so 80 120 of 160)")
-    add("--gamma", type=runtime.amount, default=0.1, help="factor by which it falls")
-    add("--momentum", type=runtime.amount, default=0.9)
-    add("--weight-decay", "--wd", type=runtime.amount, default=1e-4)
+    add("--gamma", type=cli.nonnegative, default=0.1, help="factor by which it falls")
+    add("--momentum", type=cli.nonnegative, default=0.9)
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--rewind-epoch", type=int, help="keep the weights after this epoch in early.pth.tar (default: a twentieth of "
         "--epochs, so 8 of 160)")
     return parser.parse_args(argv)
@@ -55,7 +57,7 @@ def main(argv=None):
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
     arch, cfg = network(args.arch, args.depth)
-    run = runtime.start(args, "magnitude", "dense", f"{arch}{cfg['depth']}")
+    run = Run(args, "magnitude", "dense", f"{arch}{cfg['depth']}")
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
@@ -84,7 +86,7 @@ def main(argv=None):
             optimizer.step()
             run.track(loss=loss)
         scheduler.step()
-        run.log(epoch, **runtime.evaluate(model, test))
+        run.log(epoch, **evaluate(model, test))
         if epoch + 1 == args.rewind_epoch and run.rank == 0:
             checkpoint.save(run.folder / "early.pth.tar", run.checkpoint(model, epoch=epoch + 1))
         run.save(epoch, model, optimizer, scheduler)
@@ -92,4 +94,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -29,7 +29,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, plots, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, originals, plots
+from common.evaluate import evaluate
+from common.run import device_of, facts, output_folder
 from magnitude.networks import network
 
 SPEED = ("Speed: the zeros lie scattered in tensors of the same shape, ordinary kernels multiply them like any other "
@@ -49,8 +51,8 @@ def add_rule(parser):
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runtime.add_flags(parser, train=False)
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
     add_rule(parser)
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
@@ -59,7 +61,7 @@ def parse(argv=None):
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("-a", "--arch", help="for a file of an original repository: vgg16, resnet56, preresnet110, ...")
     add("--depth", type=int)
-    add("--seed", type=runtime.seed_number, default=1, help="of --criterion random")
+    add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
     return parser.parse_args(argv)
 
 
@@ -122,13 +124,13 @@ def prune(args):
         raise UserError(f"--floor {args.floor} is below 0")
     if args.floor and args.per_layer:
         raise UserError("--per-layer takes the same share of every layer, a --floor would not; choose one")
-    ckpt = checkpoint.load(args.resume, network, args.arch, args.depth)
+    ckpt = originals.load(args.resume, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{ckpt['arch']}{ckpt['cfg'].get('depth', '')}-pruned"
     if (Path(args.save) / "pruned.pth.tar").exists() and not args.overwrite:
         raise UserError(f"{args.save} already holds a pruned.pth.tar; give another --save, or --overwrite")
-    folder = runtime.ready_folder(args.save, overwrite=True)
-    device = runtime.device_of(args.device)
+    folder = output_folder(args.save, overwrite=True)
+    device = device_of(args.device)
     original, model = checkpoint.to_model(ckpt), checkpoint.to_model(ckpt)
     weights, earlier = prunable(model, args.scope), ckpt.get("masks", {})
     if not weights:
@@ -167,8 +169,8 @@ def prune(args):
     # what that does to the accuracy
     dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
     data.check_fit(dataset, model, args.resume)
-    test = data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size, device)
-    before, after = (runtime.evaluate(m.to(device), test) for m in (original, model))
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    before, after = (evaluate(m.to(device), test) for m in (original, model))
     lines = [f"Before pruning: Test Loss:  {before['loss']:.8f}, Test Acc:  {before['top1']:.2f}", totals,
              f"After Pruning: Test Loss:  {after['loss']:.8f}, Test Acc:  {after['top1']:.2f}"]
     if dead:
@@ -182,7 +184,7 @@ def prune(args):
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         model, "magnitude", "pruned", args.dataset, prec1=after["top1"], best_prec1=after["top1"], args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks={**earlier, **keep}, recipe=recipe_of(ckpt),
-        rule=rule_of(args, ckpt), run=runtime.facts(device)))
+        rule=rule_of(args, ckpt), run=facts(device)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
     return path
 
@@ -255,4 +257,4 @@ def draw(path, weights, keep, thresholds):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -6,7 +6,6 @@
 Everything in the row is read from the checkpoint or counted on its network. A kept file holds the weights in half
 precision and no optimizer state, and its SHA-256 goes to chkpt/SHA256SUMS.
 """
-import argparse
 import csv
 import hashlib
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import UserError, checkpoint, compute_flops, runtime
+from common import UserError, checkpoint, cli, compute_flops
 
 LEDGER = ROOT / "results" / "ledger.csv"
 COLUMNS = ("date,command,method,stage,arch,dataset,epochs,seed,precision,hardware,minutes,accuracy,best_accuracy,"
@@ -50,10 +49,9 @@ def row_of(ckpt):
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("file", metavar="FILE")
     parser.add_argument("--keep", metavar="chkpt/NAME.pth.tar", help="keep the network there")
-    runtime.one_line(parser)
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file)
     if args.keep:                                            # half precision may have rounded a weight to zero
@@ -73,4 +71,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -5,7 +5,6 @@
 
 A table stands between <!-- table NAME --> and <!-- end -->; the function NAME below makes it.
 """
-import argparse
 import csv
 import re
 import statistics
@@ -15,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import compute_flops, models
+from common import cli, compute_flops, models
 
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
@@ -262,7 +261,7 @@ def hoyer_cifar10():
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("--check", action="store_true")
     args = parser.parse_args(argv)
     drifted = []

@@ -4,25 +4,25 @@
 
 Milliseconds are medians of fp32 forward passes of 1 and 128 pictures on this machine, the networks taking turns.
 """
-import argparse
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import checkpoint, compute_flops, latency, runtime
+from common import checkpoint, cli, compute_flops
+from common.evaluate import milliseconds
+from common.run import device_of
 
 
 def main(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = cli.parser(__doc__)
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--device")
-    runtime.one_line(parser)
     args = parser.parse_args(argv)
-    device = runtime.device_of(args.device)
+    device = device_of(args.device)
     ckpts = [checkpoint.load(file) for file in args.files]
     networks = [checkpoint.to_model(ckpt).to(device) for ckpt in ckpts]
-    times = [latency.milliseconds(networks, batch) for batch in (1, 128)]
+    times = [milliseconds(networks, batch) for batch in (1, 128)]
     print(f"{'method':10} {'stage':10} {'network':13} {'data':9} {'epochs':>6} {'accuracy':>9} {'params':>11} "
           f"{'non-zeros':>11} {'MACs':>12} {'ms, batch 1':>12} {'batch 128':>10}")
     for ckpt, model, one, many in zip(ckpts, networks, *times, strict=True):
@@ -35,4 +35,4 @@ def main(argv=None):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

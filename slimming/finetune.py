@@ -17,7 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, data, runtime
+from common import UserError, checkpoint, cli, data, originals
+from common.evaluate import evaluate
+from common.run import Run
 from slimming.main import milestones, parse
 from slimming.networks import network
 
@@ -30,9 +32,9 @@ def main(argv=None):
 
 
 def finetune(args):
-    ckpt = checkpoint.load(args.refine, network, args.arch, args.depth)
+    ckpt = originals.load(args.refine, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    run = runtime.start(args, "slimming", "finetuned", f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}",
+    run = Run(args, "slimming", "finetuned", f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}",
                         dense=ckpt["dense"])
 
     # network
@@ -68,10 +70,10 @@ def finetune(args):
                     parameters[name].mul_(mask)
             run.track(loss=loss)
         scheduler.step()
-        run.log(epoch, **runtime.evaluate(model, test))
+        run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, masks=ckpt.get("masks"))
     run.finish(model, "finetuned.pth.tar", masks=ckpt.get("masks"))
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

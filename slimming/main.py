@@ -15,7 +15,6 @@ so that the gammas of channels that matter little end near zero; prune.py drops 
 Expect about 94 % for VGG-13 on CIFAR-10 with the defaults, with or without the penalty. One of the 160 epochs takes
 three to four minutes on two CPU cores with bf16, seconds on a GPU. README.md has what was measured, shorter runs.
 """
-import argparse
 import sys
 from pathlib import Path
 
@@ -25,21 +24,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import compute_flops, data, models, runtime
+from common import cli, compute_flops, data, models
+from common.evaluate import evaluate
+from common.run import Run
 from slimming.networks import network
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runtime.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
     add("--arch", help="vgg, resnet (preactivation, bottleneck) or densenet (default: vgg, or what --refine holds)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=runtime.amount, default=1e-4, help="its strength; the paper has 1e-4 for VGG, 1e-5 for the others")
+    add("--s", type=cli.nonnegative, default=1e-4, help="its strength; the paper has 1e-4 for VGG, 1e-5 for the others")
     add("--refine", metavar="FILE", help="fine-tune this pruned network")
-    add("--momentum", type=runtime.amount, default=0.9)
-    add("--weight-decay", "--wd", type=runtime.amount, default=1e-4)
+    add("--momentum", type=cli.nonnegative, default=0.9)
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
         "where these are no whole numbers (--epochs 99), the rate never drops")
     return parser.parse_args(argv)
@@ -60,7 +61,7 @@ def main(argv=None):
     arch, cfg = network(args.arch or "vgg", args.depth)
     stage = "sparse" if args.sr else "dense"
     name = models.split_name(args.arch or "vgg", args.depth)[0]
-    run = runtime.start(args, "slimming", stage, f"{name}{cfg['depth']}")
+    run = Run(args, "slimming", stage, f"{name}{cfg['depth']}")
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
@@ -91,10 +92,10 @@ def main(argv=None):
             optimizer.step()
             run.track(loss=loss)
         scheduler.step()
-        run.log(epoch, **runtime.evaluate(model, test))
+        run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler)
     run.finish(model)
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

@@ -14,7 +14,6 @@ and betas at zero; it is written to pruned.pth.tar, the report to prune.txt, the
 
 Expect seconds. Accuracy may fall to chance before fine-tuning (finetune.py); that is normal.
 """
-import argparse
 import copy
 import sys
 from pathlib import Path
@@ -24,13 +23,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models, plots, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common.evaluate import evaluate
+from common.run import device_of, facts, output_folder
 from slimming.networks import network
 
 
 def parse(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    runtime.add_flags(parser, train=False)
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the network to prune, after training with -sr")
     add("--percent", type=float, default=0.5, help="share of all channels to drop, from 0 up to but not 1")
@@ -39,8 +40,8 @@ def parse(argv=None):
     add("--arch", help="for a file of the original repository: vgg, resnet, densenet")
     add("--depth", type=int)
     add("--criterion", choices=("gamma", "random"), default="gamma")
-    add("--seed", type=runtime.seed_number, default=1, help="of --criterion random")
-    add("--round-to", type=runtime.positive, default=1, help="channels per layer in multiples of this")
+    add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
+    add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this")
     add("--mask", action="store_true", help="zero instead of remove")
     add("--compact", action="store_true", help="remove what --mask zeroed; --percent is not used")
     add("--faithful", action="store_true", help="drop every |gamma| up to the k-th smallest (counted from 0), as in "
@@ -57,7 +58,7 @@ def scored_norms(model):
     for record in model.channels():
         names = [name for name in record.names() if isinstance(modules[name], nn.BatchNorm2d)]
         if names and not record.stream:
-            select = "" if record.makers else record.readers[0].select
+            select = "" if record.producers else record.consumers[0].select
             found[names[-1]] = modules[select].indices if select else torch.arange(modules[names[-1]].num_features)
     return {name: (m, found[name].cpu()) for name, m in modules.items() if name in found}
 
@@ -124,12 +125,12 @@ def main(argv=None):
         raise UserError("--mask keeps the shape and --compact gives it up; choose one")
     if args.round_to > 1 and (args.mask or args.compact):
         raise UserError("--round-to is for channels that are removed by their gammas; leave out --mask and --compact")
-    ckpt = checkpoint.load(args.model, network, args.arch, args.depth)
+    ckpt = originals.load(args.model, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{ckpt['arch']}{ckpt['cfg'].get('depth', '')}-pruned"
     if (Path(args.save) / "pruned.pth.tar").exists() and not args.overwrite:
         raise UserError(f"{args.save} already holds a pruned.pth.tar; give another --save, or --overwrite")
-    device = runtime.device_of(args.device)
+    device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     before = compute_flops.count(model)
     norms = scored_norms(model)
@@ -172,16 +173,16 @@ def main(argv=None):
     # what that does to the accuracy
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
     data.check_fit(dataset, model, args.model)
-    test = data.Loader(dataset.x_test, dataset.y_test, dataset, args.test_batch_size, device)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
     with torch.no_grad():
         difference = float((model(images) - small(images)).abs().max() / model(images).abs().max())
-    prec1, masked, pruned = (runtime.evaluate(m, test)["top1"] for m in (original, model, small))
+    prec1, masked, pruned = (evaluate(m, test)["top1"] for m in (original, model, small))
     accuracy = (f"accuracy on {args.dataset}: {prec1:.2f} % before, {masked:.2f} % masked, {pruned:.2f} % narrowed; "
                 f"their logits differ by {difference:.1e} of the largest")
     print(accuracy)
 
-    folder = runtime.ready_folder(args.save, overwrite=True)
+    folder = output_folder(args.save, overwrite=True)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text(
         f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{after.total.params}\n"
@@ -191,7 +192,7 @@ def main(argv=None):
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         small, "slimming", stage, args.dataset, prec1=pruned, best_prec1=pruned, args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=masks or None,
-        run=runtime.facts(device)))
+        run=facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
 
 
@@ -232,4 +233,4 @@ def draw(path, gammas, keep, threshold):
 
 
 if __name__ == "__main__":
-    runtime.script(main)
+    cli.script(main)

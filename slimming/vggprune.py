@@ -4,8 +4,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import runtime
+from common import cli
 from slimming.prune import main
 
 if __name__ == "__main__":
-    runtime.script(lambda: main(["--arch", "vgg", *sys.argv[1:]]))
+    cli.script(lambda: main(["--arch", "vgg", *sys.argv[1:]]))

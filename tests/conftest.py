@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 @pytest.fixture(scope="session", autouse=True)
 def data_folder(tmp_path_factory):
     """DATA_DIR for this process and for scripts it starts; holds shapes10 from the start, others when asked for."""
-    torch.set_num_threads(min(2, torch.get_num_threads()))
+    torch.set_num_threads(1)
     folder = tmp_path_factory.mktemp("data")
     before = os.environ.get("DATA_DIR")
     os.environ["DATA_DIR"] = str(folder)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models
-from common.models.channels import ChannelSelection
+from common import UserError, checkpoint, compute_flops, data, models, originals
+from common.models.layers import ChannelSelection
 from slimming.networks import network
 
 SMALL = {"vgg": 11, "resnet": 20, "densenet": 10}
@@ -147,7 +147,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(form, tmp_path):
     else:
         torch.save({"state_dict": Evil()}, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(UserError, match="bad.pth.tar .*run code.*save its state_dict"):
-        checkpoint.load(path, network, "vgg", 11)
+        originals.load(path, network, "vgg", 11)
     assert not Evil.trace.exists()
 
 
@@ -155,7 +155,7 @@ def test_a_modern_pickle_runs_no_code_either(tmp_path):
     Evil.trace = tmp_path / "ran"
     (tmp_path / "bad.pth.tar").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=5))
     with pytest.raises(UserError, match="bad.pth.tar .*not written by torch.save"):
-        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+        originals.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
     assert not Evil.trace.exists()
 
 
@@ -164,7 +164,7 @@ def test_a_modern_pickle_runs_no_code_either(tmp_path):
 def test_junk_is_named_and_not_called_dangerous(content, tmp_path):
     (tmp_path / "bad.pth.tar").write_bytes(content)
     with pytest.raises(UserError, match="bad.pth.tar is truncated, or was not written by torch.save; copy or "):
-        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+        originals.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
@@ -203,7 +203,7 @@ def test_strange_content_is_named(what, tmp_path):
     content, message = STRANGE[what]
     torch.save(content, tmp_path / "bad.pth.tar")
     with pytest.raises(UserError, match=f"bad.pth.tar.*{message}"):
-        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+        originals.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -235,9 +235,9 @@ def test_a_file_of_ours_without_the_optional_entries_loads(tmp_path):
 def test_another_arch_or_depth_than_asked_is_refused(arch, depth, tmp_path):
     path = write(tmp_path / "c.pth.tar", make("vgg"))
     with pytest.raises(UserError, match=f"c.pth.tar holds a vgg \\(depth 11\\), not --arch {arch}.*leave them out"):
-        checkpoint.load(path, network, arch, depth)
+        originals.load(path, network, arch, depth)
     for same in (("vgg", None), ("vgg", 11), ("vgg11", None)):
-        assert checkpoint.load(path, network, *same)["arch"] == "vgg"
+        assert originals.load(path, network, *same)["arch"] == "vgg"
 
 
 def test_another_class_count_or_picture_is_refused(tmp_path):
@@ -252,7 +252,7 @@ def test_another_class_count_or_picture_is_refused(tmp_path):
 # Files that others wrote
 
 
-def originals(model, prefix="", drop=(), **selected):
+def as_original(model, prefix="", drop=(), **selected):
     """The state_dict as an original repository names it: 0/1 vectors for the selections."""
     modules, state = dict(model.named_modules()), {}
     for name, tensor in model.state_dict().items():
@@ -271,16 +271,16 @@ def originals(model, prefix="", drop=(), **selected):
 def test_a_bare_state_dict_loads_with_arch_and_depth(arch, prefix, tmp_path):
     model = make(arch, num_classes=7)
     torch.save({prefix + k: v for k, v in model.state_dict().items()}, tmp_path / "bare.pth")
-    ckpt = checkpoint.load(tmp_path / "bare.pth", network, arch, SMALL[arch])
+    ckpt = originals.load(tmp_path / "bare.pth", network, arch, SMALL[arch])
     again = checkpoint.to_model(ckpt)
     assert again.cfg == model.cfg and equal(again.state_dict(), model.state_dict())
     assert (ckpt["method"], ckpt["stage"], ckpt["dataset"]) == ("original", "dense", None)
     with pytest.raises(UserError, match="bare.pth does not say which data set.*--dataset"):
         checkpoint.dataset_of(ckpt)
     with pytest.raises(UserError, match="bare.pth does not say which network.*--arch and --depth"):
-        checkpoint.load(tmp_path / "bare.pth", network)
+        originals.load(tmp_path / "bare.pth", network)
     with pytest.raises(UserError, match="bare.pth.*(another depth|has no|which a)"):
-        checkpoint.load(tmp_path / "bare.pth", network, "vgg", 19)
+        originals.load(tmp_path / "bare.pth", network, "vgg", 19)
 
 
 def keep_for(model, seed=0):
@@ -299,14 +299,14 @@ def keep_for(model, seed=0):
 def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
     """{epoch, state_dict, best_prec1, optimizer, cfg}, `cfg` the list of widths, selections as 0/1 vectors."""
     small = models.narrow(make(arch), keep_for(make(arch)))
-    state = originals(small, prefix="module.", drop=("num_batches_tracked",))
+    state = as_original(small, prefix="module.", drop=("num_batches_tracked",))
     if arch == "vgg":
         assert "M" in small.cfg["widths"]
     else:
         assert any(set(v.tolist()) == {0.0, 1.0} for k, v in state.items() if k.endswith("select.indexes"))
     torch.save({"epoch": 5, "state_dict": state, "best_prec1": torch.tensor(0.9376), "optimizer": {"state": {}},
                 "cfg": small.cfg["widths"]}, tmp_path / "pruned.pth.tar")
-    ckpt = checkpoint.load(tmp_path / "pruned.pth.tar", network, arch, SMALL[arch])
+    ckpt = originals.load(tmp_path / "pruned.pth.tar", network, arch, SMALL[arch])
     assert (ckpt["stage"], ckpt["epoch"]) == ("pruned", 5) and ckpt["best_prec1"] == pytest.approx(93.76)
     again, x = checkpoint.to_model(ckpt), torch.randn(2, 3, 32, 32)
     assert again.cfg == small.cfg and torch.equal(again(x), small(x))
@@ -315,8 +315,8 @@ def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
 @pytest.mark.parametrize("arch", ["resnet", "densenet"])
 def test_a_mask_impl_file_has_no_selections(arch, tmp_path):
     model = make(arch)
-    torch.save({"state_dict": originals(model, drop=("select.indices", "select.indexes"))}, tmp_path / "m.pth.tar")
-    again = checkpoint.to_model(checkpoint.load(tmp_path / "m.pth.tar", network, arch, SMALL[arch]))
+    torch.save({"state_dict": as_original(model, drop=("select.indices", "select.indexes"))}, tmp_path / "m.pth.tar")
+    again = checkpoint.to_model(originals.load(tmp_path / "m.pth.tar", network, arch, SMALL[arch]))
     assert equal(again.state_dict(), model.state_dict())
     assert all(m.indices.numel() == m.width for m in again.modules() if isinstance(m, ChannelSelection))
 
@@ -327,7 +327,7 @@ def test_what_thop_leaves_behind_is_dropped(tmp_path):
     for name in ["", *{key.rpartition(".")[0] + "." for key in state}]:
         state[f"{name}total_ops"] = state[f"{name}total_params"] = torch.zeros(1, dtype=torch.float64)
     torch.save(state, tmp_path / "thop.pth.tar")
-    again = checkpoint.to_model(checkpoint.load(tmp_path / "thop.pth.tar", network, "vgg", 11))
+    again = checkpoint.to_model(originals.load(tmp_path / "thop.pth.tar", network, "vgg", 11))
     assert equal(again.state_dict(), model.state_dict())
 
 
@@ -336,5 +336,5 @@ def test_vgg_under_data_parallel_around_its_features(tmp_path):
     model = make("vgg")
     state = {k.replace("feature.", "features.module."): v for k, v in model.state_dict().items()}
     torch.save({"state_dict": state, "best_acc": 93.5}, tmp_path / "v.pth.tar")
-    ckpt = checkpoint.load(tmp_path / "v.pth.tar", network, "vgg", 11)
+    ckpt = originals.load(tmp_path / "v.pth.tar", network, "vgg", 11)
     assert equal(checkpoint.to_model(ckpt).state_dict(), model.state_dict()) and ckpt["best_prec1"] == 93.5

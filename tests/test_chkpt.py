@@ -5,7 +5,8 @@ import hashlib
 import pytest
 from conftest import ROOT
 
-from common import checkpoint, compute_flops, data, runtime
+from common import checkpoint, compute_flops, data
+from common.evaluate import evaluate
 
 with open(ROOT / "results" / "ledger.csv", newline="") as file:
     LEDGER = list(csv.DictReader(file))
@@ -39,7 +40,7 @@ def test_a_bundled_network_has_its_accuracy(row):
         pytest.skip(f"no data/{row['dataset']}.npz")
     d = data.load(row["dataset"], ROOT / "data", row["arch"].startswith("lenet"), subset=1000)
     model = checkpoint.to_model(checkpoint.load(ROOT / row["checkpoint"]))
-    top1 = runtime.evaluate(model, data.Loader(d.x_test, d.y_test, d, 250))["top1"]
+    top1 = evaluate(model, data.Loader(d, "test", 250))["top1"]
     assert top1 == pytest.approx(float(row["accuracy"]), abs=3)
 
 

@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import types
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -48,17 +49,17 @@ def pictures(n=24, side=8, classes=4, seed=0):
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (n, side, side, 3), generator=g, dtype=torch.uint8)
     y = torch.arange(n) % classes
-    return data.Data("made", x, y, x[:6], y[:6], classes, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
+    return data.Dataset("made", x, y, x[:6], y[:6], classes, (0.5, 0.4, 0.3), (0.2, 0.25, 0.3))
 
 
 def loader(d, batch_size=8, **kwargs):
-    return data.Loader(d.x_train, d.y_train, d, batch_size, **kwargs)
+    return data.Loader(d, "train", batch_size, **{"shuffle": False, **kwargs})
 
 
 def numbered(n, **kwargs):
     """A loader whose labels are the pictures' numbers."""
-    d = pictures(n)
-    return data.Loader(d.x_train, torch.arange(n), d, **kwargs)
+    d = replace(pictures(n), y_train=torch.arange(n))
+    return data.Loader(d, "train", **{"shuffle": False, **kwargs})
 
 
 def seen(loader, epoch=0):
@@ -121,7 +122,7 @@ def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix):
     if suffix == "png":
         pairs = zip(first.y_train.tolist(), first.x_train[:, 0, 0].tolist(), strict=True)
         assert sorted(pairs) == [(c > 100, [c, 0, 255]) for c in (7, 8, 9, 107, 108, 109)]
-    monkeypatch.setattr(data, "decode", lambda files: pytest.fail("decoded again"))
+    monkeypatch.setattr("common.image_folder.decode", lambda files: pytest.fail("decoded again"))
     again = data.load("pets", tmp_path)
     assert torch.equal(first.x_train, again.x_train) and torch.equal(first.y_test, again.y_test)
     assert first.mean == again.mean
@@ -133,7 +134,7 @@ def test_a_path_to_a_folder_is_decoded_once_too(tmp_path, monkeypatch, name):
     write_folder(tmp_path / "own" / "pets")
     name = name.format(tmp_path)
     data.load(name)
-    monkeypatch.setattr(data, "decode", lambda files: pytest.fail("decoded again"))
+    monkeypatch.setattr("common.image_folder.decode", lambda files: pytest.fail("decoded again"))
     assert len(data.load(name).y_train) == 6
 
 

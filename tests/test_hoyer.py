@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models, runtime
+from common import UserError, checkpoint, compute_flops, data, models
+from common.evaluate import evaluate
+from common.run import Run
 from hoyer import compact, finetune, main, prune, regularizers, sweep
 from hoyer.networks import network
 
@@ -198,17 +200,17 @@ def test_real_mnist_as_it_is(tmp_path):
 def test_resuming_is_as_if_never_stopped(tmp_path, monkeypatch):
     flags = ["--reg", "hs", "--batch-size", "10", "--schedule", "cosine", "--epochs", "3"]
     whole = train(tmp_path / "whole", *flags)
-    from common import runtime
-    save = runtime.Run.save
+    from common.run import Run
+    save = Run.save
 
     def stopped(self, epoch, *args, **kwargs):
         save(self, epoch, *args, **kwargs)
         if epoch == 1:
             raise KeyboardInterrupt
-    monkeypatch.setattr(runtime.Run, "save", stopped)
+    monkeypatch.setattr(Run, "save", stopped)
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "parts", *flags)
-    monkeypatch.setattr(runtime.Run, "save", save)
+    monkeypatch.setattr(Run, "save", save)
     parts = train(tmp_path / "parts", *flags, "--resume", "auto")
     assert parts["epoch"] == 3
     for name, w in whole["state_dict"].items():
@@ -571,7 +573,7 @@ def test_defaults_of_prune_and_tune(tmp_path, monkeypatch):
     def start(args, *_):
         raise Stop(args)
     saved(tmp_path / "m.pth.tar")
-    monkeypatch.setattr(finetune.runtime, "start", start)
+    monkeypatch.setattr(finetune, "Run", start)
     for script, flags, expected in (("prun_tune_T", [], (100, 1e-4, 0.0, 1e-3)),
                                     ("prun_tune_V", [], (100, 1e-4, 1e-4, 0.25)),
                                     ("prun_tune_V", ["--faithful"], (50, 1e-3, 1e-4, 0.25)),
@@ -617,7 +619,7 @@ def test_a_fine_tuning_is_not_continued_with_another_threshold(tmp_path, monkeyp
     cut("saves/elt_0.0_0", "alone", "--sensitivity", "0.02")              # one stage at a time it is refused too
     finetune.main(alone)
     cut("saves/elt_0.0_0", "alone", "--sensitivity", "0.03", "--overwrite")
-    with pytest.raises(UserError, match="has other masks"):
+    with pytest.raises(UserError, match="refuses to resume with different masks"):
         finetune.main(alone)
 
 
@@ -632,8 +634,8 @@ def test_a_bad_schedule_writes_nothing(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("script, flags", [("main", ["--arch", "resnet20"]), ("finetune", [])])
 def test_the_rate_falls_where_the_schedule_says(script, flags, tmp_path, monkeypatch):
-    seen, loaders = [], runtime.Run.loaders
-    monkeypatch.setattr(runtime.Run, "loaders", lambda self, d, **how: seen.append(how) or loaders(self, d, **how))
+    seen, loaders = [], Run.loaders
+    monkeypatch.setattr(Run, "loaders", lambda self, d, **how: seen.append(how) or loaders(self, d, **how))
     flags += [*QUICK, "--subset", "10", "--batch-size", "10", "--epochs", "3", "--schedule", "1", "2", "--gamma", "0.5",
               "--lr", "0.2", "--save", str(tmp_path / "f")]
     if script == "main":
@@ -676,19 +678,19 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys, monkeypatch):
 
     # all are that good: the sparsest of each penalty is kept, with its test accuracy
     dataset = data.load("shapes10", grey=True, subset=60)
-    test = data.Loader(dataset.x_test, dataset.y_test, dataset, 500)
+    test = data.Loader(dataset, "test", 500)
     for reg, column in (("hs", "weights_left"), ("group-hs", "macs_left")):
         chosen, small = (checkpoint.load(tmp_path / f"s/chosen/{reg}{kind}.pth.tar") for kind in ("", "-compact"))
         best = min((row for row in rows if row["reg"] == reg), key=lambda row: float(row[column]))
         source = checkpoint.load(tmp_path / "s" / best["folder"] / "finetuned.pth.tar")
         assert all(torch.equal(chosen["state_dict"][k], v) for k, v in source["state_dict"].items())
         for ckpt in (chosen, small):
-            assert ckpt["prec1"] == runtime.evaluate(checkpoint.to_model(ckpt), test)["top1"] and ckpt["epoch"] == 2
+            assert ckpt["prec1"] == evaluate(checkpoint.to_model(ckpt), test)["top1"] and ckpt["epoch"] == 2
     assert checkpoint.load(tmp_path / "s/chosen/dense.pth.tar")["stage"] == "dense"
     capsys.readouterr()
     before = (tmp_path / "s/sweep.csv").read_text()
     flags[-1] += "/"                                         # the same folder
-    monkeypatch.setattr(runtime, "hardware", lambda device: "another")
+    monkeypatch.setattr("common.run.hardware", lambda device: "another")
     sweep.main(["--regs", "group-hs", *flags[3:]])           # trains nothing again, and keeps the other penalty's rows
     assert checkpoint.load(tmp_path / "s/chosen/group-hs.pth.tar")["run"]["hardware"] != "another"
     assert "epoch   1/1" not in capsys.readouterr().out and (tmp_path / "s/sweep.csv").read_text() == before

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, models, runtime
+from common import UserError, checkpoint, compute_flops, models, originals
+from common.run import Run
 from magnitude import finetune, main, prune
 from magnitude.networks import network
 
@@ -242,7 +243,7 @@ def test_a_damaged_packed_file_is_named(tmp_path):
     whole = torch.load(tmp_path / "a.pth.tar")
     for damage in ({"values": whole["packed"]["values"][:-1]}, {"bits": whole["packed"]["bits"][:9]}, {"bits": None}):
         torch.save({**whole, "packed": whole["packed"] | damage}, tmp_path / "b.pth.tar")
-        with pytest.raises(UserError, match="b.pth.tar: its masks and its packed weights do not fit"):
+        with pytest.raises(UserError, match="b.pth.tar: its masks and its packed weights do not match"):
             checkpoint.load(tmp_path / "b.pth.tar")
 
 
@@ -441,8 +442,8 @@ def test_the_script_itself_keeps_the_zeros_at_a_large_rate(precision, trained, t
 
 
 def test_pictures_are_cropped_and_mirrored(trained, tmp_path, monkeypatch):
-    seen, loaders = [], runtime.Run.loaders
-    monkeypatch.setattr(runtime.Run, "loaders", lambda self, d, **how: seen.append(how) or loaders(self, d, **how))
+    seen, loaders = [], Run.loaders
+    monkeypatch.setattr(Run, "loaders", lambda self, d, **how: seen.append(how) or loaders(self, d, **how))
     tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
     main.main([*TINY, "--arch", "resnet8", "--epochs", "1", "--save", str(tmp_path / "m")])
     assert seen == [{"crop": 4, "flip": True}] * 2
@@ -464,7 +465,7 @@ def test_a_stopped_run_goes_on_exactly(way, again, trained, tmp_path, monkeypatc
     flags = ["--retrain", way, "--epochs", "3", "--batch-size", "10"]
     whole = tune("pruned.pth.tar", tmp_path / "whole", *flags)
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.Run, "save", stopping(runtime.Run.save, 1))
+        patch.setattr(Run, "save", stopping(Run.save, 1))
         with pytest.raises(KeyboardInterrupt):
             tune("pruned.pth.tar", tmp_path / "own", *flags)
     with pytest.raises(UserError, match="already holds a run"):
@@ -482,7 +483,7 @@ def test_a_run_is_not_gone_on_with_under_other_masks(trained, tmp_path):
     cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.5")
     finetune.main([*TINY, *map(str, flags)])
     cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.9", "--overwrite")
-    with pytest.raises(UserError, match="has other masks"):
+    with pytest.raises(UserError, match="refuses to resume with different masks"):
         finetune.main([*TINY, *map(str, flags)])
 
 
@@ -515,7 +516,7 @@ def test_iterative_is_prune_and_retrain_again_and_again(trained, tmp_path, monke
     assert all(not (b[n] & ~a[n]).any() for a, b in zip(masks, masks[1:], strict=False) for n in a)
     assert whole["epoch"] == 6 and same(whole["masks"], masks[-1])
     with monkeypatch.context() as patch:
-        patch.setattr(runtime.Run, "save", stopping(runtime.Run.save, 3))                # within round 2
+        patch.setattr(Run, "save", stopping(Run.save, 3))                # within round 2
         with pytest.raises(KeyboardInterrupt):
             tune(dense, tmp_path / "parts", *flags)
     with pytest.raises(UserError, match="--resume auto goes on"):
@@ -596,10 +597,10 @@ def test_a_wide_network_is_compared_by_both_its_numbers(tmp_path):
     name, cfg = network("wrn_10_1")
     model = models.build(name, num_classes=10, **cfg)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "magnitude", "dense", "shapes10"))
-    assert checkpoint.load(tmp_path / "m.pth.tar", network, "wrn_10_1")["cfg"]["widen_factor"] == 1
+    assert originals.load(tmp_path / "m.pth.tar", network, "wrn_10_1")["cfg"]["widen_factor"] == 1
     for other in ("wrn_10_4", "wrn_16_1"):
         with pytest.raises(UserError, match=f"depth 10 widen_factor 1.*not --arch {other}"):
-            checkpoint.load(tmp_path / "m.pth.tar", network, other)
+            originals.load(tmp_path / "m.pth.tar", network, other)
 
 
 def test_the_report_counts_masks_out_of_scope_too(tmp_path):

@@ -5,7 +5,7 @@ from torch import nn
 
 from common import UserError
 from common.models import build, input_shape, narrow
-from common.models.channels import ChannelSelection
+from common.models.layers import ChannelSelection
 
 NETS = {                                                     # every kind of network, as small as it can be
     "lenet300": ("lenet300", {}),
@@ -58,12 +58,12 @@ def pictures(model):
 
 def random_keep(record, width, share=0.6):
     """Whole units, at least one of them, never all where there is a choice."""
-    units = width // record.unit
+    units = width // record.group_size
     keep = torch.rand(units) < share
     one, other = torch.randperm(units)[:2].tolist() if units > 1 else (0, 0)
     keep[other] = False
     keep[one] = True
-    return keep.repeat_interleave(record.unit)
+    return keep.repeat_interleave(record.group_size)
 
 
 def width_of(modules, name):
@@ -75,22 +75,22 @@ def width_of(modules, name):
 def mask(model, record, keep, silence=False):
     """Makes the dropped channels zero where they are read, by zeros in the weights alone.
 
-    silence: zero only the first maker, with the bias of its norm, instead of all.
+    silence: zero only the first producer, with the bias of its norm, instead of all.
     """
     modules, gone = dict(model.named_modules()), ~keep
-    for maker, norm in record.makers[:1] if silence else record.makers:
-        layer = modules[maker]
+    for producer, norm in record.producers[:1] if silence else record.producers:
+        layer = modules[producer]
         layer.weight[gone] = 0
         for part in (layer, modules[norm] if norm else layer):
             if part.bias is not None:
                 part.bias[gone] = 0
         if norm:
             modules[norm].weight[gone] = 0
-    for reader in record.readers:
+    for reader in record.consumers:
         if reader.norm:
             modules[reader.norm].weight[gone] = 0
             modules[reader.norm].bias[gone] = 0
-        elif reader.select and not record.makers:
+        elif reader.select and not record.producers:
             indices = modules[reader.select].indices
             modules[reader.layer].weight[:, gone[indices]] = 0
 
@@ -115,7 +115,7 @@ def assert_same(masked, slim):
     assert (got - expected).abs().max() <= tolerance
 
 
-WHICH = {"inner": lambda r: r.makers and not r.stream, "selections": lambda r: not r.makers,
+WHICH = {"inner": lambda r: r.producers and not r.stream, "selections": lambda r: not r.producers,
          "streams": lambda r: r.stream, "all": lambda r: True}
 CASES = [(name, kind) for name, (arch, cfg) in NETS.items() for kind, which in WHICH.items()
          if any(which(r) for r in build(arch, **cfg).channels())]
@@ -131,7 +131,7 @@ def test_masked_is_narrow(name, kind):
     assert slim.arch == model.arch and not slim.training
     for record, kept in chosen:
         for key, position in record.places:
-            if record.makers:
+            if record.producers:
                 assert slim.cfg[key][position] == kept.sum()
             else:
                 assert slim.cfg[key][position] <= kept.sum()
@@ -180,21 +180,21 @@ def constant(model, record, keep):
     """Zeroes what varies in the dropped channels and leaves the biases."""
     modules, gone = dict(model.named_modules()), ~keep
     with torch.no_grad():
-        if not record.makers:
-            modules[record.readers[0].norm].weight[gone] = 0
+        if not record.producers:
+            modules[record.consumers[0].norm].weight[gone] = 0
             return
-        maker, norm = record.makers[-1]
-        modules[norm or maker].weight[gone] = 0
+        producer, norm = record.producers[-1]
+        modules[norm or producer].weight[gone] = 0
 
 
 def folds(model, record):
     """Its readers do not pad, and have a bias or a batch norm of their own behind them."""
     modules = dict(model.named_modules())
-    normed = {maker for r in model.channels() for maker, norm in r.makers if norm}
-    if record.stream or (not record.makers and not record.readers[0].norm):
+    normed = {producer for r in model.channels() for producer, norm in r.producers if norm}
+    if record.stream or (not record.producers and not record.consumers[0].norm):
         return False
     return all(not any(getattr(modules[r.layer], "padding", (0,))) and
-               (r.layer in normed or modules[r.layer].bias is not None) for r in record.readers)
+               (r.layer in normed or modules[r.layer].bias is not None) for r in record.consumers)
 
 
 @pytest.mark.parametrize("name", [n for n, (arch, cfg) in NETS.items()
@@ -221,14 +221,14 @@ def test_a_silent_stream_leaves_the_constants_of_the_norms_that_read_it(name):
     model = network(name)
     for _ in range(2):                                       # the second time behind selections that are not whole
         modules, keep = dict(model.named_modules()), {}
-        selections = {r.readers[0].layer: r for r in model.channels() if not r.makers}
+        selections = {r.consumers[0].layer: r for r in model.channels() if not r.producers}
         for record in (r for r in model.channels() if r.stream):
             kept = random_keep(record, width_of(modules, record.names()[0]))
             keep[record.names()[0]] = kept
             with torch.no_grad():
-                for maker, _ in record.makers:
-                    modules[maker].weight[~kept] = 0
-                for reader in record.readers:                # a selection drops some of these channels, and others
+                for producer, _ in record.producers:
+                    modules[producer].weight[~kept] = 0
+                for reader in record.consumers:                # a selection drops some of these channels, and others
                     if reader.layer in selections:
                         own = torch.rand(len(kept)) < 0.7
                         modules[reader.norm].weight[~own] = 0
@@ -242,7 +242,7 @@ def test_a_silent_stream_leaves_the_constants_of_the_norms_that_read_it(name):
 def test_channels_that_die_before_the_grouped_convolution(name):
     """Zero in front of the second batch norm, whose shift alone then reaches the last convolution."""
     model = network(name)
-    chosen, keep = choose(model, lambda r: len(r.makers) == 2 and not r.stream)
+    chosen, keep = choose(model, lambda r: len(r.producers) == 2 and not r.stream)
     for record, kept in chosen:
         mask(model, record, kept, silence=True)
     assert_same(model, narrow(model, keep))
@@ -356,12 +356,12 @@ def test_a_constant_does_not_pass_a_convolution_into_a_raw_stream():
 
 def test_a_constant_in_a_residual_stream_is_refused():
     model = network("resnet-bottleneck")
-    stream = next(r for r in model.channels() if len(r.makers) > 1)
+    stream = next(r for r in model.channels() if len(r.producers) > 1)
     mask(model, stream, keep_of(12, 1))
-    keep = {stream.makers[0][0]: keep_of(12, 1)}
+    keep = {stream.producers[0][0]: keep_of(12, 1)}
     assert_same(model, narrow(model, keep))
     norms = dict(model.named_modules())
     with torch.no_grad():                                    # shares that cancel at the end are seen in between
-        norms[stream.makers[0][1]].bias[1], norms[stream.makers[1][1]].bias[1] = 0.5, -0.5
+        norms[stream.producers[0][1]].bias[1], norms[stream.producers[1][1]].bias[1] = 0.5, -0.5
     with pytest.raises(UserError, match="residual stream"):
         narrow(model, keep)

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, models
-from common.models.channels import ChannelSelection
+from common import UserError, checkpoint, compute_flops, models, originals
+from common.models.layers import ChannelSelection
 from slimming import main, prune
 from slimming.networks import network
 
@@ -264,7 +264,7 @@ def test_a_pruned_file_of_the_original_repository_fine_tunes_and_evaluates(tmp_p
         width = small.get_submodule(name.rpartition(".")[0]).width
         state[name.replace("indices", "indexes")] = torch.zeros(width).index_fill(0, state.pop(name), 1)
     torch.save({"cfg": small.cfg["widths"], "state_dict": state}, tmp_path / "pruned.pth.tar")
-    ckpt = checkpoint.load(tmp_path / "pruned.pth.tar", network, "resnet", 20)
+    ckpt = originals.load(tmp_path / "pruned.pth.tar", network, "resnet", 20)
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(checkpoint.to_model(ckpt)(images), small(images))
@@ -278,7 +278,7 @@ def test_a_masked_file_of_the_original_repository_loads_whole(tmp_path):
     model = trained_like("resnet", 20)
     state = {name: tensor for name, tensor in model.state_dict().items() if "select" not in name}
     torch.save({"cfg": [0] * len(model.cfg["widths"]), "state_dict": state}, tmp_path / "pruned.pth.tar")
-    loaded = checkpoint.to_model(checkpoint.load(tmp_path / "pruned.pth.tar", network, "resnet", 20))
+    loaded = checkpoint.to_model(originals.load(tmp_path / "pruned.pth.tar", network, "resnet", 20))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded(images), model(images))
@@ -351,7 +351,7 @@ def test_a_run_is_not_gone_on_with_under_other_masks(tmp_path):
     before = checkpoint.load(tmp_path / "f/finetuned.pth.tar")["masks"]
     main.main(flags)                                         # the same: it is finished
     cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.2", "--overwrite")
-    with pytest.raises(UserError, match="has other masks"):
+    with pytest.raises(UserError, match="refuses to resume with different masks"):
         main.main(flags)
     after = checkpoint.load(tmp_path / "f/finetuned.pth.tar")["masks"]
     assert all(torch.equal(before[name], after[name]) for name in before)

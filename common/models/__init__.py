@@ -9,17 +9,17 @@ import re
 
 from common import UserError
 from common.models.alexnet import AlexNet
-from common.models.channels import narrow
 from common.models.densenet import DenseNet
 from common.models.lenet import LeNet5, LeNet300
 from common.models.mobilenetv2 import MobileNetV2
+from common.models.narrow import narrow
 from common.models.preresnet import PreResNet
 from common.models.resnet import ResNet
 from common.models.resnext import ResNeXt
 from common.models.vgg import VGG
 from common.models.wideresnet import WideResNet
 
-__all__ = ["ARCHS", "build", "input_shape", "narrow", "split_name"]
+__all__ = ["ARCHS", "build", "brief", "input_shape", "name", "narrow", "split_name"]
 
 ARCHS = {"lenet300": LeNet300, "lenet5": LeNet5, "alexnet": AlexNet, "vgg": VGG, "resnet": ResNet,
          "preresnet": PreResNet, "densenet": DenseNet, "wideresnet": WideResNet, "resnext": ResNeXt,
@@ -47,6 +47,20 @@ def split_name(arch, depth=None):
     if depth not in (None, number):
         raise UserError(f"--arch {arch} and --depth {depth} disagree")
     return name, number
+
+
+def name(arch, cfg):
+    """What tells networks apart in folders and tables: vgg13, resnet56, wrn_28_10, lenet5."""
+    if arch == "wideresnet":
+        return f"wrn_{cfg['depth']}_{cfg['widen_factor']}"
+    if arch == "mobilenetv2" and cfg["width_multiplier"] != 1:
+        return f"mobilenetv2_{cfg['width_multiplier']:g}"
+    return f"{arch}{cfg.get('depth', '')}"
+
+
+def brief(cfg):
+    """The plain values of a cfg on one line, without its lists of widths."""
+    return " ".join(f"{k}={v}" for k, v in cfg.items() if not isinstance(v, list))
 
 
 def input_shape(arch):

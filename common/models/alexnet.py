@@ -4,7 +4,8 @@ It wants a small learning rate (0.01).
 """
 from torch import nn
 
-from common.models.channels import Channels, Reader, fill
+from common.models.layers import fill
+from common.models.narrow import Channels, Consumer
 
 
 class AlexNet(nn.Module):
@@ -27,6 +28,6 @@ class AlexNet(nn.Module):
 
     def channels(self):
         convs = [n for n, m in self.named_modules() if isinstance(m, nn.Conv2d)]
-        readers = convs[1:] + ["classifier"]
-        return [Channels([(conv, "")], [Reader(reader)], [("widths", i)])
-                for i, (conv, reader) in enumerate(zip(convs, readers, strict=True))]
+        consumers = convs[1:] + ["classifier"]
+        return [Channels([(conv, "")], [Consumer(consumer)], [("widths", i)])
+                for i, (conv, consumer) in enumerate(zip(convs, consumers, strict=True))]

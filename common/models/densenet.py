@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
-from common.models.channels import Channels, ChannelSelection, Reader, fill, initialize, read
+from common.models.layers import ChannelSelection, fill, initialize, read
+from common.models.narrow import Channels, Consumer
 
 
 class Layer(nn.Module):
@@ -108,9 +109,9 @@ class DenseNet(nn.Module):
     def channels(self):
         names = [name for name, m in self.named_modules() if isinstance(m, Layer | Transition)]
         if self.cfg["selection"]:
-            readers = [Reader(f"{name}.conv1", f"{name}.bn1", f"{name}.select") for name in names]
-            readers.append(Reader("fc", "bn", "select"))
-            return [Channels([], [reader], [("widths", i)]) for i, reader in enumerate(readers)]
+            consumers = [Consumer(f"{name}.conv1", f"{name}.bn1", f"{name}.select") for name in names]
+            consumers.append(Consumer("fc", "bn", "select"))
+            return [Channels([], [consumer], [("widths", i)]) for i, consumer in enumerate(consumers)]
         layers = [name for name in names if name.startswith("dense") and self.cfg["block"] == "bottleneck"]
-        return [Channels([(f"{name}.conv1", f"{name}.bn2")], [Reader(f"{name}.conv2")], [("widths", i)])
+        return [Channels([(f"{name}.conv1", f"{name}.bn2")], [Consumer(f"{name}.conv2")], [("widths", i)])
                 for i, name in enumerate(layers)]

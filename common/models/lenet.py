@@ -6,7 +6,8 @@ Papers write the narrowed sizes as 353-45-11 (inputs-hidden-hidden) and 5-12-139
 import torch.nn.functional as F
 from torch import nn
 
-from common.models.channels import Channels, ChannelSelection, Reader, fill
+from common.models.layers import ChannelSelection, fill
+from common.models.narrow import Channels, Consumer
 
 
 class LeNet300(nn.Module):
@@ -26,9 +27,9 @@ class LeNet300(nn.Module):
         return self.fc3(F.relu(self.fc2(x)))
 
     def channels(self):
-        return [Channels([], [Reader("fc1", select="select")], [("widths", 0)]),
-                Channels([("fc1", "")], [Reader("fc2")], [("widths", 1)]),
-                Channels([("fc2", "")], [Reader("fc3")], [("widths", 2)])]
+        return [Channels([], [Consumer("fc1", select="select")], [("widths", 0)]),
+                Channels([("fc1", "")], [Consumer("fc2")], [("widths", 1)]),
+                Channels([("fc2", "")], [Consumer("fc3")], [("widths", 2)])]
 
 
 class LeNet5(nn.Module):
@@ -51,7 +52,7 @@ class LeNet5(nn.Module):
         return self.fc2(x)
 
     def channels(self):
-        return [Channels([("conv1", "")], [Reader("conv2")], [("widths", 0)]),
-                Channels([("conv2", "")], [Reader("fc1", select="select", repeat=16)], [("widths", 1)]),
-                Channels([], [Reader("fc1", select="select")], [("widths", 2)]),
-                Channels([("fc1", "")], [Reader("fc2")], [("widths", 3)])]
+        return [Channels([("conv1", "")], [Consumer("conv2")], [("widths", 0)]),
+                Channels([("conv2", "")], [Consumer("fc1", select="select", repeat=16)], [("widths", 1)]),
+                Channels([], [Consumer("fc1", select="select")], [("widths", 2)]),
+                Channels([("fc1", "")], [Consumer("fc2")], [("widths", 3)])]

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
-from common.models.channels import Channels, Reader, fill, residual_channels
+from common.models.layers import fill
+from common.models.narrow import Channels, Consumer, residual_channels
 
 # expansion, channels at multiplier 1, blocks, stride of the first: the picture stays large longer than at 224 x 224
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
@@ -80,7 +81,7 @@ class MobileNetV2(nn.Module):
     def channels(self):
         chain = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")]
         records = residual_channels(self, [count for _, _, count, _ in STAGES], ("conv1", "bn1"), chain,
-                                    ("shortcut.0", "shortcut.1"), Reader("conv2"), grouped=True)
+                                    ("shortcut.0", "shortcut.1"), Consumer("conv2"), grouped=True)
         last = len(self.layers)
-        records.insert(last, Channels([("conv2", "bn2")], [Reader("linear")], [("widths", last)]))
+        records.insert(last, Channels([("conv2", "bn2")], [Consumer("linear")], [("widths", last)]))
         return records

@@ -7,36 +7,54 @@ With `selection` the first BN of each block and the last BN of the network pass 
 import torch.nn.functional as F
 from torch import nn
 
-from common.models.channels import ChannelSelection, Reader, fill, initialize, read, residual_channels, three_stages
+from common.models.layers import ChannelSelection, fill, initialize, read, three_stages
+from common.models.narrow import Consumer, residual_channels
 from common.models.resnet import block_kind
 
 
-class Block(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride) by two or three convolutions.
+def downsample(channels, out, stride, project):
+    """The residual connection of a block: empty, or a 1 x 1 convolution to the block's output shape."""
+    return nn.Sequential(*[nn.Conv2d(channels, out, 1, stride, bias=False)] * project)
 
-    inner: inputs of conv1, outputs of conv1 (and conv2). With selection conv1 reads only some of the channels.
-    """
 
-    def __init__(self, channels, out, stride, project, inner, kernels, selection):
+class BasicBlock(nn.Module):
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3, the first reading `reads` channels."""
+
+    def __init__(self, channels, out, stride, project, selection, reads, mid):
         super().__init__()
-        widths = [*inner, out]
-        for i, kernel in enumerate(kernels):
-            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(widths[i] if i else channels))
-            if i == 0:
-                self.select = ChannelSelection(channels, inner[0]) if selection else None
-            step = stride if i == kernels.index(3) else 1                # the first 3 x 3 has the stride
-            conv = nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False)
-            self.add_module(f"conv{i + 1}", conv)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.select = ChannelSelection(channels, reads) if selection else None
+        self.conv1 = nn.Conv2d(reads, mid, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(mid)
+        self.conv2 = nn.Conv2d(mid, out, 3, padding=1, bias=False)
+        self.downsample = downsample(channels, out, stride, project)
         self.starts_stream = project
-        self.downsample = nn.Sequential()
-        if project:
-            self.downsample.append(nn.Conv2d(channels, out, 1, stride, bias=False))
 
     def forward(self, x):
         out = self.conv1(F.relu(read(self.select, self.bn1, x)))
         out = self.conv2(F.relu(self.bn2(out)))
-        if hasattr(self, "conv3"):
-            out = self.conv3(F.relu(self.bn3(out)))
+        return out + self.downsample(x)
+
+
+class Bottleneck(nn.Module):
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 1 x 1, 3 x 3, 1 x 1, the first reading `reads`."""
+
+    def __init__(self, channels, out, stride, project, selection, reads, mid1, mid2):
+        super().__init__()
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.select = ChannelSelection(channels, reads) if selection else None
+        self.conv1 = nn.Conv2d(reads, mid1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(mid1)
+        self.conv2 = nn.Conv2d(mid1, mid2, 3, stride, padding=1, bias=False)
+        self.bn3 = nn.BatchNorm2d(mid2)
+        self.conv3 = nn.Conv2d(mid2, out, 1, bias=False)
+        self.downsample = downsample(channels, out, stride, project)
+        self.starts_stream = project
+
+    def forward(self, x):
+        out = self.conv1(F.relu(read(self.select, self.bn1, x)))
+        out = self.conv2(F.relu(self.bn2(out)))
+        out = self.conv3(F.relu(self.bn3(out)))
         return out + self.downsample(x)
 
 
@@ -50,12 +68,12 @@ class PreResNet(nn.Module):
 
     def __init__(self, depth=164, num_classes=10, block=None, selection=False, gamma=1.0, widths=None, streams=None):
         super().__init__()
-        block, kernels, expansion, n = block_kind("preresnet", depth, block)
+        block, convolutions, expansion, n = block_kind("preresnet", depth, block)
         streams, plan = three_stages(streams, 16, expansion, n, f"preresnet{depth}")
         default = []
         for mid, shapes in zip((16, 32, 64), plan, strict=True):
             for channels, *_ in shapes:
-                default += [channels] * selection + [mid for _ in kernels[1:]]
+                default += [channels] * selection + [mid] * (convolutions - 1)
         widths = fill(widths, default + [streams[3]] * selection, f"preresnet{depth}")
         self.cfg = dict(depth=depth, num_classes=num_classes, block=block, selection=selection, gamma=gamma,
                         widths=widths, streams=streams)
@@ -65,8 +83,11 @@ class PreResNet(nn.Module):
         for stage, shapes in enumerate(plan, 1):
             layer = nn.Sequential()
             for shape in shapes:
-                inner = [next(left) if selection else shape[0]] + [next(left) for _ in kernels[1:]]
-                layer.append(Block(*shape, inner, kernels, selection))
+                reads = next(left) if selection else shape[0]
+                if block == "basic":
+                    layer.append(BasicBlock(*shape, selection, reads, next(left)))
+                else:
+                    layer.append(Bottleneck(*shape, selection, reads, next(left), next(left)))
             setattr(self, f"layer{stage}", layer)
         self.bn = nn.BatchNorm2d(streams[3])
         reads = widths[-1] if selection else streams[3]
@@ -85,4 +106,4 @@ class PreResNet(nn.Module):
             chain = [("conv1", "bn2"), ("conv2", "bn3"), ("conv3", "")]
         select = "select" if self.cfg["selection"] else ""
         return residual_channels(self, [len(self.layer1)] * 3, ("conv1", ""), chain, ("downsample.0", ""),
-                                 Reader("fc", "bn", select), before=("bn1", select))
+                                 Consumer("fc", "bn", select), before=("bn1", select))

@@ -8,14 +8,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
-from common.models.channels import Reader, fill, initialize, residual_channels, three_stages
+from common.models.layers import fill, initialize, three_stages
+from common.models.narrow import Consumer, residual_channels
 
-# kernel sizes in a block, how much wider than its middle it ends, examples of depths 3 len(kernels) n + 2
-BLOCKS = {"basic": ((3, 3), 1, "20, 32, 44, 56, 110"), "bottleneck": ((1, 3, 1), 4, "20, 29, 56, 110, 164")}
+# convolutions in a block, how much wider than its middle it ends, examples of depths 3 convolutions n + 2
+BLOCKS = {"basic": (2, 1, "20, 32, 44, 56, 110"), "bottleneck": (3, 4, "20, 29, 56, 110, 164")}
 
 
 def block_kind(arch, depth, block):
-    """('basic' or 'bottleneck', its kernel sizes, its expansion, blocks per stage).
+    """('basic' or 'bottleneck', its convolutions, its expansion, blocks per stage).
 
     Without a choice the depth decides. Where both fit, basic up to 110 and bottleneck beyond: who says ResNet-164
     means bottlenecks, who says ResNet-56 or 110 does not.
@@ -24,37 +25,60 @@ def block_kind(arch, depth, block):
         raise UserError(f"{arch} has blocks {', '.join(BLOCKS)}; got {block!r}")
     rules = []
     for kind in [block] if block else sorted(BLOCKS, reverse=depth > 110):
-        kernels, expansion, examples = BLOCKS[kind]
-        n, rest = divmod(depth - 2, 3 * len(kernels))
+        convolutions, expansion, examples = BLOCKS[kind]
+        n, rest = divmod(depth - 2, 3 * convolutions)
         if n > 0 and not rest:
-            return kind, kernels, expansion, n
-        rules.append(f"{arch} with {kind} blocks has depths {3 * len(kernels)}n+2 ({examples})")
+            return kind, convolutions, expansion, n
+        rules.append(f"{arch} with {kind} blocks has depths {3 * convolutions}n+2 ({examples})")
     raise UserError(f"{' and '.join(rules)}; got {depth}")
 
 
-class Block(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride) by two or three convolutions, `mids` channels between."""
+def downsample(channels, out, stride, project, shortcut):
+    """The residual connection of a block: the identity, or what brings x to the block's output shape."""
+    if not project:
+        return nn.Identity()
+    if shortcut == "conv":
+        return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    # pads the third dimension from the end, the channels
+    return nn.Sequential(nn.AvgPool2d(2), nn.ConstantPad3d((0, 0, 0, 0, 0, out - channels), 0))
 
-    def __init__(self, channels, out, stride, project, mids, kernels, shortcut):
+
+class BasicBlock(nn.Module):
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3."""
+
+    def __init__(self, channels, out, stride, project, shortcut, mid):
         super().__init__()
-        widths = [channels, *mids, out]
-        for i, kernel in enumerate(kernels):
-            step = stride if i == kernels.index(3) else 1                # the first 3 x 3 has the stride
-            conv = nn.Conv2d(widths[i], widths[i + 1], kernel, step, kernel // 2, bias=False)
-            self.add_module(f"conv{i + 1}", conv)
-            self.add_module(f"bn{i + 1}", nn.BatchNorm2d(widths[i + 1]))
+        self.conv1 = nn.Conv2d(channels, mid, 3, stride, padding=1, bias=False)
+        self.bn1 = nn.BatchNorm2d(mid)
+        self.conv2 = nn.Conv2d(mid, out, 3, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(out)
+        self.downsample = downsample(channels, out, stride, project, shortcut)
         self.starts_stream = project
-        self.downsample = nn.Identity()
-        if project and shortcut == "conv":
-            self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
-        elif project:                                        # pads the third dimension from the end, the channels
-            self.downsample = nn.Sequential(nn.AvgPool2d(2), nn.ConstantPad3d((0, 0, 0, 0, 0, out - channels), 0))
 
     def forward(self, x):
-        out = self.bn1(self.conv1(x))
-        out = self.bn2(self.conv2(F.relu(out)))
-        if hasattr(self, "conv3"):
-            out = self.bn3(self.conv3(F.relu(out)))
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = self.bn2(self.conv2(out))
+        return F.relu(out + self.downsample(x))
+
+
+class Bottleneck(nn.Module):
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 1 x 1, 3 x 3, 1 x 1."""
+
+    def __init__(self, channels, out, stride, project, shortcut, mid1, mid2):
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, mid1, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(mid1)
+        self.conv2 = nn.Conv2d(mid1, mid2, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(mid2)
+        self.conv3 = nn.Conv2d(mid2, out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(out)
+        self.downsample = downsample(channels, out, stride, project, shortcut)
+        self.starts_stream = project
+
+    def forward(self, x):
+        out = F.relu(self.bn1(self.conv1(x)))
+        out = F.relu(self.bn2(self.conv2(out)))
+        out = self.bn3(self.conv3(out))
         return F.relu(out + self.downsample(x))
 
 
@@ -64,7 +88,7 @@ class ResNet(nn.Module):
 
     def __init__(self, depth=56, num_classes=10, block=None, shortcut="conv", widths=None, streams=None):
         super().__init__()
-        block, kernels, expansion, n = block_kind("resnet", depth, block)
+        block, convolutions, expansion, n = block_kind("resnet", depth, block)
         if shortcut not in ("conv", "pad"):
             raise UserError(f"resnet has shortcuts conv, pad; got {shortcut!r}")
         if shortcut == "pad" and block == "bottleneck":
@@ -72,7 +96,7 @@ class ResNet(nn.Module):
         streams, plan = three_stages(streams, 16, expansion, n, f"resnet{depth}")
         if shortcut == "pad" and streams != [16, 16, 32, 64]:
             raise UserError(f"resnet with padded shortcuts has streams [16, 16, 32, 64]; got {streams}")
-        widths = fill(widths, [mid for mid in (16, 32, 64) for _ in range(n) for _ in kernels[1:]], f"resnet{depth}")
+        widths = fill(widths, [mid for mid in (16, 32, 64) for _ in range(n * (convolutions - 1))], f"resnet{depth}")
         self.cfg = dict(depth=depth, num_classes=num_classes, block=block, shortcut=shortcut, widths=widths,
                         streams=streams)
 
@@ -80,8 +104,13 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(streams[0])
         left = iter(widths)
         for stage, shapes in enumerate(plan, 1):
-            blocks = [Block(*shape, [next(left) for _ in kernels[1:]], kernels, shortcut) for shape in shapes]
-            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
+            layer = nn.Sequential()
+            for shape in shapes:
+                if block == "basic":
+                    layer.append(BasicBlock(*shape, shortcut, next(left)))
+                else:
+                    layer.append(Bottleneck(*shape, shortcut, next(left), next(left)))
+            setattr(self, f"layer{stage}", layer)
         self.fc = nn.Linear(streams[3], num_classes)
         initialize(self)
 
@@ -91,7 +120,7 @@ class ResNet(nn.Module):
         return self.fc(F.adaptive_avg_pool2d(x, 1).flatten(1))
 
     def channels(self):
-        chain = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")][:len(BLOCKS[self.cfg["block"]][0])]
+        chain = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")][:BLOCKS[self.cfg["block"]][0]]
         records = residual_channels(self, [len(self.layer1)] * 3, ("conv1", "bn1"), chain,
-                                    ("downsample.0", "downsample.1"), Reader("fc"))
+                                    ("downsample.0", "downsample.1"), Consumer("fc"))
         return [record for record in records if not record.stream or self.cfg["shortcut"] == "conv"]

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
-from common.models.channels import Reader, fill, initialize, residual_channels, three_stages
+from common.models.layers import fill, initialize, three_stages
+from common.models.narrow import Consumer, residual_channels
 
 
 class Block(nn.Module):
@@ -74,5 +75,6 @@ class ResNeXt(nn.Module):
 
     def channels(self):
         chain = [("conv_reduce", "bn_reduce"), ("conv_conv", "bn"), ("conv_expand", "bn_expand")]
-        return residual_channels(self, [len(self.stage_1)] * 3, ("conv_1_3x3", "bn_1"), chain,
-                                 ("shortcut.shortcut_conv", "shortcut.shortcut_bn"), Reader("classifier"), grouped=True)
+        shortcut = ("shortcut.shortcut_conv", "shortcut.shortcut_bn")
+        return residual_channels(self, [len(self.stage_1)] * 3, ("conv_1_3x3", "bn_1"), chain, shortcut,
+                                 Consumer("classifier"), grouped=True)

@@ -9,7 +9,8 @@ head512      no bias        gamma 0.5    4 max pools, 2 x 2 average    Linear(la
 from torch import nn
 
 from common import UserError
-from common.models.channels import Channels, Reader, fill, initialize
+from common.models.layers import fill, initialize
+from common.models.narrow import Channels, Consumer
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 
@@ -66,10 +67,10 @@ class VGG(nn.Module):
         convs = [n for n, m in self.named_modules() if isinstance(m, nn.Conv2d)]
         norms = [n for n, m in self.named_modules() if isinstance(m, nn.BatchNorm2d)] or [""] * len(convs)
         head = self.cfg["variant"] == "head512"
-        readers = convs[1:] + ["classifier.0" if head else "classifier"]
+        consumers = convs[1:] + ["classifier.0" if head else "classifier"]
         places = [i for i, width in enumerate(self.cfg["widths"]) if width != "M"]
-        records = [Channels([(conv, norm)], [Reader(reader)], [("widths", i)])
-                   for conv, norm, reader, i in zip(convs, norms, readers, places, strict=True)]
+        records = [Channels([(conv, norm)], [Consumer(consumer)], [("widths", i)])
+                   for conv, norm, consumer, i in zip(convs, norms, consumers, places, strict=True)]
         if head:
-            records.append(Channels([("classifier.0", "classifier.1")], [Reader("classifier.3")], [("head", 0)]))
+            records.append(Channels([("classifier.0", "classifier.1")], [Consumer("classifier.3")], [("head", 0)]))
         return records

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
-from common.models.channels import Reader, fill, initialize, residual_channels, three_stages
+from common.models.layers import fill, initialize, three_stages
+from common.models.narrow import Consumer, residual_channels
 
 
 class Block(nn.Module):
@@ -78,4 +79,4 @@ class WideResNet(nn.Module):
     def channels(self):
         active = ["bn1"] if self.cfg["variant"] == "usual" else []
         return residual_channels(self, [len(self.block1.layer)] * 3, ("conv1", ""), [("conv1", "bn2"), ("conv2", "")],
-                                 ("convShortcut", ""), Reader("fc", "bn1"), before=["bn1"], shortcut_before=active)
+                                 ("convShortcut", ""), Consumer("fc", "bn1"), before=["bn1"], shortcut_before=active)

@@ -15,7 +15,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common import UserError, checkpoint, data, models, plots, runtime
+from common import UserError, checkpoint, cli, data, models, plots
+from common.evaluate import evaluate
+from common.run import Run
 from slimming import eval as slimming_eval
 from slimming import finetune, main, prune
 
@@ -161,14 +163,14 @@ def test_stopped_at_any_write_it_resumes(write, whole, tmp_path, monkeypatch):
 
 def test_random_numbers_go_on_where_they_stopped(tmp_path, monkeypatch):
     """Dropout and the like draw from the global generators, here at the end of every epoch."""
-    drawn, run_log = [], runtime.Run.log
+    drawn, run_log = [], Run.log
 
     def draw(self, epoch, **scalars):
         drawn.append((float(torch.rand(())), random.random()))
         if stop and epoch == 1:
             raise KeyboardInterrupt
         run_log(self, epoch, **scalars)
-    monkeypatch.setattr(runtime.Run, "log", draw)
+    monkeypatch.setattr(Run, "log", draw)
     stop = False
     train(tmp_path / "whole", "--epochs", "3")
     expected, drawn[:], stop = list(drawn), [], True
@@ -221,9 +223,9 @@ def test_resuming_with_other_flags_is_refused(flags, whole):
 
 
 def test_a_run_does_not_change_its_precision_with_the_machine(whole, monkeypatch):
-    monkeypatch.setattr(runtime, "has_bf16", lambda device: False)
+    monkeypatch.setattr("common.run.has_bf16", lambda device: False)
     train(whole, "--resume", "auto", "--precision", "auto")
-    monkeypatch.setattr(runtime, "has_bf16", lambda device: True)
+    monkeypatch.setattr("common.run.has_bf16", lambda device: True)
     with pytest.raises(UserError, match="had --precision fp32"):
         train(whole, "--resume", "auto", "--precision", "auto")
 
@@ -241,12 +243,12 @@ def test_a_file_without_optimizer_state_cannot_be_resumed(whole, tmp_path):
 
 
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(tmp_path, monkeypatch):
-    evaluate, losses = runtime.evaluate, iter([None, None, float("nan")])
+    evaluate, losses = main.evaluate, iter([None, None, float("nan")])
 
     def bad(*args):
         result, loss = evaluate(*args), next(losses)
         return result if loss is None else result | {"loss": loss}
-    monkeypatch.setattr(runtime, "evaluate", bad)
+    monkeypatch.setattr(main, "evaluate", bad)
     with pytest.raises(UserError, match="nan in epoch 3; the files of epoch 2 are kept in .*smaller --lr"):
         train(tmp_path)
     ckpt = checkpoint.load(tmp_path / "checkpoint.pth.tar")
@@ -255,9 +257,9 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(tmp_pa
 
 
 def test_the_means_of_an_epoch_are_over_its_batches(tmp_path):
-    run = argparse.Namespace(totals={}, _bar=argparse.Namespace(disable=True))
+    run = argparse.Namespace(totals={}, progress=None)
     for value in (1.0, 2.0, 6.0):
-        runtime.Run.track(run, loss=torch.tensor(value))
+        Run.track(run, loss=torch.tensor(value))
     total, count = run.totals["loss"]
     assert float(total) / count == 3
 
@@ -273,7 +275,7 @@ def test_evaluation_by_hand():
     labels = torch.tensor([2, 0, 1])
     logits[2, 2:7] = torch.arange(1.0, 6)
     model = Fixed().train()
-    result = runtime.evaluate(model, [(logits[:2, None, None], labels[:2]), (logits[2:, None, None], labels[2:])])
+    result = evaluate(model, [(logits[:2, None, None], labels[:2]), (logits[2:, None, None], labels[2:])])
     assert result["top1"] == pytest.approx(100 / 3) and result["top5"] == pytest.approx(200 / 3)
     assert result["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels))) and model.training
 
@@ -310,9 +312,9 @@ WRONG = [
     (main, [*MAIN, "--arch", "transformer"], "--arch vgg, resnet, densenet; got 'transformer'"),
     (main, [*MAIN, "--depth", "12"], "depth.*12"),
     (main, [*MAIN, "--arch", "vgg12", "--depth", "13"], "vgg12 and --depth 13 disagree"),
-    (main, [*MAIN, "--epochs", "0"], "--epochs.*whole number above 0.*'0'"),
-    (main, [*MAIN, "--batch-size", "-3"], "--batch-size.*whole number above 0"),
-    (main, [*MAIN, "--subset", "0"], "--subset.*whole number above 0"),
+    (main, [*MAIN, "--epochs", "0"], "--epochs.*positive integer.*'0'"),
+    (main, [*MAIN, "--batch-size", "-3"], "--batch-size.*positive integer"),
+    (main, [*MAIN, "--subset", "0"], "--subset.*positive integer"),
     (main, [*MAIN, "--lr", "fast"], "--lr.*'fast'"),
     (main, [*MAIN, "--lr", "1e20"], "the loss is .* in epoch 1; try a smaller --lr"),
     (main, [*MAIN, "--save", "file/run"], "cannot write to file/run.*--save"),
@@ -347,7 +349,7 @@ def test_what_is_wrong_is_said_in_one_line(script, argv, message, broken, monkey
     monkeypatch.chdir(broken)
     before = sorted(broken.rglob("*"))
     with pytest.raises(SystemExit) as end:
-        runtime.script(lambda: script.main(argv))
+        cli.script(lambda: script.main(argv))
     said = capsys.readouterr().err
     assert end.value.code == 2
     assert said.count("\n") == 1 and said.endswith("\n") and re.search(message, said), said
@@ -358,7 +360,7 @@ def test_what_is_wrong_is_said_in_one_line(script, argv, message, broken, monkey
 def test_no_accelerator_is_said_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        runtime.script(lambda: main.main([*MAIN, "--device", "cuda"]))
+        cli.script(lambda: main.main([*MAIN, "--device", "cuda"]))
     assert end.value.code == 2 and not list(tmp_path.iterdir())
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -379,14 +381,15 @@ WORKER = """
 import os, sys
 sys.path.insert(0, {root!r})
 import torch
-from common import runtime
+from common import cli
+from common.run import Run
 from slimming import main
-finish = runtime.Run.finish
+finish = Run.finish
 def keep(self, model, *args, **kwargs):
     torch.save([p.detach().clone() for p in model.parameters()], f"rank{{os.environ['RANK']}}.pt")
     finish(self, model, *args, **kwargs)
-runtime.Run.finish = keep
-runtime.script(main.main)
+Run.finish = keep
+cli.script(main.main)
 """
 
 

@@ -1,0 +1,120 @@
+"""The command line of every script: shared flags, argument types, and errors in one line.
+
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1)
+
+What a user can mend is raised as a UserError anywhere in the code; `script` prints it and exits with status 2.
+"""
+import argparse
+import shlex
+import sys
+from pathlib import Path
+
+import torch
+
+from common import UserError
+
+when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued says so here
+
+
+def parser(doc):
+    """An argument parser whose help is the script's docstring and whose errors are one line, without the usage."""
+    made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+    def refuse(message):
+        raise UserError(f"{message} (--help lists the flags)")
+    made.error = refuse
+    return made
+
+
+def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
+    """The flags that scripts share, with the paper's defaults; train=False: only those for reading a network."""
+    add = parser.add_argument
+    add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
+        "(default: the paper's, or what the checkpoint was trained on)")
+    add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
+    add("--test-batch-size", type=positive, default=256, help="test images per batch")
+    add("--subset", type=positive, help="this many training and test images, classes balanced (a trial run)")
+    add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
+    if not train:
+        return
+    add("--epochs", type=positive, default=epochs)
+    add("--batch-size", type=positive, default=batch_size)
+    add("--lr", type=nonnegative, default=lr, help="initial learning rate")
+    add("--seed", type=seed_number, default=seed)
+    add("--save", help="folder to write to (default: logs/<dataset>-<network>-<what>)")
+    add("--resume", default="", help="checkpoint.pth.tar to continue from; auto: the one in --save, if there is one")
+    add("--overwrite", action="store_true", help="start again in a folder that holds a run")
+    add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
+        help="auto: bf16 where the hardware has it natively, else fp32")
+    add("--compile", action="store_true", help="torch.compile the network")
+
+
+# argparse prints a type's name where a value is refused: "invalid positive integer value: '0'"
+
+
+def positive(text):
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def nonnegative(text):
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError
+    return number
+
+
+def fraction(text):
+    number = float(text)
+    if not 0 <= number < 1:
+        raise ValueError
+    return number
+
+
+def seed_number(text):
+    number = int(text)
+    if not -2**63 <= number < 2**63:
+        raise ValueError
+    return number
+
+
+positive.__name__, nonnegative.__name__ = "positive integer", "number from 0 up"
+fraction.__name__, seed_number.__name__ = "fraction in [0, 1)", "64-bit integer"
+
+
+def script(main):
+    """Runs main(); what the user can mend becomes one line on stderr and exit status 2."""
+    try:
+        main()
+    except UserError as error:
+        sys.exit(complain(error))
+    except OSError as error:
+        sys.exit(complain(f"{error.filename or ''}: {error.strerror or error}"))
+    except ModuleNotFoundError as error:
+        sys.exit(complain(f"{error.name} is not installed; pip install -r requirements.txt"))
+    except torch.OutOfMemoryError:
+        sys.exit(complain("out of memory; give a smaller --batch-size"))
+    except KeyboardInterrupt:
+        sys.exit(complain(when_stopped, 130))
+
+
+def complain(message, status=2):
+    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    return status
+
+
+def command():
+    """The command line as anyone can repeat it: from the repository root, without the path to the data."""
+    script = Path(sys.argv[0]).resolve()
+    root = Path(__file__).resolve().parent.parent
+    script = script.relative_to(root) if script.is_relative_to(root) else script.name
+    words, rest = ["python", str(script)], iter(sys.argv[1:])
+    for word in rest:
+        if word == "--data-dir":
+            next(rest, None)
+        elif not word.startswith("--data-dir="):
+            words.append(shlex.quote(word))
+    return " ".join(words)

@@ -1,0 +1,94 @@
+"""Accuracy on a test set, milliseconds per batch, and the eval.py of every method."""
+import statistics
+import time
+
+import torch
+import torch.nn.functional as F
+
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common.run import device_of
+
+
+@torch.no_grad()
+def evaluate(model, loader, half=False):
+    """{"loss": mean cross-entropy, "top1": percent, "top5": percent} over the loader, in fp32 unless half."""
+    was_training = model.training
+    model.eval()
+    loss, top1, top5, seen = 0.0, 0, 0, 0
+    for images, labels in loader:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            logits = model(images).float()
+        loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        hit = logits.topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
+        top1, top5, seen = top1 + hit[:, 0].sum(), top5 + hit.sum(), seen + len(labels)
+    model.train(was_training)
+    return {"loss": float(loss / seen), "top1": 100 * int(top1) / seen, "top5": 100 * int(top5) / seen}
+
+
+@torch.inference_mode()
+def milliseconds(networks, batch, rounds=15, seconds=0.02):
+    """Median milliseconds of one forward pass in fp32 for each network, the networks taking turns.
+
+    Each turn repeats the pass until `seconds` have gone by, so that short passes are timed as well as long ones.
+    """
+    placed = []
+    for model in networks:
+        device = next(model.parameters()).device
+        model = model.eval().to(memory_format=torch.channels_last)
+        images = torch.rand(batch, *models.input_shape(model.arch), device=device)
+        placed.append((model, images.contiguous(memory_format=torch.channels_last), device, []))
+    for turn in range(rounds + 2):                           # the first two turns warm up
+        for model, images, device, times in placed:
+            passes, start = 0, time.perf_counter()
+            while not passes or time.perf_counter() - start < seconds:
+                model(images)
+                passes += 1
+                if device.type == "cuda":
+                    torch.cuda.synchronize(device)
+            if turn > 1:
+                times.append(1000 * (time.perf_counter() - start) / passes)
+    return [statistics.median(times) for *_, times in placed]
+
+
+def evaluate_file(argv, description, network):
+    """Counts of a checkpoint, then its accuracy, then on request its speed.
+
+    network: the method's function (arch, depth) -> (arch, cfg) for files that do not say what they are.
+    """
+    parser = cli.parser(description)
+    cli.add_flags(parser, train=False)
+    add = parser.add_argument
+    add("file", nargs="?", metavar="FILE", help="the checkpoint")
+    add("--model", "--pruned", "--resume", dest="named", metavar="FILE", help="the same")
+    add("--arch", help="for a file of an original repository")
+    add("--depth", type=int)
+    add("--half", action="store_true", help="evaluate in bf16 instead of fp32")
+    add("--latency", action="store_true", help="measure milliseconds per batch, beside the dense network's")
+    args = parser.parse_args(argv)
+    if not (args.file or args.named):
+        raise UserError("which checkpoint? python eval.py FILE")
+    ckpt = originals.load(args.file or args.named, network, args.arch, args.depth)
+    device = device_of(args.device)
+    model = checkpoint.to_model(ckpt).to(device)
+    total = compute_flops.count(model).total
+    print(f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(ckpt['cfg'])}\n"
+          f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
+          f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs", flush=True)
+    if ckpt["dense"]:
+        dense = ckpt["dense"]
+        print(f"  {dense['params'] / total.params:.2f}x fewer parameters, {dense['macs'] / total.macs:.2f}x fewer MACs "
+              "than the dense network")
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, ckpt["path"])
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    result = evaluate(model, test, args.half)
+    record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""
+    print(f"{args.dataset} test set, {len(dataset.y_test)} pictures, {'bf16' if args.half else 'fp32'}: "
+          f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
+    if args.latency:
+        dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)
+        for batch in (1, 128):
+            was, now = milliseconds([dense, model], batch)
+            print(f"batch {batch}: {now:.2f} ms, the dense network {was:.2f} ms, {was / now:.2f}x")
+    return result

@@ -1,0 +1,76 @@
+"""What several networks are made of: channel selection, widths with their defaults, initialization."""
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import UserError
+
+
+class ChannelSelection(nn.Module):
+    """Passes on the channels `indices` (dimension 1) of its input, in this order.
+
+    It lets a layer read only part of a residual or dense stream that others read whole (Liu et al. 2017,
+    section 4.3). A buffer, not a parameter: it is not trained and not counted.
+    """
+
+    def __init__(self, width, kept=None):
+        super().__init__()
+        if kept is not None and kept > width:
+            raise UserError(f"a selection of {kept} out of {width} channels")
+        self.width = width
+        self.register_buffer("indices", torch.arange(width if kept is None else kept))
+
+    def forward(self, x, norm=None):
+        """The selected channels of x; with a batch norm those of norm(x), the others not being computed."""
+        i = self.indices
+        if i.numel() == self.width:
+            return x if norm is None else norm(x)
+        x = x.movedim(1, -1).index_select(-1, i).movedim(-1, 1)          # keeps the channels-last order
+        if norm is None:
+            return x
+        mean, var = norm.running_mean[i], norm.running_var[i]
+        x = F.batch_norm(x, mean, var, norm.weight[i], norm.bias[i], norm.training, norm.momentum, norm.eps)
+        if norm.training:
+            norm.running_mean[i], norm.running_var[i] = mean, var
+            norm.num_batches_tracked += 1
+        return x
+
+
+def read(select, norm, x):
+    """What a layer reads of a stream through its batch norm, and through a selection where it has one."""
+    return norm(x) if select is None else select(x, norm)
+
+
+def fill(widths, default, what):
+    """The widths of a network: the default, or as many numbers as it has."""
+    widths = list(default) if widths is None else list(widths)
+    if len(widths) != len(default) or any((a == "M") != (b == "M") for a, b in zip(widths, default, strict=True)):
+        raise UserError(f"{what} takes {len(default)} widths like {list(default)}; got {widths}")
+    if any(w != "M" and (not isinstance(w, int) or w < 1) for w in widths):
+        raise UserError(f"{what}: a layer without channels in {widths}")
+    return widths
+
+
+def three_stages(streams, stem, factor, n, what):
+    """Channels of the stem and the stages; per stage its n blocks: (channels, out, stride, begins with a projection).
+
+    Without a factor the first stage goes on with the stem's stream. Projections go by place, not by number of
+    channels: narrowed ones may coincide where the trained network has a projection.
+    """
+    streams = fill(streams, [stem, stem * factor, 2 * stem * factor, 4 * stem * factor], f"{what} (streams)")
+    if factor == 1 and streams[0] != streams[1]:
+        raise UserError(f"the stem and the first stage of {what} are one stream; got {streams}")
+    plan = []
+    for stage, out in enumerate(streams[1:]):
+        first = (streams[stage], out, 2 if stage else 1, stage > 0 or factor > 1)
+        plan.append([first] + [(out, out, 1, False)] * (n - 1))
+    return streams, plan
+
+
+def initialize(model, gamma=1.0):
+    """Convolutions from a normal distribution by their outputs (He et al. 2015), batch norms at gamma."""
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):
+            nn.init.kaiming_normal_(m.weight, mode="fan_out")
+        elif isinstance(m, nn.BatchNorm2d):
+            nn.init.constant_(m.weight, gamma)

@@ -1,0 +1,297 @@
+"""A training run in one folder: device, precision, processes, epochs that resume, log.csv, curve.png, checkpoints.
+
+    run = Run(args, "slimming", "sparse", "vgg13")
+    run.resume(model, optimizer, scheduler)
+    for epoch in run.epochs(args.epochs):
+        for images, labels in run.bar(train.epoch(epoch)):
+            ...
+            run.track(loss=loss)
+        run.log(epoch, **evaluate(model, test))
+        run.save(epoch, model, optimizer, scheduler)
+    run.finish(model)
+
+Every line of this but the loops themselves may be left out.
+"""
+import os
+import platform
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import UserError, checkpoint, cli, compute_flops, data, models, plots
+
+# Flags that may differ when a run is resumed; network and precision are compared as the checkpoint's cfg and run say.
+FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth", "precision")
+
+
+def device_of(name=None):
+    """The torch.device of this name, or the accelerator if there is one."""
+    name = name or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} is not available here") from error
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)          # weights driven to zero pass through denormals, which are slow
+    return device
+
+
+def has_bf16(device):
+    """Native bfloat16 multiplication: CUDA 8.0 and up, CPUs with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, t)() for t in tests if hasattr(torch.cpu, t))
+
+
+def hardware(device):
+    """Such as 'AMD EPYC, 2 threads' or 'NVIDIA H200'."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    return f"{name}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+
+
+def facts(device, precision="fp32", minutes=0.0):
+    """What a checkpoint remembers of how it was made; results/ledger.csv is filled from it."""
+    return {"command": cli.command(), "precision": precision, "hardware": hardware(device),
+            "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 2)}
+
+
+def seed_all(seed):
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state():
+    state = {"torch": torch.get_rng_state(), "python": list(random.getstate()[1])}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state):
+    torch.set_rng_state(state["torch"])
+    random.setstate((3, tuple(state["python"]), None))
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"][:torch.cuda.device_count()])
+
+
+def default_folder(dataset, network, what):
+    """logs/<dataset>-<network>-<what>; dataset may be a path."""
+    return f"logs/{Path(dataset).stem}-{network}-{what}"
+
+
+def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
+    """The folder to write to, which the first file makes; one that `holds` an earlier result is refused."""
+    folder = Path(folder)
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another --save")
+    if overwrite and resume:
+        raise UserError("--resume continues a run and --overwrite starts it again; choose one")
+    resumes = resume == "auto" or resume and Path(resume).resolve().parent == folder.resolve()
+    if (folder / holds).exists() and not overwrite and not resumes:
+        if holds == "checkpoint.pth.tar":
+            raise UserError(f"{folder} already holds a run; --resume auto continues it, --overwrite starts again")
+        raise UserError(f"{folder} already holds a {holds}; give another --save, or --overwrite")
+    return folder
+
+
+def changed(args, ckpt):
+    """["--flag value", ...]: what the run of the checkpoint was given and args have otherwise."""
+    return [f"--{name.replace('_', '-')} {ckpt['args'][name]}" for name, value in vars(args).items()
+            if name not in FREE and ckpt["args"].get(name, value) != value]
+
+
+class Run:
+    """One training run in one folder. `best` and `prec1` are top-1 percentages, `rows` what log.csv holds.
+
+    network: its name for the folder, such as vgg13; dense: {params, macs, cfg} of the dense network, for the files.
+    """
+
+    def __init__(self, args, method, stage, network, dense=None):
+        self.args, self.method, self.stage, self.dense = args, method, stage, dense
+        args.save = args.save or default_folder(args.dataset, network, stage)
+        self.device = device_of(args.device)
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        if self.world > 1:                                               # started by torchrun
+            if self.device.type == "cuda":
+                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+                torch.cuda.set_device(self.device)
+            if not torch.distributed.is_initialized():
+                torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.precision = args.precision
+        if args.precision == "auto":
+            self.precision = "bf16" if has_bf16(self.device) else "fp32"
+        self.folder = output_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
+        self.rows, self.start, self.best, self.prec1, self.next_curve = [], 0, 0.0, 0.0, 0.0
+        self.totals, self.optimizer, self.progress, self.began = {}, None, None, time.time()
+        self.made = None                                     # how a run that is only repeated was made
+        seed_all(args.seed)
+        if self.rank == 0:
+            plots.pyplot()                                   # a missing matplotlib is noticed before the first epoch
+
+    def print(self, *words):
+        """print, by the first process only."""
+        if self.rank == 0:
+            print(*words, flush=True)
+
+    def describe(self, model):
+        """Prints what the run will do, before it does it."""
+        total = compute_flops.count(model).total
+        self.print(f"{self.method} {self.stage}: {model.arch} {models.brief(model.cfg)} on {self.args.dataset}\n"
+                   f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
+                   f"  {self.args.epochs} epochs, batch {self.args.batch_size}, lr {self.args.lr:g}, "
+                   f"seed {self.args.seed}, {self.device}, {self.precision}, into {self.folder}")
+
+    def loaders(self, dataset, **augment):
+        """(training Loader, test Loader) on the run's device; augment: crop, flip, cutout."""
+        if min(self.args.batch_size, len(dataset.y_train)) < 2:
+            raise UserError("a batch of one image has no variance for batch norm; give 2 or more")
+        return (data.Loader(dataset, "train", self.args.batch_size, self.device, seed=self.args.seed, rank=self.rank,
+                            world=self.world, **augment),
+                data.Loader(dataset, "test", self.args.test_batch_size, self.device))
+
+    def place(self, model):
+        """The model on the run's device, in the memory format that convolutions like."""
+        return model.to(self.device, memory_format=torch.channels_last)
+
+    def parallel(self, model):
+        """What to call in the training loop: the model, compiled and, under torchrun, averaging its gradients."""
+        if self.args.compile:
+            model.compile()
+        if self.world > 1:
+            return torch.nn.parallel.DistributedDataParallel(model)
+        return model
+
+    def autocast(self):
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+    def resume(self, model, optimizer, scheduler=None, masks=None, **more):
+        """Continues the run in --resume, if there is one, exactly where its last finished epoch ended.
+
+        masks: of the network to fine-tune; a run that had different ones is refused. more: objects with a
+        state_dict of their own (an averaged model), restored under these names.
+        """
+        self.optimizer = optimizer
+        path = self.args.resume
+        if path == "auto":
+            path = self.folder / "checkpoint.pth.tar"
+            if not path.is_file():
+                return
+        if not path:
+            return
+        ckpt = checkpoint.load(path)
+        state = ckpt.get("resume")
+        if not state:
+            raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
+        flags = changed(self.args, ckpt)
+        if (precision := ckpt["run"]["precision"]) != self.precision:
+            flags.append(f"--precision {precision}")
+        if flags or ckpt["cfg"] != model.cfg:
+            raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same "
+                            "flags, or another --save")
+        previous = ckpt.get("masks", {})
+        if masks is not None and not (previous.keys() == masks.keys()
+                                      and all(torch.equal(previous[name], mask.cpu()) for name, mask in masks.items())):
+            raise UserError(f"{path}: refuses to resume with different masks than the network to fine-tune has now; "
+                            "--overwrite starts again")
+        checkpoint.fit(model, ckpt["state_dict"], path)
+        optimizer.load_state_dict(state["optimizer"])
+        if scheduler:
+            scheduler.load_state_dict(state["scheduler"])
+        for name, thing in more.items():
+            thing.load_state_dict(state[name])
+        set_random_state(state["random"])
+        self.rows, self.start = state["rows"], ckpt["epoch"]
+        self.best, self.prec1 = ckpt["best_prec1"], ckpt["prec1"]
+        self.made = ckpt["run"] if self.start >= self.args.epochs else None
+        self.print(f"resumed {path} after epoch {self.start} (best {self.best:.2f} %)")
+
+    def epochs(self, count):
+        """Epoch numbers from where the run stands up to count - 1."""
+        if self.start >= count and self.rank == 0 and not (self.folder / "checkpoint.pth.tar").exists():
+            raise UserError(f"{self.args.resume} has all its {count} epochs, there is nothing left to do")
+        for epoch in range(self.start, count):
+            self.totals, self.began = {}, time.time()
+            self.lr = self.optimizer.param_groups[0]["lr"] if self.optimizer else self.args.lr
+            yield epoch
+
+    def bar(self, batches):
+        """The batches, under a progress bar where the output is a terminal."""
+        from tqdm import tqdm
+        with tqdm(batches, leave=False, disable=None if self.rank == 0 else True, unit="batch") as self.progress:
+            yield from self.progress
+
+    def track(self, **scalars):
+        """Adds to the epoch's means (0-dim tensors or numbers); no wait for the device but every 20th batch."""
+        for name, value in scalars.items():
+            value = value.detach().double() if isinstance(value, torch.Tensor) else value
+            total, count = self.totals.get(name, (0.0, 0))
+            self.totals[name] = total + value, count + 1
+        if self.progress is not None and not self.progress.disable and self.progress.n % 20 == 0:
+            self.progress.set_postfix({name: f"{float(t / n):.4f}" for name, (t, n) in self.totals.items()})
+
+    def log(self, epoch, loss, top1, top5=None, **more):
+        """One line on the terminal and one row in log.csv; a loss that is not finite ends the run here."""
+        means = {f"train_{name}": float(total / count) for name, (total, count) in self.totals.items()}
+        bad = [value for value in (*means.values(), loss) if not np.isfinite(value)]
+        if bad:
+            kept = f"the files of epoch {epoch} are kept in {self.folder}; " if epoch else ""
+            raise UserError(f"the loss is {bad[0]} in epoch {epoch + 1}; {kept}try a smaller --lr")
+        self.prec1, self.improved = top1, top1 > self.best or not self.rows
+        self.best = max(self.best, top1)
+        row = {"epoch": epoch + 1, "lr": self.lr, **means, "test_loss": loss, "top1": top1}
+        row |= ({"top5": top5} if top5 is not None else {}) | more | {"seconds": time.time() - self.began}
+        self.rows.append({k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()})
+        shown = " ".join(f"{k} {v:.4f}" for k, v in {**means, "test_loss": loss, **more}.items())
+        self.print(f"epoch {epoch + 1:3d}/{self.args.epochs} lr {row['lr']:.4g} {shown} top1 {top1:.2f} % "
+                   f"best {self.best:.2f} % {row['seconds']:.1f} s")
+
+    def save(self, epoch, model, optimizer, scheduler=None, resume=None, **more):
+        """checkpoint.pth.tar (with the state to resume from), model_best.pth.tar, log.csv and curve.png.
+
+        resume: {name: object with a state_dict}, what `resume` is to restore besides; more: goes into both files.
+        """
+        if self.rank:
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if self.rows:
+            plots.write_log(self.folder / "log.csv", self.rows)
+            if epoch + 1 == self.args.epochs or time.perf_counter() > self.next_curve:   # drawing costs some 0.2 s
+                plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
+                self.next_curve = time.perf_counter() + 10
+        ckpt = self.checkpoint(model, epoch=epoch + 1, **more)
+        if self.rows and self.improved:                      # of equally good epochs the first
+            checkpoint.save(self.folder / "model_best.pth.tar", ckpt)
+        schedule = scheduler.state_dict() if scheduler else {}
+        schedule.pop("milestones", None)                     # a Counter, which comes from the flags anyway
+        state = {"optimizer": optimizer.state_dict(), "scheduler": schedule, "random": random_state(),
+                 "rows": self.rows, **{name: thing.state_dict() for name, thing in (resume or {}).items()}}
+        # Last: a run that was stopped before it does this epoch, and its log, again.
+        checkpoint.save(self.folder / "checkpoint.pth.tar", {**ckpt, "resume": state})
+        cli.when_stopped = f"stopped; --save {self.folder} --resume auto continues after epoch {epoch + 1}"
+
+    def checkpoint(self, model, **more):
+        made = self.made or facts(self.device, self.precision, sum(row["seconds"] for row in self.rows) / 60)
+        return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=self.prec1,
+                             best_prec1=self.best, args=vars(self.args), dense=self.dense, run=made, **more)
+
+    def finish(self, model, name="checkpoint.pth.tar", **more):
+        """Says what was written; another name than checkpoint.pth.tar: the network without the optimizer state."""
+        if self.rank == 0 and name != "checkpoint.pth.tar":
+            checkpoint.save(self.folder / name, self.checkpoint(model, epoch=self.args.epochs, **more))
+        self.print(f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %; wrote {self.folder / name}")
+        cli.when_stopped = "stopped"
+        if self.world > 1:
+            torch.distributed.destroy_process_group()
