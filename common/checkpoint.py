@@ -128,7 +128,7 @@ def to_model(ckpt):
     path = ckpt.get("path", "checkpoint")
     try:
         model = models.build(ckpt["arch"], **ckpt["cfg"])
-    except (UserError, TypeError, RuntimeError) as error:
+    except (UserError, AssertionError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} describes a network that cannot be built: {error}") from error
     fit(model, ckpt["state_dict"], path)
     return model.eval()

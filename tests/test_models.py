@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import UserError
+from common import UserError, checkpoint
 from common.models import ARCHS, build, input_shape, split_name
 
 TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
@@ -202,32 +202,42 @@ def test_padded_shortcuts_have_gradients():
 
 @pytest.mark.parametrize("arch, cfg, message", [
     ("vgg", dict(depth=12), "11, 13, 16, 19"),
-    ("vgg", dict(depth=11, head=[64]), "head512"),
     ("resnet", dict(depth=21), "6n\\+2.*9n\\+2.*got 21"),
     ("resnet", dict(depth=2), "got 2"),
     ("resnet", dict(depth=29, block="basic"), "6n\\+2"),
+    ("preresnet", dict(depth=21, block="bottleneck"), "9n\\+2 \\(20, 29, 56, 110, 164\\); got 21"),
+    ("densenet", dict(depth=41), "3n\\+4"),
+    ("densenet", dict(depth=43, block="bottleneck"), "6n\\+4"),
+    ("wideresnet", dict(depth=30), "6n\\+4"),
+    ("resnext", dict(depth=30), "9n\\+2"),
+    ("lenet", {}, "unknown arch"),
+    ("alexnet", dict(depth=5), "depth"),
+])
+def test_a_depth_or_arch_that_does_not_exist_is_refused(arch, cfg, message):
+    with pytest.raises(UserError, match=message):
+        build(arch, **cfg)
+
+
+@pytest.mark.parametrize("arch, cfg, message", [
+    ("vgg", dict(depth=11, head=[64]), "head512"),
     ("resnet", dict(depth=29, shortcut="pad"), "basic"),
     ("resnet", dict(depth=20, shortcut="pad", streams=[8, 8, 32, 64]), "streams"),
     ("resnet", dict(depth=20, streams=[8, 16, 32, 64]), "one stream"),
     ("resnet", dict(depth=20, shortcut="none"), "conv, pad"),
-    ("preresnet", dict(depth=21, block="bottleneck"), "9n\\+2 \\(20, 29, 56, 110, 164\\); got 21"),
     ("preresnet", dict(depth=20, block="wide"), "basic, bottleneck"),
     ("preresnet", dict(depth=20, widths=[16]), "9 widths"),
     ("preresnet", dict(depth=11, selection=True, widths=[17, 16, 16, 64, 32, 32, 128, 64, 64, 256]), "17 out of 16"),
-    ("densenet", dict(depth=41), "3n\\+4"),
-    ("densenet", dict(depth=43, block="bottleneck"), "6n\\+4"),
     ("densenet", dict(block="bottleneck", selection=True), "basic blocks only"),
     ("densenet", dict(widths=[12]), "0 widths"),
-    ("wideresnet", dict(depth=30), "6n\\+4"),
     ("wideresnet", dict(variant="odd"), "usual, softmask"),
-    ("resnext", dict(depth=30), "9n\\+2"),
     ("resnext", dict(depth=11, widths=[500, 1024, 2048]), "groups"),
     ("mobilenetv2", dict(widths=[1]), "18 widths"),
     ("lenet5", dict(widths=[20, 5, 81, 13]), "81 out of 80"),
     ("lenet300", dict(widths=[784, 0, 10]), "without channels"),
-    ("lenet", {}, "unknown arch"),
-    ("alexnet", dict(depth=5), "depth"),
 ])
-def test_what_does_not_exist_is_refused(arch, cfg, message):
-    with pytest.raises(UserError, match=message):
+def test_a_cfg_that_contradicts_itself(arch, cfg, message):
+    """A mistake of the caller; in a file it is one line for the user."""
+    with pytest.raises(AssertionError, match=message):
         build(arch, **cfg)
+    with pytest.raises(UserError, match=f"made.pth.tar describes a network that cannot be built: .*{message}"):
+        checkpoint.to_model({"arch": arch, "cfg": cfg, "state_dict": {}, "path": "made.pth.tar"})

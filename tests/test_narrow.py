@@ -345,6 +345,20 @@ def test_a_constant_does_not_pass_padding(name, layer, norm):
     assert_same(model, narrow(model, keep))
 
 
+@pytest.mark.parametrize("name, layer", [("vgg", "feature.0"), ("alexnet", "features.0"),
+                                         ("wideresnet", "block1.layer.0.conv1"), ("densenet-select", "dense1.0.bn1")])
+def test_a_constant_that_nothing_reads_is_dropped(name, layer):
+    """Padding does not matter where the consumer's weights on the channel are zero."""
+    model = network(name)
+    modules = dict(model.named_modules())
+    record = next(r for r in model.channels() if layer in r.names())
+    part = modules[(record.producers[0][1] if record.producers else "") or layer]
+    with torch.no_grad():
+        part.weight[1], part.bias[1] = 0, 0.2
+        modules[record.consumers[0].layer].weight[:, 1] = 0
+    assert_same(model, narrow(model, {layer: keep_of(part.weight.shape[0], 1)}))
+
+
 def test_a_constant_does_not_pass_a_convolution_into_a_raw_stream():
     """Without a bias or a batch norm behind it there is nothing to take the constant up."""
     model = network("preresnet-bottleneck")
@@ -365,3 +379,7 @@ def test_a_constant_in_a_residual_stream_is_refused():
         norms[stream.producers[0][1]].bias[1], norms[stream.producers[1][1]].bias[1] = 0.5, -0.5
     with pytest.raises(UserError, match="residual stream"):
         narrow(model, keep)
+    with torch.no_grad():                                    # unless no layer reads the channel
+        for consumer in stream.consumers:
+            norms[consumer.layer].weight[:, 1] = 0
+    assert_same(model, narrow(model, keep))

@@ -63,12 +63,10 @@ class DenseNet(nn.Module):
     def __init__(self, depth=40, num_classes=10, growth=12, block="basic", compression=1, selection=False, gamma=1.0,
                  widths=None):
         super().__init__()
-        if block not in ("basic", "bottleneck"):
-            raise UserError(f"densenet has blocks basic, bottleneck; got {block!r}")
-        if selection and block != "basic":
-            raise UserError("densenet has channel selection with basic blocks only")
-        if growth < 1 or compression < 1:
-            raise UserError(f"densenet has growth and compression of 1 or more; got {growth} and {compression}")
+        assert block in ("basic", "bottleneck"), f"densenet has blocks basic, bottleneck; got {block!r}"
+        assert block == "basic" or not selection, "densenet has channel selection with basic blocks only"
+        assert growth >= 1 and compression >= 1, (
+            f"densenet has growth and compression of 1 or more; got {growth} and {compression}")
         step = 3 if block == "basic" else 6
         n, rest = divmod(depth - 4, step)
         if n < 1 or rest:

@@ -3,8 +3,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
-
 
 class ChannelSelection(nn.Module):
     """Passes on the channels `indices` (dimension 1) of its input, in this order.
@@ -15,8 +13,7 @@ class ChannelSelection(nn.Module):
 
     def __init__(self, width, kept=None):
         super().__init__()
-        if kept is not None and kept > width:
-            raise UserError(f"a selection of {kept} out of {width} channels")
+        assert kept is None or kept <= width, f"a selection of {kept} out of {width} channels"
         self.width = width
         self.register_buffer("indices", torch.arange(width if kept is None else kept))
 
@@ -44,10 +41,11 @@ def read(select, norm, x):
 def fill(widths, default, what):
     """The widths of a network: the default, or as many numbers as it has."""
     widths = list(default) if widths is None else list(widths)
-    if len(widths) != len(default) or any((a == "M") != (b == "M") for a, b in zip(widths, default, strict=True)):
-        raise UserError(f"{what} takes {len(default)} widths like {list(default)}; got {widths}")
-    if any(w != "M" and (not isinstance(w, int) or w < 1) for w in widths):
-        raise UserError(f"{what}: a layer without channels in {widths}")
+    pools = [[width == "M" for width in listed] for listed in (widths, default)]
+    assert pools[0] == pools[1], (
+        f"{what} takes {len(default)} widths like {list(default)}; got {widths}")
+    assert all(w == "M" or isinstance(w, int) and w >= 1 for w in widths), (
+        f"{what}: a layer without channels in {widths}")
     return widths
 
 
@@ -58,8 +56,8 @@ def three_stages(streams, stem, factor, n, what):
     channels: narrowed ones may coincide where the trained network has a projection.
     """
     streams = fill(streams, [stem, stem * factor, 2 * stem * factor, 4 * stem * factor], f"{what} (streams)")
-    if factor == 1 and streams[0] != streams[1]:
-        raise UserError(f"the stem and the first stage of {what} are one stream; got {streams}")
+    assert factor > 1 or streams[0] == streams[1], (
+        f"the stem and the first stage of {what} are one stream; got {streams}")
     plan = []
     for stage, out in enumerate(streams[1:]):
         first = (streams[stage], out, 2 if stage else 1, stage > 0 or factor > 1)

@@ -5,7 +5,6 @@ Width multiplier 1.3 and 100 classes is the network of the reweighted-L1 paper: 
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
 from common.models.layers import fill
 from common.models.narrow import Channels, Consumer, residual_channels
 
@@ -43,8 +42,7 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, num_classes=100, width_multiplier=1.3, widths=None, streams=None):
         super().__init__()
-        if width_multiplier <= 0:
-            raise UserError(f"mobilenetv2 has a positive width multiplier; got {width_multiplier}")
+        assert width_multiplier > 0, f"mobilenetv2 has a positive width multiplier; got {width_multiplier}"
 
         def scaled(width):                                   # to the nearest multiple of 8
             return max(8, int((width_multiplier * width + 4) // 8) * 8)
@@ -55,8 +53,8 @@ class MobileNetV2(nn.Module):
         projects = [a != b for a, b in zip(default, default[1:], strict=False)]
         mids = []
         for i, (expansion, _, count, stride) in enumerate(STAGES):
-            if stride == 1 and not projects[i] and streams[i] != streams[i + 1]:
-                raise UserError(f"mobilenetv2: streams {i} and {i + 1} are one stream here; got {streams}")
+            assert stride > 1 or projects[i] or streams[i] == streams[i + 1], (
+                f"mobilenetv2: streams {i} and {i + 1} are one stream here; got {streams}")
             mids += [expansion * default[i]] + [expansion * default[i + 1]] * (count - 1)
         widths = fill(widths, mids + [max(1280, scaled(1280))], "mobilenetv2")
         self.cfg = dict(num_classes=num_classes, width_multiplier=width_multiplier, widths=widths, streams=streams)

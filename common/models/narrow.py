@@ -185,14 +185,16 @@ def fold(modules, norm_behind, record, gone):
             silent = (value <= 0).view(-1, record.group_size).all(1).repeat_interleave(record.group_size)
     if record.stream:
         value = total
-        if (value[gone] > 0).any():
+        read = torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
+        if (value[gone & read] > 0).any():
             raise UserError(f"narrow: a dropped channel of {record.producers[0][0]} carries a constant into a residual "
                             "stream; zero the batch norm's bias there first")
     for consumer in record.consumers:
         layer, here = modules[consumer.layer], value.relu()
         if consumer.norm:
             here = after_norm(modules[consumer.norm], here).relu()
-        here = torch.where(gone, here, 0).nan_to_num(0).repeat_interleave(consumer.repeat)
+        taken = gone & reads(modules, consumer)              # what is read with zero weights leaves nothing behind
+        here = torch.where(taken, here, 0).nan_to_num(0).repeat_interleave(consumer.repeat)
         if consumer.select:
             here = here[modules[consumer.select].indices]
         if not here.any():
@@ -208,6 +210,15 @@ def fold(modules, norm_behind, record, gone):
         else:
             raise UserError(f"narrow: {consumer.layer} has neither bias nor batch norm to take a dropped channel's "
                             "constant")
+
+
+def reads(modules, consumer):
+    """bool (channels,): the channels of its producers that this consumer has a non-zero weight on."""
+    read = modules[consumer.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
+    if consumer.select:                                      # the consumer sees only the selected ones
+        select = modules[consumer.select]
+        read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
+    return read.view(-1, consumer.repeat).any(1)
 
 
 def after_norm(norm, x):

@@ -21,8 +21,7 @@ def block_kind(arch, depth, block):
     Without a choice the depth decides. Where both fit, basic up to 110 and bottleneck beyond: who says ResNet-164
     means bottlenecks, who says ResNet-56 or 110 does not.
     """
-    if block not in (None, *BLOCKS):
-        raise UserError(f"{arch} has blocks {', '.join(BLOCKS)}; got {block!r}")
+    assert block in (None, *BLOCKS), f"{arch} has blocks {', '.join(BLOCKS)}; got {block!r}"
     rules = []
     for kind in [block] if block else sorted(BLOCKS, reverse=depth > 110):
         convolutions, expansion, examples = BLOCKS[kind]
@@ -89,13 +88,11 @@ class ResNet(nn.Module):
     def __init__(self, depth=56, num_classes=10, block=None, shortcut="conv", widths=None, streams=None):
         super().__init__()
         block, convolutions, expansion, n = block_kind("resnet", depth, block)
-        if shortcut not in ("conv", "pad"):
-            raise UserError(f"resnet has shortcuts conv, pad; got {shortcut!r}")
-        if shortcut == "pad" and block == "bottleneck":
-            raise UserError("resnet with padded shortcuts has basic blocks")
+        assert shortcut in ("conv", "pad"), f"resnet has shortcuts conv, pad; got {shortcut!r}"
+        assert shortcut == "conv" or block == "basic", "resnet with padded shortcuts has basic blocks"
         streams, plan = three_stages(streams, 16, expansion, n, f"resnet{depth}")
-        if shortcut == "pad" and streams != [16, 16, 32, 64]:
-            raise UserError(f"resnet with padded shortcuts has streams [16, 16, 32, 64]; got {streams}")
+        assert shortcut == "conv" or streams == [16, 16, 32, 64], (
+            f"resnet with padded shortcuts has streams [16, 16, 32, 64]; got {streams}")
         widths = fill(widths, [mid for mid in (16, 32, 64) for _ in range(n * (convolutions - 1))], f"resnet{depth}")
         self.cfg = dict(depth=depth, num_classes=num_classes, block=block, shortcut=shortcut, widths=widths,
                         streams=streams)

@@ -43,14 +43,14 @@ class ResNeXt(nn.Module):
         n, rest = divmod(depth - 2, 9)
         if n < 1 or rest:
             raise UserError(f"resnext has depths 9n+2 (20, 29, 38); got {depth}")
-        if cardinality < 1 or widen_factor < 1:
-            raise UserError(f"resnext has cardinality and widen_factor of 1 or more; got {cardinality}, {widen_factor}")
+        assert cardinality >= 1 and widen_factor >= 1, (
+            f"resnext has cardinality and widen_factor of 1 or more; got {cardinality}, {widen_factor}")
         what = f"resnext-{depth}, {cardinality}x64d"
         streams, plan = three_stages(streams, 64, widen_factor, n, what)
         units = [unit for unit in (64, 128, 256) for _ in range(n)]      # channels of a group, per block
         widths = fill(widths, [cardinality * unit for unit in units], what)
-        if any(width % unit for width, unit in zip(widths, units, strict=True)):
-            raise UserError(f"{what} has groups of 64, 128, 256 channels in its three stages; got {widths}")
+        assert not any(width % unit for width, unit in zip(widths, units, strict=True)), (
+            f"{what} has groups of 64, 128, 256 channels in its three stages; got {widths}")
         self.cfg = dict(depth=depth, cardinality=cardinality, widen_factor=widen_factor, num_classes=num_classes,
                         widths=widths, streams=streams)
 

@@ -22,10 +22,10 @@ class VGG(nn.Module):
         super().__init__()
         if depth not in CONVS:
             raise UserError(f"vgg has depths {', '.join(map(str, CONVS))}; got {depth}")
-        if variant not in ("slimming", "bearpaw", "bearpaw_bn", "head512"):
-            raise UserError(f"vgg has variants slimming, bearpaw, bearpaw_bn, head512; got {variant!r}")
-        if head is not None and variant != "head512":
-            raise UserError(f"vgg has a head only in the variant head512; got {variant} and {head}")
+        assert variant in ("slimming", "bearpaw", "bearpaw_bn", "head512"), (
+            f"vgg has variants slimming, bearpaw, bearpaw_bn, head512; got {variant!r}")
+        assert head is None or variant == "head512", (
+            f"vgg has a head only in the variant head512; got {variant} and {head}")
         default = []
         for width, count in zip((64, 128, 256, 512, 512), CONVS[depth], strict=True):
             default += [width] * count + ["M"]

@@ -51,10 +51,9 @@ class WideResNet(nn.Module):
         n, rest = divmod(depth - 4, 6)
         if n < 1 or rest:
             raise UserError(f"wideresnet has depths 6n+4 (16, 22, 28, 34, 40); got {depth}")
-        if variant not in ("usual", "softmask"):
-            raise UserError(f"wideresnet has variants usual, softmask; got {variant!r}")
-        if widen_factor < 1 or not 0 <= dropout < 1:
-            raise UserError(f"wideresnet has widen_factor >= 1 and dropout in [0, 1); got {widen_factor}, {dropout}")
+        assert variant in ("usual", "softmask"), f"wideresnet has variants usual, softmask; got {variant!r}"
+        assert widen_factor >= 1 and 0 <= dropout < 1, (
+            f"wideresnet has widen_factor >= 1 and dropout in [0, 1); got {widen_factor}, {dropout}")
         what = f"wrn-{depth}-{widen_factor}"
         streams, plan = three_stages(streams, 16, widen_factor, n, what)
         widths = fill(widths, [w * widen_factor for w in (16, 32, 64) for _ in range(n)], what)
