@@ -37,6 +37,8 @@ def save(path, ckpt, half=False):
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for left_over in path.parent.glob(f".{path.name}.*.partial"):    # of a run that was killed while writing
+            left_over.unlink(missing_ok=True)
         torch.save(packing.pack(ckpt), partial)
         partial.replace(path)
     except (OSError, RuntimeError) as error:

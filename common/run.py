@@ -135,7 +135,7 @@ class Run:
             self.precision = "bf16" if has_bf16(self.device) else "fp32"
         self.folder = output_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
         self.rows, self.start, self.best, self.prec1, self.next_curve = [], 0, 0.0, 0.0, 0.0
-        self.totals, self.optimizer, self.progress, self.began = {}, None, None, time.time()
+        self.totals, self.optimizer, self.progress, self.lr, self.began = {}, None, None, args.lr, time.time()
         self.made = None                                     # how a run that is only repeated was made
         seed_all(args.seed)
         if self.rank == 0:
@@ -224,7 +224,7 @@ class Run:
             raise UserError(f"{self.args.resume} has all its {count} epochs, there is nothing left to do")
         for epoch in range(self.start, count):
             self.totals, self.began = {}, time.time()
-            self.lr = self.optimizer.param_groups[0]["lr"] if self.optimizer else self.args.lr
+            self.lr = self.optimizer.param_groups[0]["lr"] if self.optimizer else self.lr
             yield epoch
 
     def bar(self, batches):
@@ -291,7 +291,8 @@ class Run:
         """Says what was written; another name than checkpoint.pth.tar: the network without the optimizer state."""
         if self.rank == 0 and name != "checkpoint.pth.tar":
             checkpoint.save(self.folder / name, self.checkpoint(model, epoch=self.args.epochs, **more))
-        self.print(f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %; wrote {self.folder / name}")
+        accuracy = f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %; " if self.rows else ""
+        self.print(f"{accuracy}wrote {self.folder / name}")
         cli.when_stopped = "stopped"
         if self.world > 1:
             torch.distributed.destroy_process_group()

@@ -412,3 +412,92 @@ def test_two_processes_end_with_the_same_weights(tmp_path):
     assert same(list(saved.parameters()), [torch.nn.Parameter(p) for p in first])
     assert not any(name.startswith("module.") for name in saved.state_dict())
     assert len(log(tmp_path / "run")) == 2 and done.stdout.count("epoch   1/2") == 1
+
+
+# A loop may be edited
+
+LOOP = """
+import argparse, sys
+sys.path.insert(0, {root!r})
+import torch
+import torch.nn.functional as F
+from common import cli, data, models
+from common.evaluate import evaluate
+from common.run import Run
+parser = cli.parser("an edited script")
+cli.add_flags(parser, epochs=2, batch_size=16, lr=0.1)
+args = parser.parse_args(["--dataset", "shapes10", "--subset", "32", "--save", "run"])
+run = Run(args, "slimming", "dense", "vgg11")
+dataset = data.load(args.dataset, subset=args.subset)
+train, test = run.loaders(dataset)
+model = run.place(models.build("densenet", depth=7))
+run.describe(model)
+net = run.parallel(model)
+optimizer = torch.optim.SGD(model.parameters(), args.lr)
+run.resume(model, optimizer)
+for epoch in run.epochs(args.epochs):
+    for images, labels in run.bar(train.epoch(epoch)):
+        loss = F.cross_entropy(net(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        run.track(loss=loss)
+    run.log(epoch, **evaluate(model, test))
+    run.save(epoch, model, optimizer)
+run.finish(model)
+"""
+EDITS = [("run.describe(model)", ""), ("run.parallel(model)", "model"), ("run.place(", "("),
+         ("run.resume(model, optimizer)", ""), ("run.bar(train.epoch(epoch))", "train.epoch(epoch)"),
+         ("run.track(loss=loss)", "pass"), ("run.log(epoch, **evaluate(model, test))", ""),
+         ("run.save(epoch, model, optimizer)", ""), ("run.finish(model)", ""),
+         ("run.epochs(args.epochs)", "range(args.epochs)")]
+
+
+@pytest.mark.parametrize("edits", [*[[edit] for edit in EDITS], EDITS], ids=[*[a for a, _ in EDITS], "all of them"])
+def test_a_loop_runs_without_any_of_its_lines(edits, tmp_path, monkeypatch):
+    script = LOOP.format(root=str(ROOT))
+    for old, new in edits:
+        assert old in script
+        script = script.replace(old, new)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", sys.path[:])
+    exec(compile(script, "edited.py", "exec"), {"__name__": "edited"})
+    saved = "run.save" in script
+    assert (tmp_path / "run" / "checkpoint.pth.tar").exists() == saved
+    if saved:
+        assert checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")["epoch"] == 2
+
+
+def test_of_equally_good_epochs_the_first_is_the_best(tmp_path, monkeypatch):
+    accuracies = iter([40.0, 60.0, 60.0, 50.0])
+    monkeypatch.setattr(main, "evaluate", lambda *args: {"loss": 1.0, "top1": next(accuracies), "top5": 90.0})
+    ckpt = train(tmp_path)
+    best = checkpoint.load(tmp_path / "model_best.pth.tar")
+    assert (best["epoch"], best["prec1"]) == (2, 60.0) and (ckpt["epoch"], ckpt["best_prec1"]) == (4, 60.0)
+
+
+def test_what_a_killed_run_left_half_written_is_removed_by_the_next_save(tmp_path):
+    left_over = tmp_path / ".checkpoint.pth.tar.12345.partial"
+    left_over.write_bytes(b"half a file")
+    other = tmp_path / ".notes.partial"
+    other.write_bytes(b"not ours")
+    train(tmp_path, "--epochs", "1")
+    assert not left_over.exists() and other.exists()
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+def test_ctrl_c_offers_to_resume_only_what_can_be_resumed(when, tmp_path, monkeypatch, capsys):
+    evaluate, calls = main.evaluate, []
+
+    def stopped(*args):
+        calls.append(args)
+        if len(calls) == (1 if when == "before" else 2):
+            raise KeyboardInterrupt
+        return evaluate(*args)
+    monkeypatch.setattr(main, "evaluate", stopped)
+    monkeypatch.setattr(cli, "when_stopped", "stopped")
+    with pytest.raises(SystemExit) as end:
+        cli.script(lambda: train(tmp_path))
+    said = capsys.readouterr().err
+    assert end.value.code == 130 and said.count("\n") == 1 and "stopped" in said
+    assert ("--resume auto continues after epoch 1" in said) == (when == "after")
