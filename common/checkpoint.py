@@ -5,7 +5,8 @@
 
 and, in a file to resume from, `resume` with the optimizer, scheduler and random states. prec1 is in percent.
 `stage` is one of dense, sparse, pruned, finetuned, quantized. A file of the original repositories loads too.
-Weights that a mask prunes are not stored: at 90 % sparsity a file is less than a fifth of the dense one.
+Weights that a mask prunes are not stored: at 90 % sparsity a file is less than a fifth of the dense one. Quantized
+weights are stored as integers (`quant`, see packing.py); `load` gives their values.
 """
 import os
 import pickle
@@ -106,7 +107,7 @@ def validated(path, ckpt):
     """The dictionary with masks unpacked, weights in float32 and every key there; UserError names what is wrong."""
     if ckpt["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
-    if "packed" in ckpt:
+    if "packed" in ckpt or "quant" in ckpt:
         try:
             ckpt = packing.unpack(ckpt)
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
