@@ -1,4 +1,4 @@
-"""log.csv and curve.png of a training run, and matplotlib without a screen."""
+"""log.csv and curve.png of a training run, bars of what each layer keeps, and matplotlib without a screen."""
 import csv
 
 
@@ -11,20 +11,46 @@ def write_log(path, rows):
 
 
 def draw_curve(path, rows, title):
+    """Losses (left axis) and test accuracy (right axis) by epoch; rows: those of log.csv."""
     plt = pyplot()
     figure, left = plt.subplots(figsize=(7, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
+    marker = "o" if len(rows) <= 30 else ""                  # a line through one epoch has no length
     for name, colour in (("train_loss", "tab:blue"), ("test_loss", "tab:cyan")):
         if name in rows[-1]:
-            left.plot(epochs, [row[name] for row in rows], color=colour, label=name.replace("_", " "))
+            left.plot(epochs, [row[name] for row in rows], marker=marker, markersize=4, color=colour,
+                      label=name.replace("_", " "))
     left.set(xlabel="epoch", ylabel="loss", title=title)
-    left.xaxis.get_major_locator().set_params(integer=True)
+    left.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    left.set_xlim(epochs[0] - 0.5, epochs[-1] + 0.5)
     right = left.twinx()
-    right.plot(epochs, [row["top1"] for row in rows], color="tab:orange", label="test top-1")
+    right.plot(epochs, [row["top1"] for row in rows], marker=marker, markersize=4, color="tab:orange",
+               label="test top-1")
     right.set_ylabel("test accuracy (%)")
     figure.legend(loc="outside lower center", ncols=3)
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def layer_bars(axis, had, keeps, unit="channels", log=False):
+    """Bars of what each layer had (grey) and keeps (blue); had, keeps: {layer name: int}, from input to output.
+
+    log: logarithmic scale, for layers whose sizes are far apart. Of many names only every few are written.
+    """
+    positions, width = range(len(had)), 0.8 if len(had) <= 40 else 1
+    axis.bar(positions, list(had.values()), width, color="lightgrey", label="had")
+    axis.bar(positions, [keeps[name] for name in had], width, color="tab:blue", label="keeps")
+    name_layers(axis, list(had))
+    axis.set(ylabel=unit, yscale="log" if log else "linear", title=f"{unit} that each layer had and keeps")
+    axis.legend()
+
+
+def name_layers(axis, names, most=20):
+    """Layer names below bars at 0, 1, 2, ...; of more than `most`, every second, third, ... one."""
+    step = -(-len(names) // most)
+    shown = range(0, len(names), step)
+    axis.set_xticks(shown, [names[i] for i in shown], rotation=90 if len(names) > 5 else 0, fontsize=8)
+    axis.set_xlabel("layer, from input to output")
 
 
 def pyplot():
