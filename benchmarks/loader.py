@@ -2,8 +2,8 @@
 
     python benchmarks/loader.py
 
-Both crop (padding 4), flip and normalize the same 50,000 pictures of 32 x 32 in batches of 128 and do nothing else;
-they take turns, and the ratio of the medians is what to look at. Needs no data set: the pictures are noise.
+Both crop (padding 4), flip and normalize the same 50,000 images of 32 x 32 in batches of 128 and do nothing else;
+they take turns, and the ratio of the medians is what to look at. Needs no data set: the images are noise.
 """
 import statistics
 import sys
@@ -22,8 +22,8 @@ from common import data
 COUNT, BATCH, ROUNDS = 50_000, 128, 3
 
 
-class Pictures(torch.utils.data.Dataset):
-    """As torchvision's CIFAR10 class does it: an array in memory, a PIL picture for each item."""
+class Images(torch.utils.data.Dataset):
+    """As torchvision's CIFAR10 class does it: an array in memory, a PIL image for each item."""
 
     def __init__(self, pixels, labels, mean, std):
         self.pixels, self.labels = pixels, labels
@@ -50,7 +50,7 @@ def main():
     labels = torch.from_numpy(rng.integers(0, 10, COUNT))
     noise = data.Dataset("noise", pixels, labels, pixels[:10], labels[:10], 10, *data.STATISTICS["cifar10"])
     ours = data.Loader(noise, "train", BATCH, crop=4, flip=True)
-    theirs = torch.utils.data.DataLoader(Pictures(pixels.numpy(), labels, noise.mean, noise.std), BATCH, shuffle=True,
+    theirs = torch.utils.data.DataLoader(Images(pixels.numpy(), labels, noise.mean, noise.std), BATCH, shuffle=True,
                                          num_workers=2)
     speeds = {"Loader": [], "torchvision": []}
     for turn in range(ROUNDS):

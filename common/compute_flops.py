@@ -2,7 +2,7 @@
 
     python common/compute_flops.py chkpt/X.pth.tar
 
-MACs are the multiply-accumulates of convolutions and linear layers for one picture; batch norm, ReLU, pooling and
+MACs are the multiply-accumulates of convolutions and linear layers for one image; batch norm, ReLU, pooling and
 biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights; `weights` is the number of
 these, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README:
 2 x (MACs + 2 per batch-norm output element).
@@ -53,7 +53,7 @@ class Count:
 
 @torch.no_grad()
 def count(model, input_shape=None):
-    """Counts one forward pass of one picture (C, H, W); the model is left as it was."""
+    """Counts one forward pass of one image (C, H, W); the model is left as it was."""
     input_shape = input_shape or models.input_shape(model.arch)
     layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
     rows = {name: Row(name, type(m).__name__, tuple(m.weight.shape)) for m, name in layers.items()}

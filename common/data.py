@@ -20,7 +20,7 @@ from common.image_folder import read_folder, read_npz, save_npz
 
 DOWNLOADS = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 SYNTHETIC = ("shapes10", "shapes100")
-STATISTICS = {  # mean and deviation per colour; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
+STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "mnist": ((0.0,), (1.0,)),
@@ -41,9 +41,9 @@ class Dataset:
 
     @property
     def shape(self):
-        """(C, H, W) of one picture."""
-        height, width, colours = self.x_train.shape[1:]
-        return colours, height, width
+        """(C, H, W) of one image."""
+        height, width, channels = self.x_train.shape[1:]
+        return channels, height, width
 
 
 def data_dir(given=None):
@@ -51,7 +51,7 @@ def data_dir(given=None):
 
 
 def load(name, folder=None, grey=False, subset=None):
-    """The data set `name` as a Dataset; subset: at most that many training and test pictures, balanced, by a
+    """The data set `name` as a Dataset; subset: at most that many training and test images, balanced, by a
     fixed seed.
 
     grey: the 28 x 28 grey variant of a synthetic set. UserError where there is no such data or it is not usable.
@@ -74,8 +74,8 @@ def load(name, folder=None, grey=False, subset=None):
 def find(name, folder):
     """(file or folder that holds the data set, or None to download it; the name its statistics go by)."""
     name = str(Path(name))                                   # without a last slash
-    for kept, pictures in ((folder / f"{name}.npz", folder / name), (Path(f"{name}.npz"), Path(name))):
-        for path in (kept, pictures):
+    for kept, images in ((folder / f"{name}.npz", folder / name), (Path(f"{name}.npz"), Path(name))):
+        for path in (kept, images):
             if path.is_file() and path.suffix == ".npz" or (path / "train").is_dir():
                 return path, path.stem
         if name in DOWNLOADS:
@@ -85,11 +85,11 @@ def find(name, folder):
 
 
 def synthetic(name, folder, grey):
-    from common.synthetic import draw
+    from common.synthetic import generate
     path = folder / f"{name}{'-grey' if grey else ''}.npz"
     if path.is_file():
         return read_npz(path)
-    arrays = draw(name, grey)
+    arrays = generate(name, grey)
     save_npz(path, arrays)
     return arrays
 
@@ -121,13 +121,13 @@ def check(arrays, key, name):
         if x.dtype != np.uint8 or x.ndim not in (3, 4) or (x.ndim == 4 and x.shape[-1] not in (1, 3)):
             raise UserError(f"{name}: x_{split} is {x.dtype} {x.shape}; needed is uint8 (N, H, W) or (N, H, W, 1 or 3)")
         if not len(x) or len(x) != len(y):
-            raise UserError(f"{name}: {len(x)} {split} pictures, {len(y)} labels")
+            raise UserError(f"{name}: {len(x)} {split} images, {len(y)} labels")
         if y.dtype.kind not in "iu" or y.min() < 0:
             raise UserError(f"{name}: y_{split} must be class numbers from 0")
         tensors[f"x_{split}"] = torch.from_numpy(np.ascontiguousarray(x if x.ndim == 4 else x[..., None]))
         tensors[f"y_{split}"] = torch.from_numpy(y.astype(np.int64))
     if tensors["x_train"].shape[1:] != tensors["x_test"].shape[1:]:
-        raise UserError(f"{name}: training and test pictures differ in size")
+        raise UserError(f"{name}: training and test images differ in size")
     num_classes = int(tensors["y_train"].max()) + 1
     if int(tensors["y_test"].max()) >= num_classes:
         raise UserError(f"{name}: test label {int(tensors['y_test'].max())}, but {num_classes} classes in training")
@@ -147,12 +147,12 @@ def check_fit(data, model, path):
         raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "
                         "give the --dataset it was trained on, or train a network on this one")
     if data.shape != models.input_shape(model.arch):
-        raise UserError(f"{data.name} has pictures of {data.shape} (colours, height, width), a {model.arch} reads "
-                        f"{models.input_shape(model.arch)}; take another --arch, or convert the pictures")
+        raise UserError(f"{data.name} has images of {data.shape} (channels, height, width), a {model.arch} reads "
+                        f"{models.input_shape(model.arch)}; take another --arch, or convert the images")
 
 
 def balanced(labels, count, num_classes, seed=0):
-    """Indices of `count` pictures, the classes as equal in number as they can be."""
+    """Indices of `count` images, the classes as equal in number as they can be."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
     rank = torch.empty_like(labels)
     for cls in range(num_classes):
@@ -176,11 +176,11 @@ class Batches:
 
 
 class Loader:
-    """Batches of a set that lies on the device as uint8; no worker processes.
+    """Batches of a set kept on the device as uint8; no worker processes.
 
     split: "train" (shuffled) or "test" (in order). crop: pixels of zero padding for random crops; flip: random
     horizontal flips; cutout: side of a square set to zero. Order and augmentation of epoch e depend on (seed, e)
-    alone, so a resumed run continues as if it had never stopped. Under torchrun each rank takes its share.
+    alone, so a resumed run continues as if it had never stopped. Under torchrun each rank takes its part.
     """
 
     def __init__(self, dataset, split, batch_size, device="cpu", crop=0, flip=False, cutout=0, shuffle=None, seed=0,
@@ -192,12 +192,12 @@ class Loader:
         self.crop, self.flip, self.cutout, self.shuffle, self.seed = crop, flip, cutout, shuffle, seed
         self.rank, self.world = rank, world
         images = torch.nn.functional.pad(images, (0, 0, crop, crop, crop, crop)).to(device)
-        self.padded, (height, width, colours) = images, images.shape[1:]
+        self.padded, (height, width, channels) = images, images.shape[1:]
         self.size = height - 2 * crop, width - 2 * crop
-        # windows[i] is the row of pixels that begins at pixel i of all pictures laid end to end: cropping a picture
+        # windows[i] is the row of pixels that begins at pixel i of all images end to end: cropping an image
         # is copying its rows, and no copy of the set is needed for it.
-        span = self.size[1] * colours
-        self.windows = images.as_strided((images.numel() // colours - self.size[1] + 1, span), (colours, 1))
+        span = self.size[1] * channels
+        self.windows = images.as_strided((images.numel() // channels - self.size[1] + 1, span), (channels, 1))
         mean, std = (torch.tensor(v, dtype=torch.float32).repeat(self.size[1]) for v in (dataset.mean, dataset.std))
         self.scale, self.shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
@@ -206,7 +206,7 @@ class Loader:
 
     def _count(self):
         count = len(range(self.rank, len(self.labels), self.world))
-        # A batch of one picture has no variance for batch norm; and all ranks need as many batches.
+        # A batch of one image has no variance for batch norm; and all ranks need as many batches.
         smallest = len(self.labels) // self.world
         whole = smallest - smallest % self.batch_size
         return whole if self.shuffle and whole and smallest - whole < 2 else count

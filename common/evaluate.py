@@ -84,7 +84,7 @@ def evaluate_file(argv, description, network):
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""
-    print(f"{args.dataset} test set, {len(dataset.y_test)} pictures, {'bf16' if args.half else 'fp32'}: "
+    print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.latency:
         dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)

@@ -15,7 +15,7 @@ def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
     except (ValueError, TypeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
-        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it anew") from error
+        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it again") from error
 
 
 def save_npz(path, arrays):
@@ -54,24 +54,24 @@ def read_folder(path):
 
 
 def decode(files):
-    """{"train": [(file, label), ...], "test": ...} -> {"x_train": uint8 pictures, "y_train": labels, ...}."""
+    """{"train": [(file, label), ...], "test": ...} -> {"x_train": uint8 images, "y_train": labels, ...}."""
     from PIL import Image
     arrays, size = {}, None
     for split, listed in files.items():
-        pictures = []
+        images = []
         for file, _ in listed:
             try:
-                with Image.open(file) as picture:
-                    if picture.mode.startswith(("I", "F")):
-                        raise UserError(f"{file} has more than 8 bits a colour (mode {picture.mode}); convert it to 8")
-                    pixels = np.asarray(picture.convert("L" if picture.mode in ("1", "L") else "RGB"))
+                with Image.open(file) as image:
+                    if image.mode.startswith(("I", "F")):
+                        raise UserError(f"{file} has more than 8 bits a channel (mode {image.mode}); convert it to 8")
+                    pixels = np.asarray(image.convert("L" if image.mode in ("1", "L") else "RGB"))
             except OSError as error:
-                raise UserError(f"{file} is no readable picture ({error})") from error
+                raise UserError(f"{file} is no readable image ({error})") from error
             size = size or pixels.shape
             if pixels.shape != size:
                 raise UserError(f"{file} is {pixels.shape}, the others are {size}; bring all to one size and mode")
-            pictures.append(pixels)
-        order = np.random.default_rng(0).permutation(len(pictures))      # so that every part of a set has all classes
-        arrays[f"x_{split}"] = np.stack(pictures)[order]
+            images.append(pixels)
+        order = np.random.default_rng(0).permutation(len(images))      # so that every part of a set has all classes
+        arrays[f"x_{split}"] = np.stack(images)[order]
         arrays[f"y_{split}"] = np.array([label for _, label in listed])[order]
     return arrays

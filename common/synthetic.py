@@ -1,19 +1,19 @@
-"""Two drawn data sets, shapes10 and shapes100, that stand in for CIFAR (and, in grey, for MNIST) in demo and tests.
+"""Two synthetic data sets, shapes10 and shapes100, that stand in for CIFAR (and, in grey, for MNIST) in demo and tests.
 
 Why: a pruning comparison needs a task a small network learns in minutes but not perfectly, and it should run
-without a download. These pictures are drawn from a fixed seed, so every run sees the same ones.
+without a download. The images come from a fixed seed, so every run sees the same ones.
 
-    draw("shapes10")["x_train"]     uint8 (10000, 32, 32, 3); grey=True: (10000, 28, 28)
-    draw("shapes10")["y_train"]     uint8 (10000,); the classes are exactly balanced and in shuffled order
-    ... "x_test", "y_test"          the same for 2,000 test pictures
+    generate("shapes10")["x_train"]     uint8 (10000, 32, 32, 3); grey=True: (10000, 28, 28)
+    generate("shapes10")["y_train"]     uint8 (10000,); the classes are exactly balanced and in shuffled order
+    ... "x_test", "y_test"          the same for 2,000 test images
 
 shapes10: one form (disc, ring, square, triangle, cross, star, crescent, two bars, L, heart) of random place, size,
-turn and colour, over a wavy background, with stray patches behind it and one in front.
+turn and color, over a wavy background, with stray patches behind it and one in front.
 shapes100: a large form and a small one diagonally below it; class = 10 * large + small.
-No two classes are mirror images, so random flips are safe, and colours are drawn independently of the class. In grey
+No two classes are mirror images, so random flips are safe, and colors are chosen independently of the class. In grey
 the forms are bright on dark, and in shapes100 they move and turn less, as an MLP does not learn large displacements.
 
-Difficulty: on shapes10 a VGG-13 with batch norm reaches about 89 % in 5 epochs on 4,000 pictures; in grey, LeNet-5
+Difficulty: on shapes10 a VGG-13 with batch norm reaches about 89 % in 5 epochs on 4,000 images; in grey, LeNet-5
 about 93 % and LeNet-300-100 about 65 % in 10 epochs on all of them.
 Time: 0.4 to 2 s a data set on one core. Only +, -, *, /, sqrt, floor and comparisons touch the pixels, and sines are
 rounded before use, so the bytes do not depend on a platform's maths library or on numpy's vectorised kernels.
@@ -24,7 +24,7 @@ import math
 import numpy as np
 
 CLASSES = {"shapes10": 10, "shapes100": 100}
-BATCH = 250  # pictures drawn at once, few enough for the processor's cache; changing it changes the pictures
+BATCH = 250  # images made at once, few enough for the processor's cache; changing it changes the images
 
 # How hard each data set is: radius of the form in pixels, greatest shift of its centre, greatest turn in radians,
 # stray patches behind the form, their opacity, and amplitude of the pixel noise (full scale = 1).
@@ -36,22 +36,22 @@ LEVELS = {
 }
 
 
-def draw(name, grey=False):
+def generate(name, grey=False):
     """The data set `name` as a dict of uint8 arrays x_train, y_train, x_test, y_test; always the same bytes."""
     if name not in CLASSES:
-        raise ValueError(f"unknown data set {name!r}; drawn ones are {', '.join(CLASSES)}")
+        raise ValueError(f"unknown data set {name!r}; there are {', '.join(CLASSES)}")
     rng = np.random.Generator(np.random.PCG64(CLASSES[name] + int(grey)))
     data = {}
     for part, count in (("train", 10000), ("test", 2000)):
         # Not rng.permutation, whose stream may change between numpy versions.
         labels = (np.arange(count) % CLASSES[name])[np.argsort(rng.random(count), kind="stable")]
-        chunks = [_pictures(rng, labels[i:i + BATCH], name, grey) for i in range(0, count, BATCH)]
+        chunks = [_images(rng, labels[i:i + BATCH], name, grey) for i in range(0, count, BATCH)]
         data[f"x_{part}"] = np.concatenate(chunks)
         data[f"y_{part}"] = labels.astype(np.uint8)
     return data
 
 
-def _pictures(rng, labels, name, grey):
+def _images(rng, labels, name, grey):
     (low, high), shift, turn, patches, opacity, noise = LEVELS[name, grey]
     n, side, depth = len(labels), 28 if grey else 32, 1 if grey else 3
     mid = (side - 1) / 2
@@ -73,9 +73,9 @@ def _pictures(rng, labels, name, grey):
 
     ground = uniform(0.05, 0.25, 1) if grey else uniform(0, 1, 3)
 
-    def colour():
+    def color():
         # In grey: bright. Otherwise every channel is a quarter or more away from the background's, so that the form
-        # is always visible although neither colour says anything about the class.
+        # is always visible although neither color says anything about the class.
         if grey:
             return uniform(0.55, 1, 1)
         other = ground + uniform(0.25, 0.75, 3)
@@ -95,7 +95,7 @@ def _pictures(rng, labels, name, grey):
         for kind, distance in enumerate(FORMS.values()):
             pick = kinds == kind
             u[pick] = distance(u[pick], v[pick])
-        _paint(image, np.clip(0.5 - u * size, 0, 1), colour())
+        _paint(image, np.clip(0.5 - u * size, 0, 1), color())
 
     cx, cy = uniform(-shift, shift), uniform(-shift, shift)
     if name == "shapes10":
@@ -113,8 +113,8 @@ def _pictures(rng, labels, name, grey):
     return image[:, 0] if grey else np.ascontiguousarray(image.transpose(0, 2, 3, 1))
 
 
-def _paint(image, mask, colour):
-    image += mask[:, None] * (colour - image)
+def _paint(image, mask, color):
+    image += mask[:, None] * (color - image)
 
 
 def _length(u, v):

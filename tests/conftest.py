@@ -1,4 +1,4 @@
-"""What several test files need: the drawn data sets, drawn once, and a script run as a user runs it."""
+"""What several test files need: the synthetic data sets, made once, and a script run as a user runs it."""
 import os
 import subprocess
 import sys

@@ -240,7 +240,7 @@ def test_another_arch_or_depth_than_asked_is_refused(arch, depth, tmp_path):
         assert originals.load(path, network, *same)["arch"] == "vgg"
 
 
-def test_another_class_count_or_picture_is_refused(tmp_path):
+def test_another_class_count_or_image_is_refused(tmp_path):
     shapes = data.load("shapes10", subset=10)
     with pytest.raises(UserError, match="c.pth.tar has 7 classes, shapes10 has 10; give the --dataset"):
         data.check_fit(shapes, make(num_classes=7), "c.pth.tar")
@@ -321,7 +321,7 @@ def test_a_mask_impl_file_has_no_selections(arch, tmp_path):
     assert all(m.indices.numel() == m.width for m in again.modules() if isinstance(m, ChannelSelection))
 
 
-def test_what_thop_leaves_behind_is_dropped(tmp_path):
+def test_what_thop_leaves_is_dropped(tmp_path):
     model = make("vgg")
     state = model.state_dict()
     for name in ["", *{key.rpartition(".")[0] + "." for key in state}]:

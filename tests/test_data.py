@@ -40,12 +40,12 @@ def write_folder(path, mode="RGB", value=7, suffix="png", side=8):
             (path / split / cls).mkdir(parents=True)
             for i in range(count):
                 colour = value + 100 * label + i
-                picture = Image.new(mode, (side, side), colour if mode == "L" else (colour, 0, 255))
-                picture.save(path / split / cls / f"{i}.{suffix}")
+                image = Image.new(mode, (side, side), colour if mode == "L" else (colour, 0, 255))
+                image.save(path / split / cls / f"{i}.{suffix}")
     return path
 
 
-def pictures(n=24, side=8, classes=4, seed=0):
+def made_images(n=24, side=8, classes=4, seed=0):
     g = torch.Generator().manual_seed(seed)
     x = torch.randint(0, 256, (n, side, side, 3), generator=g, dtype=torch.uint8)
     y = torch.arange(n) % classes
@@ -57,8 +57,8 @@ def loader(d, batch_size=8, **kwargs):
 
 
 def numbered(n, **kwargs):
-    """A loader whose labels are the pictures' numbers."""
-    d = replace(pictures(n), y_train=torch.arange(n))
+    """A loader whose labels are the images' numbers."""
+    d = replace(made_images(n), y_train=torch.arange(n))
     return data.Loader(d, "train", **{"shuffle": False, **kwargs})
 
 
@@ -66,11 +66,11 @@ def seen(loader, epoch=0):
     return torch.cat([labels for _, labels in loader.epoch(epoch)]).tolist()
 
 
-# Where the pictures come from
+# Where the images come from
 
 
 @pytest.mark.parametrize("name, grey", DIGESTS)
-def test_drawn_sets_are_the_same_bytes_everywhere(name, grey, data_folder):
+def test_synthetic_sets_are_the_same_bytes_everywhere(name, grey, data_folder):
     d = data.load(name, grey=grey)
     digest = hashlib.sha256()
     with np.load(data_folder / f"{name}{'-grey' if grey else ''}.npz") as file:
@@ -193,13 +193,13 @@ def test_statistics(tmp_path, monkeypatch):
 BAD = {
     "float": (dict(x_train=np.zeros((12, 8, 8, 3))), "uint8"),
     "colours first": (dict(x_train=np.zeros((12, 3, 8, 8), np.uint8)), "N, H, W"),
-    "labels too few": (dict(y_train=np.zeros(5, int)), "12 train pictures, 5 labels"),
+    "labels too few": (dict(y_train=np.zeros(5, int)), "12 train images, 5 labels"),
     "negative label": (dict(y_train=np.arange(12) - 1), "class numbers from 0"),
     "float label": (dict(y_train=np.zeros(12)), "class numbers from 0"),
     "other size": (dict(x_test=np.zeros((6, 9, 9, 3), np.uint8)), "differ in size"),
     "one class": (dict(y_train=np.zeros(12, int), y_test=np.zeros(6, int)), "at least 2"),
     "unknown test label": (dict(y_test=np.full(6, 9)), "test label 9, but 3 classes"),
-    "empty": (dict(x_train=np.zeros((0, 8, 8, 3), np.uint8), y_train=np.zeros(0, int)), "0 train pictures"),
+    "empty": (dict(x_train=np.zeros((0, 8, 8, 3), np.uint8), y_train=np.zeros(0, int)), "0 train images"),
     "objects": (dict(y_train=np.array([{}] * 12)), "plain arrays"),
 }
 
@@ -260,7 +260,7 @@ def test_a_subset_is_balanced_and_always_the_same():
     assert first.mean == whole.mean
 
 
-def test_a_subset_of_uneven_classes_holds_each_picture_once():
+def test_a_subset_of_uneven_classes_holds_each_image_once():
     labels = torch.tensor([0] * 20 + [1] * 2 + [2] * 8)
     chosen = data.balanced(labels, 14, 3)
     assert len(set(chosen.tolist())) == 14
@@ -270,8 +270,8 @@ def test_a_subset_of_uneven_classes_holds_each_picture_once():
 # Batches
 
 
-def test_test_batches_are_the_normalized_pictures_in_order():
-    d = pictures(n=20)
+def test_test_batches_are_the_normalized_images_in_order():
+    d = made_images(n=20)
     got = list(loader(d))
     expected = (d.x_train.double() / 255 - torch.tensor(d.mean).double()) / torch.tensor(d.std).double()
     torch.testing.assert_close(torch.cat([x for x, _ in got]).double(), expected.permute(0, 3, 1, 2),
@@ -281,9 +281,9 @@ def test_test_batches_are_the_normalized_pictures_in_order():
     assert got[0][0].is_contiguous(memory_format=torch.channels_last)
 
 
-def test_crop_and_flip_are_windows_of_the_padded_picture():
-    """Each augmented picture is one window of its zero-padded original, mirrored or not; all kinds occur."""
-    d = pictures(n=200, side=6)
+def test_crop_and_flip_are_windows_of_the_padded_image():
+    """Each augmented image is one window of its zero-padded original, mirrored or not; all kinds occur."""
+    d = made_images(n=200, side=6)
     x = (d.x_train.double() / 255).permute(0, 3, 1, 2)
     padded = torch.nn.functional.pad(x, (2, 2, 2, 2))
     mean, std = (torch.tensor(t).double()[:, None, None] for t in (d.mean, d.std))
@@ -304,7 +304,7 @@ def test_crop_and_flip_are_windows_of_the_padded_picture():
 
 @pytest.mark.parametrize("crop, flip", [(2, False), (0, True)])
 def test_crop_or_flip_alone(crop, flip):
-    d = pictures(n=64)
+    d = made_images(n=64)
     images, _ = next(iter(loader(d, 64, crop=crop, flip=flip).epoch(0)))
     plain, _ = next(iter(loader(d, 64).epoch(0)))
     if flip:
@@ -318,7 +318,7 @@ def test_crop_or_flip_alone(crop, flip):
 
 @pytest.mark.parametrize("side", [3, 4])
 def test_cutout_blanks_one_square_to_the_mean_colour(side):
-    d = pictures(n=100)
+    d = made_images(n=100)
     images, _ = next(iter(loader(d, 100, cutout=side).epoch(0)))
     plain, _ = next(iter(loader(d, 100).epoch(0)))
     whole = 0
@@ -331,14 +331,14 @@ def test_cutout_blanks_one_square_to_the_mean_colour(side):
     assert 20 < whole < 80                                   # the others are cut by the border
 
 
-def test_every_picture_comes_once_an_epoch():
+def test_every_image_comes_once_an_epoch():
     batches = numbered(30, batch_size=8, shuffle=True, crop=1)
     assert sorted(seen(batches)) == list(range(30)) and seen(batches) != list(range(30))
 
 
 def test_an_epoch_depends_on_its_number_and_the_seed_alone():
     def epoch(e, seed=1, before=()):
-        batches = loader(pictures(), shuffle=True, seed=seed, crop=2, flip=True, cutout=3)
+        batches = loader(made_images(), shuffle=True, seed=seed, crop=2, flip=True, cutout=3)
         for other in before:
             list(batches.epoch(other))
         return torch.cat([x.flatten() for x, _ in batches.epoch(e)])
@@ -351,7 +351,7 @@ def test_an_epoch_depends_on_its_number_and_the_seed_alone():
 
 def test_loading_leaves_the_global_random_state_alone():
     state = torch.get_rng_state()
-    list(loader(pictures(), shuffle=True, crop=2, flip=True, cutout=3).epoch(1))
+    list(loader(made_images(), shuffle=True, crop=2, flip=True, cutout=3).epoch(1))
     assert torch.equal(state, torch.get_rng_state())
 
 
@@ -371,10 +371,10 @@ def test_all_ranks_have_as_many_batches(batch_size, world):
             assert len(batches) == len(sizes)
             assert batch_size == 1 or 1 not in sizes
             lengths.add(len(sizes))
-        assert len(lengths) == 1, f"{n} pictures: {lengths}"
+        assert len(lengths) == 1, f"{n} images: {lengths}"
 
 
-def test_a_last_batch_of_one_picture_is_left_out_in_training_only():
+def test_a_last_batch_of_one_image_is_left_out_in_training_only():
     for shuffle, sizes in ((True, [8, 8]), (False, [8, 8, 1])):
         batches = numbered(17, batch_size=8, shuffle=shuffle)
         assert [len(y) for _, y in batches] == sizes and len(batches) == len(sizes)

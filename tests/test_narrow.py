@@ -51,7 +51,7 @@ def network(name, dtype=torch.float64, seed=0):
     return model.to(dtype).eval()
 
 
-def pictures(model):
+def images_for(model):
     torch.manual_seed(1)
     return torch.randn(3, *input_shape(model.arch), dtype=next(model.parameters()).dtype)
 
@@ -107,7 +107,7 @@ def choose(model, which):
 
 
 def assert_same(masked, slim):
-    images = pictures(masked)
+    images = images_for(masked)
     with torch.no_grad():
         expected, got = masked(images), slim(images)
     assert expected.std() > 1e-6                             # something is left to compare
@@ -188,7 +188,7 @@ def constant(model, record, keep):
 
 
 def folds(model, record):
-    """Its readers do not pad, and have a bias or a batch norm of their own behind them."""
+    """Its readers do not pad, and have a bias or a batch norm of their own after them."""
     modules = dict(model.named_modules())
     normed = {producer for r in model.channels() for producer, norm in r.producers if norm}
     if record.stream or (not record.producers and not record.consumers[0].norm):
@@ -205,7 +205,7 @@ def test_constants_are_folded(name):
     for record, kept in chosen:
         constant(model, record, kept)
     slim = narrow(model, keep)
-    images = pictures(model)
+    images = images_for(model)
     with torch.no_grad():
         expected = model(images)
         assert (slim(images) - expected).abs().max() <= 1e-9 * max(1, expected.abs().max())
@@ -217,9 +217,9 @@ def test_constants_are_folded(name):
 
 @pytest.mark.parametrize("name", ["preresnet-bottleneck", "preresnet-bottleneck-select"])
 def test_a_silent_stream_leaves_the_constants_of_the_norms_that_read_it(name):
-    """Zero in the stream is not zero behind the next batch norm; with a selection too it is folded once."""
+    """Zero in the stream is not zero after the next batch norm; with a selection too it is folded once."""
     model = network(name)
-    for _ in range(2):                                       # the second time behind selections that are not whole
+    for _ in range(2):                                       # the second time after selections that are not whole
         modules, keep = dict(model.named_modules()), {}
         selections = {r.consumers[0].layer: r for r in model.channels() if not r.producers}
         for record in (r for r in model.channels() if r.stream):
@@ -341,7 +341,7 @@ def test_a_constant_does_not_pass_padding(name, layer, norm):
     with pytest.raises(UserError, match="pads with zeros"):
         narrow(model, keep)
     with torch.no_grad():
-        part.bias[1] = -0.5                                  # behind the ReLU it is zero
+        part.bias[1] = -0.5                                  # after the ReLU it is zero
     assert_same(model, narrow(model, keep))
 
 
@@ -360,7 +360,7 @@ def test_a_constant_that_nothing_reads_is_dropped(name, layer):
 
 
 def test_a_constant_does_not_pass_a_convolution_into_a_raw_stream():
-    """Without a bias or a batch norm behind it there is nothing to take the constant up."""
+    """Without a bias or a batch norm after it there is nothing to take the constant up."""
     model = network("preresnet-bottleneck")
     with torch.no_grad():
         model.layer1[0].bn3.weight[1], model.layer1[0].bn3.bias[1] = 0, 0.5

@@ -79,7 +79,7 @@ def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
-# What a run leaves behind
+# What a run leaves
 
 
 def test_a_run_leaves_its_log_its_curve_and_its_checkpoints(whole):
@@ -163,23 +163,23 @@ def test_stopped_at_any_write_it_resumes(write, whole, tmp_path, monkeypatch):
 
 def test_random_numbers_go_on_where_they_stopped(tmp_path, monkeypatch):
     """Dropout and the like draw from the global generators, here at the end of every epoch."""
-    drawn, run_log = [], Run.log
+    numbers, run_log = [], Run.log
 
     def draw(self, epoch, **scalars):
-        drawn.append((float(torch.rand(())), random.random()))
+        numbers.append((float(torch.rand(())), random.random()))
         if stop and epoch == 1:
             raise KeyboardInterrupt
         run_log(self, epoch, **scalars)
     monkeypatch.setattr(Run, "log", draw)
     stop = False
     train(tmp_path / "whole", "--epochs", "3")
-    expected, drawn[:], stop = list(drawn), [], True
+    expected, numbers[:], stop = list(numbers), [], True
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "stopped", "--epochs", "3")
-    drawn[1:], stop = [], False
+    numbers[1:], stop = [], False
     random.seed(5)
     train(tmp_path / "stopped", "--epochs", "3", "--resume", "auto")
-    assert drawn == expected and len(set(drawn)) == 3
+    assert numbers == expected and len(set(numbers)) == 3
 
 
 def test_stopped_while_drawing_the_last_log_it_is_complete_after_resuming(whole, tmp_path, monkeypatch):
@@ -307,7 +307,7 @@ BASE = ["--arch", "densenet", "--depth", "7", "--subset", "20", "--epochs", "1",
 MAIN = [*BASE, "--dataset", "shapes10"]
 WRONG = [
     (main, [*BASE, "--dataset", "nowhere"], "no data set 'nowhere'.*nowhere.npz"),
-    (main, [*BASE, "--dataset", "grey.npz"], r"grey.npz has pictures of \(1, 28, 28\)"),
+    (main, [*BASE, "--dataset", "grey.npz"], r"grey.npz has images of \(1, 28, 28\)"),
     (main, [*BASE, "--dataset", "one.npz"], "one.npz: 1 class; at least 2"),
     (main, [*MAIN, "--arch", "transformer"], "--arch vgg, resnet, densenet; got 'transformer'"),
     (main, [*MAIN, "--depth", "12"], "depth.*12"),

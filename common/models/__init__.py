@@ -39,7 +39,7 @@ def build(arch, **cfg):
 
 
 def split_name(arch, depth=None):
-    """('resnet56', None) -> ('resnet', 56): a depth written behind the name is the same as --depth."""
+    """('resnet56', None) -> ('resnet', 56): a depth written after the name is the same as --depth."""
     match = re.fullmatch(r"([a-z]+?)_?(\d+)", arch)
     if arch in ARCHS or not match:
         return arch, depth
@@ -64,5 +64,5 @@ def brief(cfg):
 
 
 def input_shape(arch):
-    """(channels, height, width) of one picture: the LeNets read 28 x 28 grey, all others 32 x 32 RGB."""
+    """(channels, height, width) of one image: the LeNets read 28 x 28 grey, all others 32 x 32 RGB."""
     return (1, 28, 28) if arch.startswith("lenet") else (3, 32, 32)

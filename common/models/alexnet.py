@@ -1,4 +1,4 @@
-"""AlexNet cut down to 32 x 32 pictures (Krizhevsky et al. 2012): five convolutions with biases, no batch norm.
+"""AlexNet cut down to 32 x 32 images (Krizhevsky et al. 2012): five convolutions with biases, no batch norm.
 
 It wants a small learning rate (0.01).
 """
@@ -9,7 +9,7 @@ from common.models.narrow import Channels, Consumer
 
 
 class AlexNet(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels per convolution."""
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels per convolution."""
 
     def __init__(self, num_classes=10, widths=None):
         super().__init__()

@@ -1,10 +1,10 @@
-"""DenseNet for 32 x 32 pictures (Huang et al. 2017, "Densely Connected Convolutional Networks").
+"""DenseNet for 32 x 32 images (Huang et al. 2017, "Densely Connected Convolutional Networks").
 
 block        a layer                                                      layers per stage
 basic        BN - ReLU - 3 x 3 convolution to `growth` channels           (depth - 4) / 3
-bottleneck   the same behind BN - ReLU - 1 x 1 convolution to 4 growth    (depth - 4) / 6      (DenseNet-BC)
+bottleneck   the same after BN - ReLU - 1 x 1 convolution to 4 growth    (depth - 4) / 6      (DenseNet-BC)
 
-Each layer's output is joined to its input; a transition divides the channels by `compression` and halves the picture.
+Each layer's output is joined to its input; a transition divides the channels by `compression` and halves the image.
 With `selection` each BN of a basic DenseNet passes on only chosen channels of the joined stream (Liu et al. 2017,
 "Network Slimming", section 4.3; gamma=0.5). The stream itself, `growth` channels a layer, always stays whole.
 """
@@ -56,7 +56,7 @@ class Transition(nn.Module):
 
 
 class DenseNet(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: with bottlenecks the outputs of each 1 x 1
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: with bottlenecks the outputs of each 1 x 1
     convolution; with selection how many channels each layer, each transition and at last fc reads, in the order of the
     network; otherwise nothing can be narrowed: []."""
 
@@ -72,7 +72,7 @@ class DenseNet(nn.Module):
         if n < 1 or rest:
             raise UserError(f"densenet with {block} blocks has depths {step}n+4 (40, 100, 190); got {depth}")
 
-        arriving, channels = [], 2 * growth                  # the stream's width in front of each batch norm
+        arriving, channels = [], 2 * growth                  # the stream's width before each batch norm
         for stage in (1, 2, 3):
             arriving += [channels + growth * i for i in range(n + 1)]
             channels = arriving[-1] // (compression if stage < 3 else 1)

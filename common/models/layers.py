@@ -52,7 +52,7 @@ def fill(widths, default, what):
 def three_stages(streams, stem, factor, n, what):
     """Channels of the stem and the stages; per stage its n blocks: (channels, out, stride, begins with a projection).
 
-    Without a factor the first stage goes on with the stem's stream. Projections go by place, not by number of
+    Without a factor the first stage continues the stem's stream. Projections go by place, not by number of
     channels: narrowed ones may coincide where the trained network has a projection.
     """
     streams = fill(streams, [stem, stem * factor, 2 * stem * factor, 4 * stem * factor], f"{what} (streams)")

@@ -1,6 +1,6 @@
-"""The two LeNets for 28 x 28 grey pictures (LeCun et al. 1998; sizes as in Caffe and the pruning papers).
+"""The two LeNets for 28 x 28 grey images (LeCun et al. 1998; sizes as in Caffe and the pruning papers).
 
-A channel selection in front of fc1 lets whole inputs go: pixels of LeNet-300-100, positions of LeNet-5's last map.
+A channel selection before fc1 lets whole inputs go: pixels of LeNet-300-100, positions of LeNet-5's last map.
 Papers write the narrowed sizes as 353-45-11 (inputs-hidden-hidden) and 5-12-139-13: these are our `widths`.
 """
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from common.models.narrow import Channels, Consumer
 
 
 class LeNet300(nn.Module):
-    """LeNet-300-100: pictures (N, 1, 28, 28) -> logits (N, num_classes). widths: [inputs, fc1, fc2]."""
+    """LeNet-300-100: images (N, 1, 28, 28) -> logits (N, num_classes). widths: [inputs, fc1, fc2]."""
 
     def __init__(self, num_classes=10, widths=None):
         super().__init__()
@@ -33,7 +33,7 @@ class LeNet300(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """LeNet-5: pictures (N, 1, 28, 28) -> logits (N, num_classes). widths: [conv1, conv2, inputs of fc1, fc1]."""
+    """LeNet-5: images (N, 1, 28, 28) -> logits (N, num_classes). widths: [conv1, conv2, inputs of fc1, fc1]."""
 
     def __init__(self, num_classes=10, widths=None):
         super().__init__()
@@ -41,7 +41,7 @@ class LeNet5(nn.Module):
         self.cfg = dict(num_classes=num_classes, widths=widths)
         self.conv1 = nn.Conv2d(1, widths[0], 5)
         self.conv2 = nn.Conv2d(widths[0], widths[1], 5)
-        self.select = ChannelSelection(16 * widths[1], widths[2])        # conv2's map is 4 x 4 behind the pool
+        self.select = ChannelSelection(16 * widths[1], widths[2])        # conv2's map is 4 x 4 after the pool
         self.fc1 = nn.Linear(widths[2], widths[3])
         self.fc2 = nn.Linear(widths[3], num_classes)
 

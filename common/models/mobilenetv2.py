@@ -1,4 +1,4 @@
-"""MobileNetV2 for 32 x 32 pictures (Sandler et al. 2018), with ReLU and with shortcuts in every block of stride 1.
+"""MobileNetV2 for 32 x 32 images (Sandler et al. 2018), with ReLU and with shortcuts in every block of stride 1.
 
 Width multiplier 1.3 and 100 classes is the network of the reweighted-L1 paper: 3,989,668 parameters.
 """
@@ -8,7 +8,7 @@ from torch import nn
 from common.models.layers import fill
 from common.models.narrow import Channels, Consumer, residual_channels
 
-# expansion, channels at multiplier 1, blocks, stride of the first: the picture stays large longer than at 224 x 224
+# expansion, channels at multiplier 1, blocks, stride of the first: the image stays large longer than at 224 x 224
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
 
 
@@ -37,7 +37,7 @@ class Block(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels inside the 17 blocks, then of the last
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels inside the 17 blocks, then of the last
     convolution; streams: of the stem and the seven stages."""
 
     def __init__(self, num_classes=100, width_multiplier=1.3, widths=None, streams=None):

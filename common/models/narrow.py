@@ -16,7 +16,7 @@ from common import UserError
 class Consumer:
     layer: str              # conv or linear whose inputs the channels are
     norm: str = ""          # batch norm (then ReLU) between the channels and this consumer alone
-    select: str = ""        # ChannelSelection in front of the consumer
+    select: str = ""        # ChannelSelection before the consumer
     repeat: int = 1         # inputs per channel: positions of a flattened map
 
 
@@ -25,7 +25,7 @@ class Channels:
     """Channels that go together.
 
     producers: (conv or linear, its batch norm or ""), several where a residual stream adds them up or where a
-    depthwise convolution hands the same channels on; the last is the one the consumers see, behind a ReLU.
+    depthwise convolution passes the same channels on; the last is the one the consumers see, after a ReLU.
     Without producers the record is a selection: its consumer stops reading, everyone else still may.
     """
     producers: list
@@ -47,9 +47,9 @@ def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), sho
     """The records of a residual network: what is inside its blocks, in the order of cfg["widths"], then its streams.
 
     counts: blocks per stage; one whose `starts_stream` is true adds to another stream than it reads.
-    stem: (layer, norm behind it) that begins the first stream. tail: the Consumer of the last one.
-    chain: the (layer, norm behind it) of a block in their order, the last adds to the stream; grouped: the second of
-    three hands on the channels of the first. shortcut: (layer, norm behind it) of a block's projection, if it has one.
+    stem: (layer, norm after it) that begins the first stream. tail: the Consumer of the last one.
+    chain: the (layer, norm after it) of a block in their order, the last adds to the stream; grouped: the second of
+    three passes on the channels of the first. shortcut: (layer, norm after it) of a block's projection, if it has one.
     before, shortcut_before: (norm, selection) between the stream and the chain, and the projection.
     """
     modules = dict(model.named_modules())
@@ -87,7 +87,7 @@ def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), sho
 def narrow(model, keep):
     """A new network without the channels that `keep` drops, computing the same from the others.
 
-    keep: {layer name: bool tensor (output channels,)}; in front of a channel selection the batch norm's name, over
+    keep: {layer name: bool tensor (output channels,)}; before a channel selection the batch norm's name, over
     the batch norm's own channels. What is not named stays whole. A dropped channel that is constant (zero weights,
     or zero gamma) leaves its constant in the next bias; one that is not constant is simply dropped.
     ValueError names the layers where a vector has the wrong length, is empty, differs within a residual stream, or
@@ -96,11 +96,11 @@ def narrow(model, keep):
     whole = copy.deepcopy(model).cpu().double()              # takes up the constants, and is then cut to size
     modules = dict(whole.named_modules())
     choices = choose(model, modules, keep)
-    norm_behind = {producer: norm for record, _ in choices for producer, norm in record.producers}
+    norm_after = {producer: norm for record, _ in choices for producer, norm in record.producers}
     cfg, outputs, inputs = copy.deepcopy(model.cfg), {}, {}  # layer -> which of its outputs, of its inputs stay
     for record, stays in choices:
         if record.producers:
-            fold(modules, norm_behind, record, ~stays)
+            fold(modules, norm_after, record, ~stays)
             outputs.update({name: stays for pair in record.producers for name in pair})
             for consumer in record.consumers:
                 outputs[consumer.norm] = stays
@@ -109,7 +109,7 @@ def narrow(model, keep):
             consumer = record.consumers[0]
             select = modules[consumer.select]
             arrives = inputs.pop(consumer.select, torch.ones_like(stays))
-            fold(modules, norm_behind, record, arrives & ~stays)         # what does not arrive is folded already
+            fold(modules, norm_after, record, arrives & ~stays)          # what does not arrive is folded already
             stays = inputs[consumer.layer] = (arrives & stays)[select.indices]
             if not stays.any():
                 raise UserError(f"narrow: nothing is left for {consumer.layer} to read")
@@ -132,7 +132,7 @@ def narrow(model, keep):
 
 
 def choose(model, modules, keep):
-    """[(record, its checked keep vector), ...] for all records, a selection behind the stream it reads."""
+    """[(record, its checked keep vector), ...] for all records, a selection after the stream it reads."""
     records = sorted(model.channels(), key=lambda record: not record.producers)
     owner = {name: record for record in records for name in record.names()}
     chosen = {}                                              # record -> (its vector, the name that this came under)
@@ -167,33 +167,33 @@ def width_of(layer):
     raise UserError(f"a {type(layer).__name__} has no channels")
 
 
-def fold(modules, norm_behind, record, gone):
-    """Moves what dropped channels always give into the biases behind their consumers.
+def fold(modules, norm_after, record, dropped):
+    """Moves what dropped channels always give into the biases after their consumers.
 
     Where there is a batch norm instead of a bias it goes to the running mean. In the values nan means: it varies.
     """
-    varies = torch.full(gone.shape, torch.nan, dtype=torch.float64)
-    value, total, silent = varies, torch.zeros_like(varies), torch.zeros_like(gone)
+    varies = torch.full(dropped.shape, torch.nan, dtype=torch.float64)
+    value, total, silent = varies, torch.zeros_like(varies), torch.zeros_like(dropped)
     for producer, norm in record.producers:
         layer = modules[producer]
         dead = layer.weight.flatten(1).eq(0).all(1) | silent
         value = torch.where(dead, torch.zeros_like(varies) if layer.bias is None else layer.bias, varies)
         if norm:
             value = after_norm(modules[norm], value)
-        total += value.abs()                                 # a stream is read in between: its shares must not cancel
-        if not record.stream:                                # behind a ReLU: groups that read only zeros
+        total += value.abs()                                 # a stream is read in between: its parts must not cancel
+        if not record.stream:                                # after a ReLU: groups that read only zeros
             silent = (value <= 0).view(-1, record.group_size).all(1).repeat_interleave(record.group_size)
     if record.stream:
         value = total
         read = torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
-        if (value[gone & read] > 0).any():
+        if (value[dropped & read] > 0).any():
             raise UserError(f"narrow: a dropped channel of {record.producers[0][0]} carries a constant into a residual "
                             "stream; zero the batch norm's bias there first")
     for consumer in record.consumers:
         layer, here = modules[consumer.layer], value.relu()
         if consumer.norm:
             here = after_norm(modules[consumer.norm], here).relu()
-        taken = gone & reads(modules, consumer)              # what is read with zero weights leaves nothing behind
+        taken = dropped & reads(modules, consumer)           # what is read with zero weights leaves no constant
         here = torch.where(taken, here, 0).nan_to_num(0).repeat_interleave(consumer.repeat)
         if consumer.select:
             here = here[modules[consumer.select].indices]
@@ -205,8 +205,8 @@ def fold(modules, norm_behind, record, gone):
         shift = layer.weight.reshape(*layer.weight.shape[:2], -1).sum(2) @ here
         if layer.bias is not None:
             layer.bias += shift
-        elif norm_behind.get(consumer.layer):
-            modules[norm_behind[consumer.layer]].running_mean -= shift
+        elif norm_after.get(consumer.layer):
+            modules[norm_after[consumer.layer]].running_mean -= shift
         else:
             raise UserError(f"narrow: {consumer.layer} has neither bias nor batch norm to take a dropped channel's "
                             "constant")
@@ -222,7 +222,7 @@ def reads(modules, consumer):
 
 
 def after_norm(norm, x):
-    """What an evaluating batch norm makes of the constants x (C,): behind a zero gamma everything is one."""
+    """What an evaluating batch norm makes of the constants x (C,): after a zero gamma everything is one."""
     weight, bias, mean, var = [part.double().cpu() for part in (norm.weight, norm.bias, norm.running_mean,
                                                                 norm.running_var)]
     return torch.where(weight == 0, bias, bias + weight / (var + norm.eps).sqrt() * (x - mean))

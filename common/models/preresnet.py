@@ -1,4 +1,4 @@
-"""Pre-activation ResNet for 32 x 32 pictures (He et al. 2016, "Identity Mappings in Deep Residual Networks").
+"""Pre-activation ResNet for 32 x 32 images (He et al. 2016, "Identity Mappings in Deep Residual Networks").
 
 Blocks are BN-ReLU-convolution; a 1 x 1 shortcut reads the raw stream; BN and ReLU come once more at the end.
 With `selection` the first BN of each block and the last BN of the network pass on only chosen channels of the stream
@@ -59,7 +59,7 @@ class Bottleneck(nn.Module):
 
 
 class PreResNet(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes).
+    """Images (N, 3, 32, 32) -> logits (N, num_classes).
 
     widths: channels inside the blocks, 1 per basic block, 2 per bottleneck. With selection each block's list begins
     with how many channels it reads, and the last number is how many fc reads: the `cfg` of the slimming repository.

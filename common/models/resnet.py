@@ -1,4 +1,4 @@
-"""ResNet with ReLU behind the addition, for 32 x 32 pictures (He et al. 2016, "Deep Residual Learning", section 4.2).
+"""ResNet with ReLU after the addition, for 32 x 32 images (He et al. 2016, "Deep Residual Learning", section 4.2).
 
 shortcut   where a stage changes the shape
 conv       1 x 1 convolution + batch norm (option B): streams can be narrowed
@@ -82,7 +82,7 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels inside the blocks, 1 per basic block, 2 per
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels inside the blocks, 1 per basic block, 2 per
     bottleneck; streams: of the stem and the three stages."""
 
     def __init__(self, depth=56, num_classes=10, block=None, shortcut="conv", widths=None, streams=None):

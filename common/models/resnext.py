@@ -1,4 +1,4 @@
-"""ResNeXt for 32 x 32 pictures (Xie et al. 2017, "Aggregated Residual Transformations"), depth 9n+2.
+"""ResNeXt for 32 x 32 images (Xie et al. 2017, "Aggregated Residual Transformations"), depth 9n+2.
 
 ResNeXt-29, 8 x 64d: cardinality 8. A block's middle convolution works in `cardinality` groups; when it is narrowed
 whole groups go.
@@ -35,7 +35,7 @@ class Block(nn.Module):
 
 
 class ResNeXt(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels of each block's grouped convolution, whole
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels of each block's grouped convolution, whole
     groups; streams: of the stem and the three stages."""
 
     def __init__(self, depth=29, cardinality=8, widen_factor=4, num_classes=10, widths=None, streams=None):

@@ -1,4 +1,4 @@
-"""VGG for 32 x 32 pictures (Simonyan & Zisserman 2015), as the pruning papers use it.
+"""VGG for 32 x 32 images (Simonyan & Zisserman 2015), as the pruning papers use it.
 
 variant      convolutions   batch norm   pooling                       classifier
 slimming     no bias        gamma 0.5    4 max pools, 2 x 2 average    Linear(last, classes)
@@ -16,7 +16,7 @@ CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 
 
 
 class VGG(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels per convolution, 'M' for a max pool."""
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels per convolution, 'M' for a max pool."""
 
     def __init__(self, depth=19, num_classes=10, widths=None, variant="slimming", head=None):
         super().__init__()

@@ -1,10 +1,10 @@
-"""Wide residual networks for 32 x 32 pictures (Zagoruyko & Komodakis 2016), pre-activation, depth 6n+4.
+"""Wide residual networks for 32 x 32 images (Zagoruyko & Komodakis 2016), pre-activation, depth 6n+4.
 
 variant     stride       1 x 1 shortcut reads     dropout
 usual       conv1        relu(bn1(x))             between ReLU and conv2
 softmask    conv2        x                        between conv1 and bn2
 
-"softmask" is the network of the soft-binary mask (WRN-34-9): its first two layers of a stage see the larger picture.
+"softmask" is the network of the soft-binary mask (WRN-34-9): its first two layers of a stage see the larger image.
 """
 from collections import OrderedDict
 
@@ -42,7 +42,7 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Pictures (N, 3, 32, 32) -> logits (N, num_classes). widths: channels between the two convolutions of each block;
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels between the two convolutions of each block;
     streams: of the stem and the three stages."""
 
     def __init__(self, depth=28, widen_factor=10, num_classes=10, dropout=0.0, variant="usual", widths=None,
