@@ -1,0 +1,140 @@
+"""Tables of DeepHoyer."""
+import statistics
+from pathlib import Path
+
+from common import compute_flops, models
+from results.ledger import one_a_seed, recipe, spread
+
+LENETS = {"lenet300": "LeNet-300-100", "lenet5": "LeNet-5"}
+PAPER = {  # weights of LeNet-300-100 at 98.4 % and of LeNet-5 at 99.2 %; widths and MACs of the group penalty
+    ("lenet300", "hoyer"): "6.0k, 2.27 %", ("lenet300", "hs"): "4.6k, 1.74 %", ("lenet300", "tl1"): "6.4k, 2.40 %",
+    ("lenet5", "hoyer"): "4.0k, 0.94 %", ("lenet5", "hs"): "3.5k, 0.81 %", ("lenet5", "tl1"): "5.4k, 1.3 %",
+    ("lenet300", "group-hs"): "353-45-11, 16.5k, 6.19 %", ("lenet5", "group-hs"): "5-12-139-13, 169.9k, 7.41 %"}
+
+
+def is_group(penalty):
+    return penalty.startswith("group-")
+
+
+def groups(ledger):
+    """[(penalty, rows of all seeds)] of the LeNets on MNIST: dense ones ("") and those that sweep.py chose, of each
+    penalty those with the strictest condition first."""
+    found = {}
+    for row in ledger:
+        args, whole = row["args"], models.build(row["arch"]).cfg["widths"] if row["arch"] in LENETS else []
+        if (row["method"], row["dataset"]) != ("hoyer", "mnist") or not (row["stage"] == "dense" or args.get("target")):
+            continue
+        if row["stage"] == "dense":
+            key = ("", 0, int(row["epochs"]), args["save"], args["holdout"], row["precision"])
+        else:
+            if is_group(args["reg"]) and row["widths"] == "-".join(map(str, whole)):
+                raise ValueError(f"{row['command']}: of groups the ledger takes the compacted network")
+            key = (args["reg"], -args["target"], not args["refit"], args["decay"], args["wd"], args["granularity"],
+                   -args["tune_epochs"], row["precision"])
+        found.setdefault((row["arch"], *key), []).append(row)
+    return [(key[1], rows) for key, rows in sorted(one_a_seed(found).items())]
+
+
+def structural_macs(row):
+    """What the LeNet of the row's widths computes, zeros or not."""
+    return compute_flops.count(models.build(row["arch"], widths=[int(w) for w in row["widths"].split("-")])).total.macs
+
+
+def left_of(penalty, rows):
+    """What each row's network has left, and what the dense one has: weights, with a group penalty MACs."""
+    whole = compute_flops.count(models.build(rows[0]["arch"])).total
+    if is_group(penalty):
+        return [structural_macs(row) for row in rows], whole.macs
+    return [int(row["weights"]) for row in rows], whole.weights
+
+
+def fraction(counts, whole):
+    """'4,632 ± 120 (1.74 %)'"""
+    mean, std = statistics.mean(counts), f" ± {statistics.stdev(counts):,.0f}" if len(counts) > 1 else ""
+    return f"{mean:,.0f}{std} ({100 * mean / whole:.2f} %)"
+
+
+def settings(rows):
+    """'98.4 % on the validation set, lambda 0.0001, fine-tuning 20 epochs, thresholds 0.07, 0.1', one for each seed."""
+    args = rows[0]["args"]
+    if rows[0]["stage"] == "dense":
+        return f"without the {args['holdout']:,} of the validation set" if args["holdout"] else "all training images"
+    thresholds = ", ".join(f"{row['args']['sensitivity']:g}" for row in rows)
+    words = [f"{args['target']:g} % on the validation set", "refit" if args["refit"] else "",
+             f"lambda {args['decay']:g}", f"weight decay {args['wd']:g}" if args["wd"] else "",
+             "whole groups" if args["granularity"] == "group" else "", f"fine-tuning {args['tune_epochs']} epochs",
+             f"threshold{'s' * (len(rows) > 1)} {thresholds}"]
+    return ", ".join(word for word in words if word)
+
+
+def epochs_of(rows):
+    """The recipe of several seeds: the range of their epochs."""
+    counts, text = sorted(int(row["epochs"]) for row in rows), recipe(rows[0])
+    return text if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}{text[text.index(' '):]}"
+
+
+def accuracy(rows):
+    return spread([float(row["accuracy"]) for row in rows])
+
+
+def hoyer_mnist(ledger):
+    """The LeNets on MNIST: the weights that each penalty leaves, and at which accuracy."""
+    lines = []
+    for penalty, rows in groups(ledger):
+        if not is_group(penalty):
+            arch = rows[0]["arch"]
+            lines.append([LENETS[arch], penalty or "none: dense", fraction(*left_of(penalty, rows)),
+                          PAPER.get((arch, penalty), ""), accuracy(rows), settings(rows), epochs_of(rows)])
+    return ["network", "penalty", "weights left", "paper, at 98.4 % (LeNet-5: 99.2 %)", "test accuracy, % (seeds)",
+            "setting", "recipe"], lines
+
+
+def hoyer_mnist_groups(ledger):
+    """The LeNets on MNIST, compacted: widths and MACs that each group penalty leaves."""
+    lines = []
+    for penalty, rows in groups(ledger):
+        if is_group(penalty):
+            arch = rows[0]["arch"]
+            lines.append([LENETS[arch], penalty, ", ".join(row["widths"] for row in rows),
+                          fraction(*left_of(penalty, rows)), PAPER.get((arch, penalty), ""), accuracy(rows),
+                          settings(rows), epochs_of(rows)])
+    return ["network", "penalty", "widths", "MACs left", "paper, at 98.4 % (LeNet-5: 99.0 %)",
+            "test accuracy, % (seeds)", "setting", "recipe"], lines
+
+
+def hoyer_mnist_short(ledger):
+    """One network of each penalty: with the strictest condition on the validation set, of several the smallest, then
+    the one trained for longer; beside it the dense network that it began with, of several under its name the shortest
+    training's."""
+    dense, best = {}, {}
+    for penalty, rows in groups(ledger):
+        arch, precision, args = rows[0]["arch"], rows[0]["precision"], rows[0]["args"]
+        if not penalty:
+            dense.setdefault((arch, precision, args["save"]), rows[0]["accuracy"])
+            continue
+        counts, whole = left_of(penalty, rows)
+        line = [LENETS[arch], penalty, f"{fraction(counts, whole)}{' of the MACs' * is_group(penalty)}",
+                PAPER.get((arch, penalty), ""), accuracy(rows),
+                dense[arch, precision, str(Path(args["pretrained"]).parent)], epochs_of(rows)]
+        rank = (-args["target"], statistics.mean(counts), -int(rows[0]["epochs"]), line)
+        best[arch, penalty] = min(rank, best.get((arch, penalty), rank))
+    return ["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "dense, %", "recipe"], [
+        line for *_, line in best.values()]
+
+
+def hoyer_cifar10(ledger):
+    """ResNets on CIFAR-10 with sparse filters, stage by stage."""
+    lines, whole = [], 0
+    for row in ledger:
+        if (row["method"], row["dataset"]) == ("hoyer", "cifar10"):
+            whole, args = int(row["params"]) if row["stage"] == "dense" else whole, row["args"]
+            what = "dense"
+            if row["stage"] == "sparse":
+                what = f"sparse, lambda {args['decay']:g}"
+            elif row["stage"] == "finetuned":
+                what = f"threshold {args['sensitivity']:g}, fine-tuned"
+                what += ", compacted" * (int(row["params"]) < whole)
+            lines.append([row["arch"], what, row["accuracy"], f"{int(row['weights']):,}", f"{int(row['params']):,}",
+                          f"{int(row['macs']):,}", recipe(row)])
+    return ["network", "stage", "last epoch's accuracy, %", "weights left", "parameters", "MACs with non-zero weights",
+            "recipe"], lines

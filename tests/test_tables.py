@@ -1,0 +1,168 @@
+"""The tables in the READMEs: they are the ledger's, seeds stand together, and what differs stands apart."""
+import ast
+
+import pytest
+from conftest import ROOT
+
+from results import ledger, make_tables, tables_hoyer, tables_magnitude, tables_slimming
+
+
+def test_tables_in_readmes_are_the_ledgers():
+    assert make_tables.main(["--check"]) == 0
+
+
+def test_a_table_that_drifted_is_named_and_mended(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(make_tables, "ROOT", tmp_path)
+    monkeypatch.setattr(make_tables, "READMES", [tmp_path / "README.md"])
+    table = make_tables.make("magnitude_precision", ledger.read())
+    whole = f"a\n<!-- table magnitude_precision -->\n{table}<!-- end -->\n"
+    (tmp_path / "README.md").write_text(whole.replace("57.21", "75.21"))
+    assert make_tables.main(["--check"]) == 1 and "README.md" in capsys.readouterr().out
+    make_tables.main([])
+    assert (tmp_path / "README.md").read_text() == whole
+
+
+def test_no_table_reads_a_command_or_parses_text():
+    """Regular expressions are for the marks in the READMEs, in make_tables.py alone."""
+    for path in sorted((ROOT / "results").glob("*.py")):
+        tree = ast.parse(path.read_text())
+        imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
+        assert "re" not in imported or path.name == "make_tables.py", path
+        if path.name.startswith("tables_"):
+            read = [node.slice.value for node in ast.walk(tree)
+                    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)]
+            assert "command" not in read or path.name == "tables_hoyer.py", path       # there in an error message
+
+
+ROW = {"date": "2026-01-01", "command": "python x.py", "method": "magnitude", "stage": "finetuned", "arch": "resnet56",
+       "dataset": "cifar10", "epochs": "160", "seed": "1", "precision": "bf16", "hardware": "H200", "minutes": "9.9",
+       "accuracy": "90.00", "best_accuracy": "91.00", "params": "1000", "nonzeros": "105", "macs": "2000000",
+       "bytes": "4000", "checkpoint": "", "sha256": "", "weights": "900", "widths": "", "args": {"subset": None}}
+
+
+def row(args=None, **columns):
+    return ROW | columns | {"args": ROW["args"] | (args or {})}
+
+
+def tuned(seed, accuracy, rule="magnitude", **args):
+    return row({"rule": rule, "retrain": "lr-rewind", "rewind_to": None} | args, seed=seed, accuracy=accuracy)
+
+
+RUNS = [tuned("1", "93.00"), tuned("2", "94.00"), tuned("1", "92.00", retrain="small"),
+        tuned("2", "92.00", retrain="small"), tuned("1", "91.00", "magnitude, per layer"),
+        tuned("1", "80.00", "random"), tuned("1", "70.00", retrain="weight-rewind", rewind_to="d/init.pth.tar"),
+        row(stage="dense", nonzeros="1000", accuracy="93.40"), row(stage="pruned", accuracy="10.00")]
+
+
+def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together():
+    header, rows = tables_magnitude.magnitude_cifar10(RUNS)
+    assert all(len(line) == len(header) for line in rows)
+    assert [(line[2], line[3], line[4]) for line in rows] == [
+        ("", "dense", "93.40 (1)"), ("magnitude", "lr-rewind", "93.50 ± 0.71 (2)"),
+        ("magnitude", "small", "92.00 ± 0.00 (2)"), ("magnitude", "weight-rewind to init", "70.00 (1)"),
+        ("magnitude, per layer", "lr-rewind", "91.00 (1)"), ("random", "lr-rewind", "80.00 (1)"),
+        ("magnitude", "lr-rewind minus small, points", "+1.50 ± 0.71 (2)")]
+    # published figures beside what was published, not beside random masks
+    assert "93.56" in rows[1][5] and not rows[4][5] and not rows[5][5]
+
+
+def test_the_short_table_of_magnitude_leaves_out_what_was_trained_too_briefly_to_compare():
+    brief = [line | {"arch": "resnet20"} for line in RUNS[:-2]] + [
+        row(stage="dense", nonzeros="1000", arch="resnet20", accuracy="79.05")]          # the pruned ones have 94
+    dense_best = [*RUNS[1:-2], row(stage="dense", nonzeros="1000", accuracy="94.10")]
+    _, rows = tables_magnitude.magnitude_cifar10_short([*brief, *dense_best])
+    assert {line[0] for line in rows} == {"resnet56"}
+    assert rows == tables_magnitude.magnitude_cifar10(dense_best)[1]
+
+
+def test_rows_on_a_part_of_the_data_are_only_in_the_table_of_precisions():
+    part = row({"subset": 10000}, stage="dense", arch="resnet20", epochs="8", minutes="4.6")
+    assert tables_magnitude.magnitude_cifar10([part])[1] == []
+    assert tables_magnitude.magnitude_precision([part, *RUNS])[1] == [
+        ["resnet20", "90.00", "8 epochs of 10,000 images, bf16, H200, 5 min"]]
+
+
+def slim(stage, accuracy, **args):
+    return row(args, method="slimming", arch="vgg13", stage=stage, accuracy=accuracy, params="2430000",
+               epochs="0" if stage == "pruned" else "16",
+               widths="64-64-M-128-128-M-256-256-M-512-512-M-512-512")
+
+
+def test_the_table_of_slimming_names_a_fine_tuned_network_by_the_pruning_in_its_folder():
+    rows = [slim("dense", "90.00"), slim("sparse", "89.00", s=0.0001),
+            slim("pruned", "20.00", percent=0.4, criterion="gamma", save="a/0.4"),
+            slim("pruned", "10.00", percent=0.4, criterion="random", save="a/random"),
+            slim("finetuned", "91.00", refine="./a/0.4/pruned.pth.tar"),
+            slim("finetuned", "85.00", refine="a/random/pruned.pth.tar"),
+            slim("sparse", "89.50", s=0.0001)]                                 # run again: the later one counts
+    header, table = tables_slimming.slimming_cifar10(rows)
+    assert all(len(line) == len(header) for line in table)
+    assert [(line[0], line[1]) for line in table] == [
+        ("baseline", "90.00 (89.82)"), ("sparsity, s = 0.0001", "89.50 (89.71)"), ("pruned 40 %", "20.00 (17.60)"),
+        ("pruned 40 % at random", "10.00 (-)"), ("pruned 40 %, fine-tuned", "91.00 (90.08)"),
+        ("pruned 40 % at random, fine-tuned", "85.00 (-)")]
+    assert table[2][5] == "bf16, H200" and table[0][4] == "0.004G"
+
+
+def lenet(accuracy="98.00", weights="2000", seed="1", **args):
+    chosen = {"reg": "hs", "target": 98.4, "refit": None, "decay": 0.1, "wd": 0.0, "granularity": "element",
+              "tune_epochs": 100, "sensitivity": 0.1, "holdout": 5000,
+              "pretrained": "logs/dense/checkpoint.pth.tar"} | args
+    return row(chosen, method="hoyer", dataset="mnist", arch="lenet300", accuracy=accuracy, weights=weights, seed=seed,
+               widths="784-300-100")
+
+
+def dense_lenet(accuracy, folder, epochs="250", seed="1"):
+    return row({"save": folder, "holdout": 5000}, method="hoyer", dataset="mnist", arch="lenet300", stage="dense",
+               accuracy=accuracy, weights="266200", epochs=epochs, widths="784-300-100", seed=seed)
+
+
+def test_the_short_table_has_the_strictest_condition_of_each_penalty():
+    rows = [dense_lenet("98.50", "logs/other"), dense_lenet("98.30", "logs/dense", "300"),
+            dense_lenet("98.40", "logs/dense"), lenet("97.00", "900", target=98.2), lenet(),
+            lenet("98.30", "3000", refit="logs/all/checkpoint.pth.tar"),
+            lenet("98.10", "4000", reg="l1", target=98.2)]
+    _, table = tables_hoyer.hoyer_mnist_short(rows)
+    assert [(line[1], line[2], line[4], line[5]) for line in table] == [
+        ("hs", "2,000 (0.75 %)", "98.00 (1)", "98.40"), ("l1", "4,000 (1.50 %)", "98.10 (1)", "98.40")]
+
+
+def test_the_table_of_hoyer_keeps_settings_apart_and_says_them():
+    apart = [lenet(), lenet(refit="logs/all/checkpoint.pth.tar"), lenet(decay=0.2), lenet(wd=1e-4),
+             lenet(granularity="group"), lenet(tune_epochs=20), lenet(target=98.54)]
+    header, table = tables_hoyer.hoyer_mnist([*apart, lenet("98.20", "3000", "2", sensitivity=0.05)])
+    assert all(len(line) == len(header) for line in table)
+    said = [line[5] for line in table]
+    assert len(set(said)) == len(apart) and "98.54 % on the validation set" in said[0]
+    assert said.count("98.4 % on the validation set, lambda 0.1, fine-tuning 100 epochs, thresholds 0.1, 0.05") == 1
+    assert any("refit, " in text for text in said) and any("whole groups" in text for text in said)
+    two, = (line for line in table if "(2)" in line[4])
+    assert two[2] == "2,500 ± 707 (0.94 %)" and two[4] == "98.10 ± 0.14 (2)"
+
+
+def test_of_groups_the_ledger_takes_the_compacted_network():
+    with pytest.raises(ValueError, match="compacted"):
+        tables_hoyer.hoyer_mnist_groups([lenet(reg="group-hs")])
+    _, table = tables_hoyer.hoyer_mnist_groups([lenet(reg="group-hs") | {"widths": "353-45-11"}])
+    assert table[0][2:4] == ["353-45-11", "16,490 (6.19 %)"]
+
+
+def trial(stage, params, accuracy, **args):
+    return row({"subset": 10000} | args, method="hoyer", arch="resnet20", stage=stage, params=params, accuracy=accuracy)
+
+
+def test_the_table_of_hoyer_on_cifar10_names_stages_and_compacted_networks():
+    _, table = tables_hoyer.hoyer_cifar10([
+        trial("dense", "1000", "50.00"), trial("sparse", "1000", "60.00", decay=0.01),
+        trial("finetuned", "1000", "61.00", sensitivity=0.01), trial("finetuned", "200", "61.01", sensitivity=0.01)])
+    assert [line[1] for line in table] == ["dense", "sparse, lambda 0.01", "threshold 0.01, fine-tuned",
+                                           "threshold 0.01, fine-tuned, compacted"]
+
+
+@pytest.mark.parametrize("table, first", [
+    (tables_magnitude.magnitude_cifar10, row(stage="dense")), (tables_magnitude.magnitude_cifar10, tuned("1", "9")),
+    (tables_hoyer.hoyer_mnist, lenet()), (tables_hoyer.hoyer_mnist, dense_lenet("98.40", "logs/dense"))])
+def test_two_rows_of_one_seed_are_not_two_seeds(table, first):
+    assert any("(2)" in cell for cell in table([first, first | {"seed": "2"}])[1][0])
+    with pytest.raises(ValueError, match="one seed has several rows"):
+        table([first, first | {"accuracy": "97.00"}])
