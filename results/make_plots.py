@@ -2,92 +2,116 @@
 
     python results/make_plots.py
 
-Circles, squares and triangles are our runs, one a seed; stars are published figures, as in the tables beside the plot.
-Hollow: trained without the held-out pictures.
+A mark is one of our runs, of one seed; stars are published figures, as in the tables beside the plot.
 """
 import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "results")]
+sys.path.insert(0, str(ROOT))
 
-from make_tables import LENETS, PAPER, RENDA, hoyer_rows, magnitude_groups, structural_macs
+from common import plots
+from results import ledger, tables_hoyer, tables_magnitude
+from results.tables_hoyer import LENETS, PAPER, is_group, left_of
 
-from common import compute_flops, models, plots
-from hoyer import regularizers
+MARKS = {"l1": ("^", "tab:blue"), "hoyer": ("s", "tab:orange"), "hs": ("o", "tab:green"), "tl1": ("D", "tab:red"),
+         "group-lasso": ("s", "tab:purple"), "group-hoyer": ("^", "tab:olive"), "group-hs": ("o", "tab:pink")}
+DASHES = ("--", ":", "-.", (0, (1, 3)))
 
 
 def paper_accuracy(arch, penalty):
     return 98.4 if arch == "lenet300" else 99.0 if penalty == "group-hs" else 99.2
 
 
-def hoyer_mnist(plt):
-    """Accuracy against weights left (element-wise penalties) and MACs of the compacted network left (groups)."""
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-    colours = {name: f"C{i}" for i, name in enumerate((*regularizers.ELEMENT, *regularizers.GROUP))}
-    for axis, arch in zip(axes, LENETS, strict=True):
-        total = compute_flops.count(models.build(arch)).total
-        for penalty, rows in hoyer_rows():
-            groups, accuracies = penalty.startswith("group"), [float(r["accuracy"]) for r in rows]
-            if rows[0]["arch"] != arch:
-                continue
+def hoyer_mnist(plt, rows):
+    """Accuracy against what is left, a row for each network: weights with element-wise penalties, MACs with groups."""
+    figure, panels = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained", sharey="row")
+    figure.suptitle("DeepHoyer: LeNets on MNIST, a mark for each network, stars from the paper")
+    for (weights, macs), arch in zip(panels, LENETS, strict=True):
+        mine = [(penalty, runs) for penalty, runs in tables_hoyer.groups(rows) if runs[0]["arch"] == arch]
+        for (_, runs), dashes in zip([pair for pair in mine if not pair[0]], DASHES, strict=False):
+            held_out = "" if runs[0]["args"]["holdout"] else ", all images"
+            label = (f"dense, {runs[0]['epochs']} epochs, {runs[0]['precision']}{held_out}: "
+                     f"{float(runs[0]['accuracy']):.2f} %")
+            for axis in (weights, macs):
+                axis.axhline(float(runs[0]["accuracy"]), color="dimgrey", linewidth=1, linestyle=dashes, label=label)
+        for penalty, runs in mine:
             if not penalty:
-                axis.axhline(accuracies[0], color="grey", linestyle="--", label="dense")
                 continue
-            left = [structural_macs(r) / total.macs if groups else int(r["weights"]) / total.weights for r in rows]
-            decayed = not groups and "weight decay" in rows[0]["setting"]
-            refit = "refit" in rows[0]["setting"]
-            axis.plot([100 * x for x in left], accuracies, "s" if groups else "v" if decayed else "o",
-                      color=colours[penalty], fillstyle="full" if refit else "none",
-                      label=f"{penalty}{' (MACs)' * groups}{' with weight decay' * decayed}{', refit' * refit}")
-        for (name, penalty), published in PAPER.items():
+            counts, whole = left_of(penalty, runs)
+            args, (marker, colour) = runs[0]["args"], MARKS[penalty]
+            decayed = args["wd"] > 0 and not is_group(penalty)
+            (macs if is_group(penalty) else weights).plot(
+                [100 * count / whole for count in counts], [float(run["accuracy"]) for run in runs], linestyle="",
+                marker="v" if decayed else marker, color=colour, fillstyle="full" if args["refit"] else "none",
+                markersize=7, markeredgewidth=1.5,
+                label=f"{penalty}{', with weight decay' * decayed}{', refit' * bool(args['refit'])}")
+        for (name, penalty), (_, percent) in PAPER.items():
             if name == arch:
-                axis.plot(float(published.split(", ")[-1].removesuffix(" %")), paper_accuracy(arch, penalty), "*",
-                          markersize=12, color=colours[penalty], label="paper" if penalty == "hs" else None)
-        axis.set(title=LENETS[arch], xlabel="weights left; groups: MACs left after compacting (%)",
-                 ylabel="test accuracy (%)", xscale="log", xlim=(0.4, 30))
-        axis.set_xticks([0.5, 1, 2, 5, 10, 20], ["0.5", "1", "2", "5", "10", "20"])
-        axis.set_xticks([], minor=True)
-        axis.grid(alpha=0.3)
-    drawn = {}
-    for axis in axes:                                        # each label once
-        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    figure.legend(drawn.values(), drawn, loc="outside lower center", ncols=6)
+                (macs if is_group(penalty) else weights).plot(
+                    float(percent), paper_accuracy(arch, penalty), linestyle="", marker="*", markersize=14, alpha=0.6,
+                    color=MARKS[penalty][1], label=f"{penalty}, paper")
+        weights.set(title=f"{LENETS[arch]}: element-wise penalties", xlabel="weights left (%)",
+                    ylabel="test accuracy (%)")
+        macs.set(title=f"{LENETS[arch]}: group penalties, compacted", xlabel="MACs left (%)")
+        for axis in (weights, macs):
+            axis.set_xscale("log")
+            axis.xaxis.set_major_locator(plt.FixedLocator([0.5, 0.7, 1, 1.5, 2, 3, 5, 7, 10, 15, 20]))
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.set_xticks([], minor=True)
+            axis.grid(alpha=0.3)
+        drawn = labels_once(weights, macs)
+        macs.legend(drawn.values(), drawn, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9)
     return figure
 
 
-def magnitude_cifar10(plt):
-    """Accuracy against the weights that are left, a panel for each network, for each way to train what is left."""
-    groups = magnitude_groups()
-    networks = sorted({arch for arch, *_ in groups})
-    ways = ["dense", *sorted({way for _, _, _, way, _ in groups} - {"dense"})]
-    figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 4.4), layout="constrained",
+def labels_once(*axes):
+    """{label: handle} of all that is drawn, each label once."""
+    drawn = {}
+    for axis in axes:
+        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    return drawn
+
+
+def magnitude_cifar10(plt, rows):
+    """Accuracy against the weights that are left, a panel for each network; seeds side by side."""
+    found = tables_magnitude.groups(rows)
+    networks = sorted({arch for arch, *_ in found})
+    ways = ["dense", *sorted({way for _, _, _, way, _ in found} - {"dense"})]
+    figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 5.4), layout="constrained",
                                 squeeze=False)
+    figure.suptitle("Magnitude pruning on CIFAR-10, a mark for each run, seeds side by side")
     for axis, network in zip(axes[0], networks, strict=True):
-        for (arch, kept, rule, way, _), runs in groups.items():
-            if arch == network:
-                random = "random" in rule
-                axis.plot([-kept] * len(runs), [accuracy for _, accuracy in runs], "v" if random else "o",
-                          color=f"C{ways.index(way)}", label=f"{way}{', random masks' * random}")
-        for way, published in RENDA.get(network, {}).items():
+        for (arch, kept, rule, way, _), runs in found.items():
+            if arch != network:
+                continue
+            accuracies, colour = [float(run["accuracy"]) for run in runs], f"C{ways.index(way)}"
+            if way == "dense":
+                axis.axhline(sum(accuracies) / len(accuracies), color=colour, linestyle="--", linewidth=1,
+                             label=f"dense, mean of {len(runs)}" if len(runs) > 1 else "dense, one seed")
+            beside = [-kept * 1.05 ** (i - (len(runs) - 1) / 2) for i in range(len(runs))]
+            axis.plot(beside, accuracies, linestyle="", marker="v" if rule == "random" else "o", fillstyle="none",
+                      markersize=7, markeredgewidth=1.5, color=colour,
+                      label=way if rule in ("", "magnitude") else f"{way}, {rule}")
+        for way, published in tables_magnitude.RENDA.get(network, {}).items():
             if way in ways:
-                axis.plot(published.keys(), published.values(), "*", markersize=12, color=f"C{ways.index(way)}",
-                          label=f"{way}, published")
-        axis.set(title=f"{network}, CIFAR-10", xlabel="weights left (%)", ylabel="last epoch's test accuracy (%)",
-                 xscale="log")
+                axis.plot(published.keys(), published.values(), linestyle="", marker="*", markersize=13, alpha=0.6,
+                          color=f"C{ways.index(way)}", label=f"{way}, published")
+        epochs = sorted({int(run["epochs"]) for (arch, *_), runs in found.items() if arch == network for run in runs})
+        axis.set(title=f"ResNet-{network.removeprefix('resnet')}, {' or '.join(map(str, epochs))} epochs",
+                 xlabel="weights left (%)", ylabel="last epoch's test accuracy (%)", xscale="log")
         axis.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
-        handles, labels = axis.get_legend_handles_labels()
-        drawn = dict(zip(labels, handles, strict=True))      # each label once
-        axis.legend(drawn.values(), drawn)
+        drawn = labels_once(axis)
+        axis.legend(drawn.values(), drawn, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=9)
     return figure
 
 
 def main():
-    plt = plots.pyplot()
+    plt, rows = plots.pyplot(), ledger.read()
     for draw in (hoyer_mnist, magnitude_cifar10):
-        draw(plt).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
+        draw(plt, rows).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
         print(f"wrote results/{draw.__name__}.png")
 
 

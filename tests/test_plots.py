@@ -2,6 +2,8 @@
 import pytest
 
 from common import plots
+from hoyer.regularizers import ELEMENT, GROUP
+from results import ledger, make_plots, tables_hoyer, tables_magnitude
 
 
 @pytest.fixture
@@ -41,3 +43,30 @@ def test_a_curve_of_one_epoch_is_visible(plt, tmp_path):
     assert [line.get_label() for line in lines] == ["train loss", "test loss", "test top-1"]
     assert all(line.get_marker() not in ("", "None", None) for line in lines)
     assert left.get_title() == "slimming dense vgg13" and (tmp_path / "curve.png").exists()
+
+
+def test_the_plots_of_the_readmes_show_every_run_and_say_what_each_line_is(plt):
+    rows = ledger.read()
+    for draw, groups in ((make_plots.hoyer_mnist, dict(enumerate(tables_hoyer.groups(rows)))),
+                         (make_plots.magnitude_cifar10, tables_magnitude.groups(rows))):
+        figure = draw(plt, rows)
+        lines = [line for axis in figure.axes for line in axis.lines]
+        marks = [line for line in lines if line.get_marker() not in ("None", "*")]
+        runs = [group[1] if isinstance(group, tuple) else group for group in groups.values()]
+        dense = [group for group in runs if group[0]["stage"] == "dense"]
+        shown = sum(len(line.get_xdata()) for line in marks)
+        everything = sum(map(len, runs))
+        assert shown == everything - (sum(map(len, dense)) if draw is make_plots.hoyer_mnist else 0)
+        dashed = [line for line in lines if line.get_linestyle() not in ("None", "-")]
+        assert dashed and all("dense" in line.get_label() for line in dashed)
+        assert all(axis.get_title() for axis in figure.axes) and figure.get_suptitle()
+
+
+def test_penalties_differ_by_mark_and_seeds_stand_side_by_side(plt):
+    marks = make_plots.MARKS
+    assert len({colour for _, colour in marks.values()}) == len(marks) == len({*ELEMENT, *GROUP})
+    for kind in (ELEMENT, GROUP):
+        assert len({marks[name][0] for name in kind}) == len(kind)
+    figure = make_plots.magnitude_cifar10(plt, ledger.read())
+    for line in (line for axis in figure.axes for line in axis.lines if line.get_linestyle() == "None"):
+        assert len(set(line.get_xdata())) == len(line.get_xdata())
