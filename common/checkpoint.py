@@ -27,13 +27,14 @@ STAGES = ("dense", "sparse", "pruned", "finetuned", "quantized")
 def save(path, ckpt, half=False):
     """Writes to a temporary file, then renames: a stopped run leaves the old file or the new one, never half.
 
-    half: weights as float16, half the bytes, but batch norms whole (their gammas are ranked); `load` gives float32.
+    half: weights as float16, half the bytes, but batch norms whole (their gammas are ranked) and quantized weights as
+    their integers say; `load` gives float32.
     """
     ckpt = {"format": FORMAT, **ckpt}
     if half:
-        state = ckpt["state_dict"]
-        ckpt["state_dict"] = {name: v if f"{name.rpartition('.')[0]}.running_var" in state or not v.is_floating_point()
-                              else v.half() for name, v in state.items()}
+        state, quant = ckpt["state_dict"], ckpt.get("quant") or {}
+        ckpt["state_dict"] = {name: v if f"{name.rpartition('.')[0]}.running_var" in state or name in quant
+                              or not v.is_floating_point() else v.half() for name, v in state.items()}
     path = Path(path)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

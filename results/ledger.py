@@ -1,7 +1,9 @@
 """Reading results/ledger.csv, and what several tables share.
 
-A row is a dictionary with the columns below; `args` is decoded, all others are strings. A table is a function of the
-rows that returns (header, rows of cells).
+A row is a dictionary with the columns below; `args` is decoded, all others are strings. `accuracy` is the last epoch's
+in percent, of a bundled file that file's own; `macs` leave out weights that are zero; `args` are the run's settings,
+with `rule` of how weights were chosen, and on CIFAR-100 `score` by the MicroNet challenge's rules, where what is not
+quantized has 32 bits. A table is a function of the rows that returns (header, rows of cells).
 """
 import csv
 import json
@@ -25,6 +27,12 @@ def recipe(row, minutes=True):
         return made
     subset = f" of {row['args']['subset']:,} images" if row["args"].get("subset") else ""
     return f"{row['epochs']} epochs{subset}, {made}" + f", {float(row['minutes']):.0f} min" * minutes
+
+
+def left(row, dense, column):
+    """'1,234 (56.7 %)': the count, and what it is of the dense network's row; only the count where there is none."""
+    count = int(row[column])
+    return f"{count:,}" + (f" ({100 * count / int(dense[column]):.1f} %)" if dense and dense is not row else "")
 
 
 def spread(values):

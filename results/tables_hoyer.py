@@ -138,7 +138,7 @@ def hoyer_cifar10(ledger):
             if row["stage"] == "sparse":
                 what = f"sparse, lambda {args['decay']:g}"
             elif row["stage"] == "finetuned":
-                what = f"threshold {args['sensitivity']:g}, fine-tuned"
+                what = f"threshold {args['sensitivity']:g}, fine-tuned" if "sensitivity" in args else "fine-tuned"
                 what += ", compacted" * (int(row["params"]) < whole)
             lines.append([row["arch"], what, row["accuracy"], f"{int(row['weights']):,}", f"{int(row['params']):,}",
                           f"{int(row['macs']):,}", recipe(row)])

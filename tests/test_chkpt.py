@@ -3,9 +3,10 @@ import json
 import shutil
 
 import pytest
+import torch
 from conftest import ROOT
 
-from common import UserError, checkpoint, compute_flops, data, models
+from common import UserError, checkpoint, compute_flops, data, models, packing, scores
 from common.evaluate import evaluate
 from results import add_run, ledger
 
@@ -78,6 +79,28 @@ def test_a_kept_file_and_its_row_have_the_accuracy_of_the_kept_weights(run_file,
     assert (tmp_path / "chkpt" / "SHA256SUMS").read_text() == f"{row['sha256']}  kept.pth.tar\n"
     assert int(row["bytes"]) == (tmp_path / "chkpt" / "kept.pth.tar").stat().st_size
     assert row["args"] == {"seed": 4, "s": 0.001, "subset": None} and row["minutes"] == "12.3"
+
+
+def test_a_quantized_network_is_kept_as_its_integers_and_scored_at_its_bits(run_file, tmp_path, monkeypatch):
+    ckpt = checkpoint.load(run_file)
+    name, codes = "fc.weight", torch.randint(0, 16, ckpt["state_dict"]["fc.weight"].shape, dtype=torch.uint8)
+    entry = packing.quantized(codes, 4, scale=torch.tensor(0.0123), zero=torch.tensor(8))
+    ckpt["state_dict"][name] = packing.dequantize(entry)
+    ckpt |= {"quant": {name: entry}, "stage": "quantized", "dataset": "shapes10"}
+    monkeypatch.setattr(add_run, "evaluate", lambda model, loader: {"top1": 12.34})
+    ckpt = checkpoint.load(checkpoint.save(run_file, {k: v for k, v in ckpt.items() if k != "path"}))
+    kept = add_run.keep(ckpt, tmp_path / "kept.pth.tar")
+    assert torch.equal(kept["state_dict"][name], packing.dequantize(entry)) and name in kept["quant"]
+
+    # on CIFAR-100 with a score: 28 bits less for each of these weights, and two words of scale and zero point
+    model, bare = checkpoint.to_model(kept), {k: v for k, v in kept.items() if k != "quant"}
+    assert "score" not in add_run.row_of(kept)["args"]
+    scored = json.loads(add_run.row_of(kept | {"dataset": "cifar100"})["args"])["score"]
+    whole = add_run.score_of(bare, model)
+    assert add_run.score_of(kept, model) == pytest.approx(whole + (2 - codes.numel() * 28 / 32) / scores.PARAMETERS)
+    assert scored == round(add_run.score_of(kept, model), 5) and whole == scores.rules(model).score
+    eight = kept | {"activations": {"conv1": {"bits": 8, "scale": 1.0, "zero": 0}}}
+    assert add_run.score_of(eight, model) < add_run.score_of(kept, model)
 
 
 def test_a_row_without_a_kept_file_has_the_run_s_own_accuracy_and_its_rule(run_file, tmp_path, monkeypatch):

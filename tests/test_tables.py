@@ -4,7 +4,15 @@ import ast
 import pytest
 from conftest import ROOT
 
-from results import ledger, make_tables, tables_hoyer, tables_magnitude, tables_slimming
+from results import (
+    ledger,
+    make_tables,
+    tables_hoyer,
+    tables_magnitude,
+    tables_reweighted,
+    tables_slimming,
+    tables_softmask,
+)
 
 
 def test_tables_in_readmes_are_the_ledgers():
@@ -105,7 +113,7 @@ def test_the_table_of_slimming_names_a_fine_tuned_network_by_the_pruning_in_its_
 
 
 def lenet(accuracy="98.00", weights="2000", seed="1", **args):
-    chosen = {"reg": "hs", "target": 98.4, "refit": None, "decay": 0.1, "wd": 0.0, "granularity": "element",
+    chosen = {"reg": "hs", "target": 98.4, "refit": False, "decay": 0.1, "wd": 0.0, "granularity": "element",
               "tune_epochs": 100, "sensitivity": 0.1, "holdout": 5000,
               "pretrained": "logs/dense/checkpoint.pth.tar"} | args
     return row(chosen, method="hoyer", dataset="mnist", arch="lenet300", accuracy=accuracy, weights=weights, seed=seed,
@@ -120,7 +128,7 @@ def dense_lenet(accuracy, folder, epochs="250", seed="1"):
 def test_the_short_table_has_the_strictest_condition_of_each_penalty():
     rows = [dense_lenet("98.50", "logs/other"), dense_lenet("98.30", "logs/dense", "300"),
             dense_lenet("98.40", "logs/dense"), lenet("97.00", "900", target=98.2), lenet(),
-            lenet("98.30", "3000", refit="logs/all/checkpoint.pth.tar"),
+            lenet("98.30", "3000", refit=True),
             lenet("98.10", "4000", reg="l1", target=98.2)]
     _, table = tables_hoyer.hoyer_mnist_short(rows)
     assert [(line[1], line[2], line[4], line[5]) for line in table] == [
@@ -128,7 +136,7 @@ def test_the_short_table_has_the_strictest_condition_of_each_penalty():
 
 
 def test_the_table_of_hoyer_keeps_settings_apart_and_says_them():
-    apart = [lenet(), lenet(refit="logs/all/checkpoint.pth.tar"), lenet(decay=0.2), lenet(wd=1e-4),
+    apart = [lenet(), lenet(refit=True), lenet(decay=0.2), lenet(wd=1e-4),
              lenet(granularity="group"), lenet(tune_epochs=20), lenet(target=98.54)]
     header, table = tables_hoyer.hoyer_mnist([*apart, lenet("98.20", "3000", "2", sensitivity=0.05)])
     assert all(len(line) == len(header) for line in table)
@@ -157,6 +165,42 @@ def test_the_table_of_hoyer_on_cifar10_names_stages_and_compacted_networks():
         trial("finetuned", "1000", "61.00", sensitivity=0.01), trial("finetuned", "200", "61.01", sensitivity=0.01)])
     assert [line[1] for line in table] == ["dense", "sparse, lambda 0.01", "threshold 0.01, fine-tuned",
                                            "threshold 0.01, fine-tuned, compacted"]
+
+
+def soft(stage, accuracy, params, **args):
+    return row({"target": 0.4, "score": 0.5} | args, method="softmask", dataset="cifar100", arch="wideresnet16",
+               stage=stage, accuracy=accuracy, params=params, macs=params, nonzeros=params)
+
+
+def test_the_table_of_softmask_names_stages_and_says_what_is_left():
+    header, table = tables_softmask.softmask_cifar100([
+        soft("dense", "75.00", "1000", target=None), soft("sparse", "74.00", "1000"), soft("pruned", "74.00", "600"),
+        soft("finetuned", "74.50", "600"), soft("quantized", "73.90", "600", wbit=8, score=0.12345),
+        soft("dense", "60.00", "1000") | {"dataset": "cifar10"}, tuned("1", "90.00")])
+    assert all(len(line) == len(header) for line in table)
+    assert [(line[1], line[2], line[3]) for line in table] == [
+        ("dense", "75.00", "1,000"), ("soft masks, target 0.4", "74.00", "1,000 (100.0 %)"),
+        ("pruned", "74.00", "600 (60.0 %)"), ("fine-tuned", "74.50", "600 (60.0 %)"),
+        ("quantized, 8 bits", "73.90", "600 (60.0 %)")]
+    assert table[4][6] == "0.12345" and "80.28" in table[4][7]
+
+
+def mobile(stage, accuracy, nonzeros, method="reweighted", **args):
+    return row({"lam": 1e-5, "score": 0.02} | args, method=method, dataset="cifar100", arch="mobilenetv2", stage=stage,
+               accuracy=accuracy, nonzeros=nonzeros)
+
+
+def test_the_table_of_reweighted_has_its_stages_and_magnitude_as_the_control():
+    header, table = tables_reweighted.reweighted_cifar100([
+        mobile("dense", "70.00", "1000"), mobile("sparse", "69.00", "1000"), mobile("pruned", "60.00", "230"),
+        mobile("finetuned", "68.00", "230"), mobile("finetuned", "66.00", "230", "magnitude", retrain="small"),
+        mobile("quantized", "67.00", "230"), tuned("1", "90.00")])
+    assert all(len(line) == len(header) for line in table)
+    assert [(line[1], line[2], line[3]) for line in table] == [
+        ("dense", "70.00", "1,000"), ("reweighted, lambda 1e-05", "69.00", "1,000 (100.0 %)"),
+        ("pruned", "60.00", "230 (23.0 %)"), ("retrained", "68.00", "230 (23.0 %)"),
+        ("magnitude, retrained (small)", "66.00", "230 (23.0 %)"), ("quantized", "67.00", "230 (23.0 %)")]
+    assert "80.12" in table[3][7] and not table[4][7] and table[0][6] == "0.02000"
 
 
 @pytest.mark.parametrize("table, first", [
