@@ -161,7 +161,7 @@ def report(args, keep, threshold, before, after):
     lines = [compute_flops.table(after, before), "", f"{'layer':30} {'channels':>9} {'left':>6}"]
     lines += [f"{name:30} {len(mask):9d} {int(mask.sum()):6d}" for name, mask in keep.items()]
     wanted = "as the masks say" if args.compact else f"requested {100 * args.percent:.2f} %, threshold {threshold:.4g}"
-    lines += [f"removed {total - left} of {total} channels: {100 * (1 - left / total):.2f} % ({wanted})", "",
+    lines += [f"dropped {total - left} of {total} channels: {100 * (1 - left / total):.2f} % ({wanted})", "",
               f"{'':38} {'before':>14} {'after':>14} {'left':>8}"]
     a, b = before.total, after.total
     # the original counted the 0/1 vector of every channel selection as parameters
