@@ -1,7 +1,7 @@
 """Magnitude pruning: training the dense network that prune.py will prune.
 
 Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015. Their three
-steps: train until it is known which connections matter, drop those whose weight w is small,
+steps: train until it is known which connections matter, remove those whose weight w is small,
 
     w stays  <=>  |w| > threshold
 
@@ -9,8 +9,8 @@ and train the ones that are left. This is the first step, ordinary training; pru
 
     python main.py --dataset cifar10 --arch resnet56        (python cifar.py ... is the same)
 
-Beside the checkpoints it keeps what the controls of finetune.py start from: init.pth.tar, the weights before the first
-step, and early.pth.tar, those after a twentieth of the epochs (--rewind-epoch chooses another epoch).
+Beside the checkpoints it keeps the weights that finetune.py can rewind to: init.pth.tar, before the first step, and
+early.pth.tar, after a twentieth of the epochs (--rewind-epoch chooses another epoch).
 
 The original reports 93.42 % for ResNet-56 on CIFAR-10 with the defaults. One of the 160 epochs takes two and a half
 minutes on two CPU cores with bf16, seconds on a GPU. README.md has what was measured here, shorter runs.
@@ -50,14 +50,17 @@ def parse(argv=None):
 
 
 def main(argv=None):
-    args = parse(argv)
+    train(parse(argv))
+
+
+def train(args):
     args.dataset = args.dataset or "cifar10"
     args.schedule = args.schedule or sorted({args.epochs // 2, args.epochs * 3 // 4} - {0})
     args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
     arch, cfg = network(args.arch, args.depth)
-    run = Run(args, "magnitude", "dense", f"{arch}{cfg['depth']}")
+    run = Run(args, "magnitude", "dense", models.name(arch, cfg))
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)

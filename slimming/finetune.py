@@ -1,12 +1,15 @@
-"""Network slimming: fine-tuning the narrow network, with the defaults of main.py unless flags say otherwise.
+"""Network slimming: fine-tuning the pruned network, with the same defaults as the training before it.
 
     python finetune.py --refine logs/cifar10-vgg13-pruned/pruned.pth.tar
 
-The original's spelling, python main.py --refine ..., is the same. The network, its widths and the data set come from
-the file. With -sr the penalty of main.py goes on, for a network that is to be pruned again. A network pruned with
---mask keeps its shape: the gammas and betas of pruned channels are set back to zero after every step, so that neither
-momentum nor weight decay revives them. Expect the accuracy of the baseline back after as many epochs as the baseline
-had; the last epoch's network is finetuned.pth.tar.
+The original's spelling, python main.py --refine FILE, is the same. Network, widths and data set come from the file.
+With -sr the penalty of main.py stays on, for a network that is to be pruned again. A network pruned with prune.py
+--mask keeps its shape: after every step the gammas and betas of its pruned channels are set back to zero,
+
+    gamma <- mask * gamma,    beta <- mask * beta
+
+so that neither momentum nor weight decay revives them. Expect the accuracy of the baseline again after as many epochs
+as the baseline had. The network after the last epoch is finetuned.pth.tar.
 """
 import sys
 from pathlib import Path
@@ -17,33 +20,51 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, cli, data, originals
+from common import UserError, checkpoint, cli, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
-from slimming.main import milestones, parse
 from slimming.networks import network
 
 
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
+    add = parser.add_argument
+    add("--refine", metavar="FILE", help="the pruned network: pruned.pth.tar of prune.py")
+    add("--arch", help="for a file of the original repository: vgg, resnet, densenet")
+    add("--depth", type=int)
+    add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="keep the penalty on gammas")
+    add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient")
+    add("--momentum", type=cli.nonnegative, default=0.9)
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in main.py")
+    return parser.parse_args(argv)
+
+
+def milestones(epochs, faithful=False):
+    """The epochs (from 0) at which the learning rate is divided by ten: half and three quarters of all."""
+    marks = [0.5 * epochs, 0.75 * epochs]
+    return sorted({int(m) for m in marks if m >= 1 and (m == int(m) or not faithful)})
+
+
 def main(argv=None):
-    args = parse(argv)
-    if not args.refine:
-        raise UserError("--refine FILE is needed: the pruned.pth.tar that prune.py wrote")
-    finetune(args)
+    finetune(parse(argv))
 
 
 def finetune(args):
+    if not args.refine:
+        raise UserError("--refine FILE is needed: the pruned.pth.tar that prune.py wrote")
     ckpt = originals.load(args.refine, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    run = Run(args, "slimming", "finetuned", f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}",
-                        dense=ckpt["dense"])
+    run = Run(args, "slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
 
     # network
     model = run.place(checkpoint.to_model(ckpt))
     run.describe(model)
     net = run.parallel(model)
-    parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    parameters = dict(model.named_parameters())
+    masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}      # True: kept
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
@@ -51,7 +72,7 @@ def finetune(args):
     train, test = run.loaders(dataset, crop=4, flip=True)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(args.epochs, args.faithful))
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(args.epochs, args.faithful), gamma=0.1)
     run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):

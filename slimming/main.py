@@ -1,4 +1,4 @@
-"""Network slimming: training with a sparsity penalty on the batch norms' scales.
+"""Network slimming: training with a sparsity penalty on the scales of batch norm.
 
 Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017.
 Every channel already has a factor of its own, the gamma of its batch norm. Training adds an L1 penalty on them
@@ -6,11 +6,11 @@ Every channel already has a factor of its own, the gamma of its batch norm. Trai
 
     L = sum over (x, y) of l(f(x, W), y)  +  s * sum over gamma of |gamma|
 
-so that the gammas of channels that matter little end near zero; prune.py drops those channels.
+so that the gammas of unimportant channels end near zero; prune.py removes those channels.
 
     python main.py --dataset cifar10 --arch vgg --depth 13                            baseline
     python main.py -sr --s 0.0001 --dataset cifar10 --arch vgg --depth 13             sparsity
-    python main.py --refine logs/.../pruned.pth.tar                                   fine-tuning: see finetune.py
+    python main.py --refine logs/.../pruned.pth.tar                                   the same as finetune.py
 
 Expect about 94 % for VGG-13 on CIFAR-10 with the defaults, with or without the penalty. One of the 160 epochs takes
 three to four minutes on two CPU cores with bf16, seconds on a GPU. README.md has what was measured, shorter runs.
@@ -27,6 +27,7 @@ from torch import nn
 from common import cli, compute_flops, data, models
 from common.evaluate import evaluate
 from common.run import Run
+from slimming.finetune import finetune
 from slimming.networks import network
 
 
@@ -37,17 +38,17 @@ def parse(argv=None):
     add("--arch", help="vgg, resnet (preactivation, bottleneck) or densenet (default: vgg, or what --refine holds)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=cli.nonnegative, default=1e-4, help="its strength; the paper has 1e-4 for VGG, 1e-5 for the others")
-    add("--refine", metavar="FILE", help="fine-tune this pruned network")
+    add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient; the paper has 1e-4 for VGG, 1e-5 otherwise")
+    add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
-        "where these are no whole numbers (--epochs 99), the rate never drops")
+        "where these are not whole numbers (--epochs 99), the learning rate never drops")
     return parser.parse_args(argv)
 
 
 def milestones(epochs, faithful=False):
-    """The epochs (from 0) at which the learning rate falls tenfold."""
+    """The epochs (from 0) at which the learning rate is divided by ten: half and three quarters of all."""
     marks = [0.5 * epochs, 0.75 * epochs]
     return sorted({int(m) for m in marks if m >= 1 and (m == int(m) or not faithful)})
 
@@ -55,13 +56,16 @@ def milestones(epochs, faithful=False):
 def main(argv=None):
     args = parse(argv)
     if args.refine:
-        from slimming.finetune import finetune
-        return finetune(args)
+        finetune(args)
+    else:
+        train(args)
+
+
+def train(args):
     args.dataset = args.dataset or "cifar100"
     arch, cfg = network(args.arch or "vgg", args.depth)
-    stage = "sparse" if args.sr else "dense"
-    name = models.split_name(args.arch or "vgg", args.depth)[0]
-    run = Run(args, "slimming", stage, f"{name}{cfg['depth']}")
+    family = models.split_name(args.arch or "vgg", args.depth)[0]
+    run = Run(args, "slimming", "sparse" if args.sr else "dense", models.name(family, cfg))
 
     # data
     dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
@@ -69,14 +73,14 @@ def main(argv=None):
 
     # network
     model = run.place(models.build(arch, num_classes=dataset.num_classes, **cfg))
-    data.check_fit(dataset, model, name)
+    data.check_fit(dataset, model, family)
     run.dense = compute_flops.summary(model)
     run.describe(model)
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(args.epochs, args.faithful))
+    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(args.epochs, args.faithful), gamma=0.1)
     run.resume(model, optimizer, scheduler)
 
     for epoch in run.epochs(args.epochs):

@@ -1,16 +1,19 @@
-"""Network slimming: dropping the channels with the smallest gammas.
+"""Network slimming: removing the channels with the smallest gammas.
 
     python prune.py --model logs/cifar10-vgg13-sparse/checkpoint.pth.tar --percent 0.4
 
-One threshold for the whole network (section 3.4 of the paper): of all T channels that have a gamma, the
-k = int(T * percent) with the smallest |gamma| go, wherever they are. No layer loses all its channels: it keeps its
-strongest, and the output says so. The network that is left computes what the large one computes with those gammas
-and betas at zero; it is written to pruned.pth.tar, the report to prune.txt, the picture to prune.png.
+One threshold for the whole network (section 3 of the paper): of all T channels that have a gamma,
 
-    --mask            zeroes gammas and betas and keeps the shape; a layer may then lose all its channels
-    --compact         turns a network pruned with --mask (and fine-tuned) into the narrow one
-    --criterion random  the control: as many channels, drawn at random
-    --round-to 8      channel counts in multiples that hardware likes
+    a channel goes  <=>  its |gamma| is one of the k = int(T * percent) smallest          (ties: the earlier one goes)
+
+wherever it is. No layer loses all its channels: it keeps the one with the largest |gamma|, and the output says so. The
+narrow network computes the same as the whole one with those gammas and betas at zero. It is written to pruned.pth.tar,
+the report to prune.txt, channels per layer and the histogram of gammas to prune.png.
+
+    --mask              zeroes gammas and betas and keeps the shape; a layer may then lose all its channels
+    --compact           turns a network pruned with --mask (and fine-tuned) into the narrow one
+    --criterion random  the control: as many channels, chosen at random
+    --round-to 8        channel counts in multiples that hardware likes
 
 Expect seconds. Accuracy may fall to chance before fine-tuning (finetune.py); that is normal.
 """
@@ -25,16 +28,16 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common.evaluate import evaluate
-from common.run import device_of, facts, output_folder
+from common.run import default_folder, device_of, facts, output_folder
 from slimming.networks import network
 
 
-def parse(argv=None):
+def parse(argv=None, **defaults):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the network to prune, after training with -sr")
-    add("--percent", type=float, default=0.5, help="share of all channels to drop, from 0 up to but not 1")
+    add("--percent", type=cli.fraction, default=0.5, help="fraction of all channels to remove, in [0, 1)")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("--arch", help="for a file of the original repository: vgg, resnet, densenet")
@@ -42,25 +45,39 @@ def parse(argv=None):
     add("--criterion", choices=("gamma", "random"), default="gamma")
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
     add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this")
-    add("--mask", action="store_true", help="zero instead of remove")
+    add("--mask", action="store_true", help="zero channels instead of removing them")
     add("--compact", action="store_true", help="remove what --mask zeroed; --percent is not used")
-    add("--faithful", action="store_true", help="drop every |gamma| up to the k-th smallest (counted from 0), as in "
+    add("--faithful", action="store_true", help="remove every |gamma| up to the k-th smallest (counted from 0), as in "
         "the original: one channel more, and more with ties")
-    return parser.parse_args(argv)
+    parser.set_defaults(**defaults)
+    args = parser.parse_args(argv)
+    if args.mask and args.compact:
+        raise UserError("--mask keeps the shape and --compact gives it up; choose one")
+    if args.round_to > 1 and (args.mask or args.compact):
+        raise UserError("--round-to is for channels that are removed by their gammas; leave out --mask and --compact")
+    if args.compact and (args.faithful or args.criterion == "random"):
+        raise UserError("--compact removes exactly what --mask zeroed; leave out --faithful and --criterion")
+    return args
 
 
-def scored_norms(model):
-    """{name: (batch norm, indices)} of the channels that can go one by one: one for each record that has any.
+def candidates(model):
+    """{batch norm: indices of the channels that may be removed}, for each batch norm whose channels can go one by one.
 
-    indices: which channels of the batch norm there are to choose from; behind it a selection may have dropped some.
+    Left out are those of residual streams, and behind a channel selection what it does not pass on any more.
     """
     modules, found = dict(model.named_modules()), {}
     for record in model.channels():
-        names = [name for name in record.names() if isinstance(modules[name], nn.BatchNorm2d)]
-        if names and not record.stream:
+        norms = [name for name in record.names() if isinstance(modules[name], nn.BatchNorm2d)]
+        if norms and not record.stream:
             select = "" if record.producers else record.consumers[0].select
-            found[names[-1]] = modules[select].indices if select else torch.arange(modules[names[-1]].num_features)
-    return {name: (m, found[name].cpu()) for name, m in modules.items() if name in found}
+            found[norms[-1]] = modules[select].indices if select else torch.arange(modules[norms[-1]].num_features)
+    return {name: found[name].cpu() for name in modules if name in found}
+
+
+def gammas_of(model):
+    """{batch norm: |gamma| of its candidates}, from input to output."""
+    modules = dict(model.named_modules())
+    return {name: modules[name].weight.detach().abs().float().cpu()[i] for name, i in candidates(model).items()}
 
 
 def choose(scores, percent, faithful=False):
@@ -76,6 +93,20 @@ def choose(scores, percent, faithful=False):
     if faithful:
         keep[order] = ranked > ranked[k]
     return dict(zip(scores, keep.split([len(s) for s in scores.values()]), strict=True)), float(ranked[k])
+
+
+def random_scores(scores, seed):
+    """The control: for every channel a random number in the place of its |gamma|."""
+    generator = torch.Generator().manual_seed(seed)
+    return {name: torch.rand(len(s), generator=generator) for name, s in scores.items()}
+
+
+def by_masks(ckpt, model):
+    """{layer: keep (candidates,)} as an earlier --mask chose. UserError where the file holds no masks."""
+    masks = ckpt.get("masks", {})
+    if not all(f"{name}.weight" in masks for name in candidates(model)):
+        raise UserError(f"{ckpt['path']} holds no masks; --compact takes a network pruned with --mask")
+    return {name: masks[f"{name}.weight"][i] for name, i in candidates(model).items()}
 
 
 def keep_some(keep, scores, round_to=1):
@@ -95,9 +126,16 @@ def keep_some(keep, scores, round_to=1):
     return kept
 
 
+def over_all_channels(keep, model):
+    """The same choice over all channels of each batch norm; those that a selection had dropped before stay dropped."""
+    modules = dict(model.named_modules())
+    return {name: torch.zeros(modules[name].num_features, dtype=torch.bool).index_put((i,), keep[name])
+            for name, i in candidates(model).items()}
+
+
 @torch.no_grad()
 def zero(model, keep):
-    """gamma = beta = 0 for every dropped channel: from here on it contributes nothing. Returns the masks."""
+    """gamma = beta = 0 for every channel that goes: from here on it contributes nothing. Returns their masks."""
     modules, masks = dict(model.named_modules()), {}
     for name, mask in keep.items():
         for parameter in ("weight", "bias"):
@@ -107,7 +145,7 @@ def zero(model, keep):
 
 
 def narrow_masks(model, masks, keep):
-    """The masks of other layers than those that `keep` narrows: they are narrowed in the place of their tensors."""
+    """The masks of all layers but those that `keep` names, narrowed like the tensors they belong to."""
     masks = {name: mask for name, mask in masks.items() if name.rpartition(".")[0] not in keep}
     if not masks:
         return {}
@@ -117,88 +155,9 @@ def narrow_masks(model, masks, keep):
     return {name: state[name].ne(0) for name in masks}
 
 
-def main(argv=None):
-    args = parse(argv)
-    if not 0 <= args.percent < 1:
-        raise UserError(f"--percent {args.percent:g} is not in [0, 1)")
-    if args.mask and args.compact:
-        raise UserError("--mask keeps the shape and --compact gives it up; choose one")
-    if args.round_to > 1 and (args.mask or args.compact):
-        raise UserError("--round-to is for channels that are removed by their gammas; leave out --mask and --compact")
-    ckpt = originals.load(args.model, network, args.arch, args.depth)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or f"logs/{Path(args.dataset).stem}-{ckpt['arch']}{ckpt['cfg'].get('depth', '')}-pruned"
-    if (Path(args.save) / "pruned.pth.tar").exists() and not args.overwrite:
-        raise UserError(f"{args.save} already holds a pruned.pth.tar; give another --save, or --overwrite")
-    device = device_of(args.device)
-    model = checkpoint.to_model(ckpt).to(device)
-    before = compute_flops.count(model)
-    norms = scored_norms(model)
-    gammas = {name: bn.weight.detach().abs().float().cpu()[there] for name, (bn, there) in norms.items()}
-    if not gammas:
-        raise UserError(f"{args.model} has no batch norm whose channels could be dropped; slimming needs one")
-    if ckpt["stage"] == "dense" and ckpt["method"] != "original" and not args.compact:
-        print("note: this network was trained without -sr, so its gammas are not sparse")
-
-    # which channels stay
-    scores = gammas
-    if args.criterion == "random":
-        generator = torch.Generator().manual_seed(args.seed)
-        scores = {name: torch.rand(len(g), generator=generator) for name, g in gammas.items()}
-    if args.compact:
-        masks = {name: ckpt.get("masks", {}).get(f"{name}.weight") for name in norms}
-        if any(mask is None for mask in masks.values()):
-            raise UserError(f"{args.model} holds no masks; --compact takes a network pruned with --mask")
-        keep, threshold = {name: mask[norms[name][1]] for name, mask in masks.items()}, None
-    else:
-        keep, threshold = choose(scores, args.percent, args.faithful)
-    if not args.mask:
-        keep = keep_some(keep, scores, args.round_to)
-
-    # the same network without the others
-    original = checkpoint.to_model(ckpt).to(device)
-    whole = {name: torch.zeros(bn.num_features, dtype=torch.bool).index_put((there,), keep[name])
-             for name, (bn, there) in norms.items()}
-    masks = zero(model, whole)
-    dead = [name for name, mask in keep.items() if not mask.any()]
-    for name in dead:
-        print(f"{name}: all channels are zero (--mask), the layer passes nothing on")
-    small = model if args.mask else models.narrow(model, whole)
-    earlier = ckpt.get("masks", {})                          # another method's, or of an earlier --mask
-    masks = {**earlier, **masks} if args.mask else narrow_masks(model, earlier, whole)
-    after = compute_flops.count(small)
-    report = describe(args, keep, threshold, before, after)
-    print(report)
-
-    # what that does to the accuracy
-    dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
-    data.check_fit(dataset, model, args.model)
-    test = data.Loader(dataset, "test", args.test_batch_size, device)
-    images, _ = next(iter(test))
-    with torch.no_grad():
-        difference = float((model(images) - small(images)).abs().max() / model(images).abs().max())
-    prec1, masked, pruned = (evaluate(m, test)["top1"] for m in (original, model, small))
-    accuracy = (f"accuracy on {args.dataset}: {prec1:.2f} % before, {masked:.2f} % masked, {pruned:.2f} % narrowed; "
-                f"their logits differ by {difference:.1e} of the largest")
-    print(accuracy)
-
-    folder = output_folder(args.save, overwrite=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prune.txt").write_text(
-        f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{after.total.params}\n"
-        f"Test accuracy:\n{pruned / 100:.4f}\n\n{accuracy}\n{report}\n")
-    draw(folder / "prune.png", gammas, keep, None if args.criterion == "random" else threshold)
-    stage = "finetuned" if args.compact and ckpt["stage"] == "finetuned" else "pruned"
-    path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        small, "slimming", stage, args.dataset, prec1=pruned, best_prec1=pruned, args=vars(args),
-        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks or None,
-        run=facts(device)))
-    print(f"wrote {path}, prune.txt and prune.png")
-
-
-def describe(args, keep, threshold, before, after):
-    """The report: channels per layer, then parameters, MACs and FLOPs before and after."""
-    total, left = sum(len(m) for m in keep.values()), sum(int(m.sum()) for m in keep.values())
+def report(args, keep, threshold, before, after):
+    """Parameters and channels per layer, then parameters, MACs and FLOPs of the network before and after."""
+    total, left = sum(len(mask) for mask in keep.values()), sum(int(mask.sum()) for mask in keep.values())
     lines = [compute_flops.table(after, before), "", f"{'layer':30} {'channels':>9} {'left':>6}"]
     lines += [f"{name:30} {len(mask):9d} {int(mask.sum()):6d}" for name, mask in keep.items()]
     wanted = "as the masks say" if args.compact else f"requested {100 * args.percent:.2f} %, threshold {threshold:.4g}"
@@ -214,22 +173,91 @@ def describe(args, keep, threshold, before, after):
     return "\n".join(lines)
 
 
+def accuracies(args, original, masked, small, device):
+    """A line with the accuracy before and after and how far the narrow network's logits are off, and the last top-1."""
+    dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
+    data.check_fit(dataset, original, args.model)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    images, _ = next(iter(test))
+    with torch.no_grad():
+        difference = float((masked(images) - small(images)).abs().max() / masked(images).abs().max())
+    top1 = [evaluate(model, test)["top1"] for model in (original, masked, small)]
+    return (f"accuracy on {args.dataset}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % narrowed; "
+            f"their logits differ by {difference:.1e} of the largest"), top1[2]
+
+
 def draw(path, gammas, keep, threshold):
     """Left: the channels of every layer, had and kept. Right: the histogram of gammas, with the threshold."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    left.bar(range(len(keep)), [len(m) for m in keep.values()], color="lightgrey", label="had")
-    left.bar(range(len(keep)), [int(m.sum()) for m in keep.values()], color="tab:blue", label="keeps")
-    left.set(xlabel="batch norm, from input to output", ylabel="channels")
-    left.xaxis.get_major_locator().set_params(integer=True)
-    left.legend()
+    plots.layer_bars(left, {name: len(mask) for name, mask in keep.items()},
+                     {name: int(mask.sum()) for name, mask in keep.items()}, "channels")
     right.hist(torch.cat(list(gammas.values())).numpy(), bins=80, color="tab:blue")
-    right.set(xlabel="|gamma|", ylabel="channels", yscale="log")
+    right.set(xlabel="|gamma|", ylabel="channels", yscale="log", title="gammas before pruning")
     if threshold is not None:
         right.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
         right.legend()
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def main(argv=None):
+    prune(parse(argv))
+
+
+def prune(args):
+    # load
+    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    args.save = args.save or default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
+    folder = output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
+    device = device_of(args.device)
+    original = checkpoint.to_model(ckpt).to(device)
+    gammas = gammas_of(original)
+    if not gammas:
+        raise UserError(f"{args.model} has no batch norm whose channels could be removed; slimming needs one")
+    if ckpt["stage"] == "dense" and ckpt["method"] != "original" and not args.compact:
+        print("note: this network was trained without -sr, so its gammas are not sparse")
+
+    # choose which channels stay
+    scores = random_scores(gammas, args.seed) if args.criterion == "random" else gammas
+    if args.compact:
+        keep, threshold = by_masks(ckpt, original), None
+    else:
+        keep, threshold = choose(scores, args.percent, args.faithful)
+    if not args.mask:
+        keep = keep_some(keep, scores, args.round_to)
+
+    # apply: zero the others, then build the network without them
+    masked, previous_masks = copy.deepcopy(original), ckpt.get("masks", {})
+    whole = over_all_channels(keep, masked)
+    masks = zero(masked, whole)
+    for name, mask in keep.items():
+        if not mask.any():
+            print(f"{name}: all channels are zero (--mask), the layer passes nothing on")
+    if args.mask:
+        small, masks = masked, {**previous_masks, **masks}
+    else:
+        small, masks = models.narrow(masked, whole), narrow_masks(masked, previous_masks, whole)
+
+    # report
+    after = compute_flops.count(small)
+    text = report(args, keep, threshold, compute_flops.count(original), after)
+    print(text)
+    accuracy, top1 = accuracies(args, original, masked, small, device)
+    print(accuracy)
+
+    # save
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prune.txt").write_text(
+        f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{after.total.params}\n"
+        f"Test accuracy:\n{top1 / 100:.4f}\n\n{accuracy}\n{text}\n")
+    draw(folder / "prune.png", gammas, keep, None if args.criterion == "random" else threshold)
+    stage = "finetuned" if args.compact and ckpt["stage"] == "finetuned" else "pruned"
+    path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
+        small, "slimming", stage, args.dataset, prec1=top1, best_prec1=top1, args=vars(args),
+        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks or None, run=facts(device)))
+    print(f"wrote {path}, prune.txt and prune.png")
 
 
 if __name__ == "__main__":

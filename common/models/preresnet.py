@@ -14,7 +14,7 @@ from common.models.resnet import block_kind
 
 def downsample(channels, out, stride, project):
     """The residual connection of a block: empty, or a 1 x 1 convolution to the block's output shape."""
-    return nn.Sequential(*[nn.Conv2d(channels, out, 1, stride, bias=False)] * project)
+    return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False)) if project else nn.Sequential()
 
 
 class BasicBlock(nn.Module):
