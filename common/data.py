@@ -50,9 +50,9 @@ def data_dir(given=None):
     return Path(given or os.environ.get("DATA_DIR") or Path(__file__).resolve().parent.parent / "data")
 
 
-def load(name, folder=None, grey=False, subset=None):
+def load(name, folder=None, grey=False, subset=None, holdout=0):
     """The data set `name` as a Dataset; subset: at most that many training and test images, balanced, by a
-    fixed seed.
+    fixed seed; holdout: the last that many training images are the test set, and are not trained on.
 
     grey: the 28 x 28 grey variant of a synthetic set. UserError where there is no such data or it is not usable.
     """
@@ -68,7 +68,18 @@ def load(name, folder=None, grey=False, subset=None):
         train, test = (balanced(y, min(subset, len(y)), data.num_classes) for y in (data.y_train, data.y_test))
         data = replace(data, x_train=data.x_train[train], y_train=data.y_train[train],
                        x_test=data.x_test[test], y_test=data.y_test[test])
-    return data
+    return hold_out(data, holdout) if holdout else data
+
+
+def hold_out(data, count):
+    """The Dataset with its last `count` training images as a validation set in the place of the test set."""
+    x, y = data.x_train, data.y_train
+    if not 0 < count < len(y):
+        raise UserError(f"--holdout {count}: there are {len(y)} training images")
+    if len(y[:-count].unique()) < len(y.unique()) or len(y[-count:].unique()) == 1:
+        raise UserError(f"--holdout {count} would take whole classes, or one only: {data.name} seems to be in the "
+                        "order of its classes; bring it into a random one")
+    return replace(data, x_train=x[:-count], y_train=y[:-count], x_test=x[-count:], y_test=y[-count:])
 
 
 def find(name, folder):

@@ -1,11 +1,30 @@
-"""The original repository's name for prune.py and then finetune.py: one threshold for the weights of CIFAR networks."""
+"""DeepHoyer under the original's name: pruning a CIFAR network, one threshold for all weights, and fine-tuning it.
+
+    python cifar_prun_tune.py --model checkpoints/resnet-20-group-hs/checkpoint --sensitivity 0.0001 --lr 0.01
+
+This is prune.py --rule T and then finetune.py, into the folder finetune_<sensitivity> beside the model; times and
+accuracies are there.
+"""
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import cli
-from hoyer.finetune import main
+from hoyer import launchers
+from hoyer.finetune import finetune
+
+
+def main(argv=None):
+    parser = launchers.pruning_flags(__doc__, sensitivity=1e-4)
+    launchers.cifar_flags(parser)
+    parser.set_defaults(rule="T")
+    args = parser.parse_args(argv)
+    args.save = args.save or str(Path(args.model).parent / f"finetune_{launchers.pruned_name(args)}")
+    launchers.prune_once(args)
+    if not args.evaluate:
+        finetune(args)
+
 
 if __name__ == "__main__":
-    cli.script(lambda: main(script="cifar_prun_tune"))
+    cli.script(main)

@@ -24,7 +24,7 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, models, originals
-from common.models.narrow import after_norm, width_of
+from common.models.narrow import after_norm, reads, width_of
 from hoyer.networks import find, network, stem
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -46,11 +46,11 @@ def sparsity_report(model):
                          f"total_pruned = {size - count:7} | shape = {tuple(tensor.shape)}")
             if tensor.dim() > 1:
                 weights, nonzero_weights = weights + size, nonzero_weights + count
-                there = tensor.detach().ne(0).flatten(2) if tensor.dim() > 2 else tensor.detach().ne(0)[..., None]
-                read, fed = there.any(2).any(0), there.any(2).any(1)
-                dims = [f"{dim} = {int(d.sum()):7} / {len(d):7} ({100 * int(d.sum()) / len(d):6.2f}%)"
-                        for dim, d in (("dim0", read), ("dim1", fed))]
-                lines.append(f"{name:20} | {' | '.join(dims)}")
+                nonzero = tensor.detach().ne(0)
+                groups = [("dim0", nonzero.transpose(0, 1).flatten(1).any(1)), ("dim1", nonzero.flatten(1).any(1))]
+                counts = [f"{dim} = {int(g.sum()):7} / {len(g):7} ({100 * int(g.sum()) / len(g):6.2f}%)"
+                          for dim, g in groups]
+                lines.append(f"{name:20} | {' | '.join(counts)}")
     rate = total / alive if alive else float("inf")
     lines.append(f"alive: {alive}, pruned : {total - alive}, total: {total}, Compression rate : {rate:10.2f}x  "
                  f"({100 * (total - alive) / total:6.2f}% pruned)")
@@ -60,16 +60,7 @@ def sparsity_report(model):
     return "\n".join(lines)
 
 
-def read_channels(modules, reader):
-    """bool: which of the channels in front of this reader it has a non-zero weight on."""
-    read = modules[reader.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
-    if reader.select:                                        # the reader sees only the selected ones
-        select = modules[reader.select]
-        read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
-    return read.view(-1, reader.repeat).any(1)
-
-
-def foldable_constants(modules, record, norm_behind):
+def foldable_constants(modules, record, norm_after):
     """bool (channels,): the channels whose filter is all zero and whose constant can go into the next layer's bias."""
     producer, norm = record.producers[0]
     layer = modules[producer]
@@ -79,45 +70,38 @@ def foldable_constants(modules, record, norm_behind):
     empty = layer.weight.detach().eq(0).flatten(1).all(1).cpu()
     value = none.double() if layer.bias is None else layer.bias.detach().double().cpu()
     value = after_norm(modules[norm], value) if norm else value
-    takers = [modules[reader.layer] for reader in record.consumers]
-    takes = all((t.bias is not None or norm_behind.get(r.layer)) and not any(getattr(t, "padding", ()))
-                for t, r in zip(takers, record.consumers, strict=True))
+    consumers = [(consumer.layer, modules[consumer.layer]) for consumer in record.consumers]
+    foldable = all((layer.bias is not None or norm_after.get(name)) and not any(getattr(layer, "padding", ()))
+                   for name, layer in consumers)
     # Where the next convolution pads with zeros, only a constant of zero is the same at the border.
-    return empty & (takes | (value <= 0))
+    return empty & (foldable | (value <= 0))
 
 
 def removable(model):
-    """{layer: keep (channels,)} for `models.narrow`, only of layers that lose something; {} when nothing can go.
-
-    Batch norms and biases of channels that nothing reads are set to zero, so that no constant is left over.
-    """
+    """{layer: keep (channels,)} for `models.narrow`, only of layers that lose something; {} when nothing can go."""
     modules, records, keep = dict(model.named_modules()), model.channels(), {}
-    norm_behind = {producer: norm for record in records for producer, norm in record.producers if norm}
+    norm_after = {producer: norm for record in records for producer, norm in record.producers if norm}
     for record in records:
         if not record.producers:
             continue
-        unread = ~torch.stack([read_channels(modules, reader) for reader in record.consumers]).any(0)
-        alive = ~unread & ~foldable_constants(modules, record, norm_behind)
+        unread = ~torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
+        alive = ~unread & ~foldable_constants(modules, record, norm_after)
         alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
         if not alive.any():
-            alive[:record.group_size] = True                       # a layer keeps one channel, even of zeros
+            alive[:record.group_size] = True                 # a layer keeps one channel, even of zeros
         if alive.all():
             continue
         keep[record.producers[0][0]] = alive
-        for name in record.names():
-            for parameter in modules[name].parameters(recurse=False):
-                if parameter.dim() == 1:
-                    parameter.data[(unread & ~alive).to(parameter.device)] = 0
     if keep:
         return keep
     for record in records:
-        if not record.producers:                                # the pixels or positions that fc1 reads
-            reader = record.consumers[0]
-            read, indices = read_channels(modules, reader), modules[reader.select].indices.cpu()
+        if not record.producers:                             # the pixels or positions that fc1 reads
+            consumer = record.consumers[0]
+            read, indices = reads(modules, consumer), modules[consumer.select].indices.cpu()
             if not read.any():
                 read[indices[0]] = True
             if not read[indices].all():
-                keep[reader.select] = read
+                keep[consumer.select] = read
     return keep
 
 
@@ -154,7 +138,7 @@ def main(argv=None):
     parser.add_argument("--model", metavar="FILE", required=True, help="a pruned, best a fine-tuned network")
     parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
     parser.add_argument("--arch", help="for a file of the original repository")
-    parser.add_argument("--depth", type=int)
+    parser.add_argument("--depth", type=cli.positive)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
     args = parser.parse_args(argv)
     ckpt = originals.load(find(args.model), network, args.arch, args.depth)

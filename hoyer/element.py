@@ -1,11 +1,28 @@
-"""The original repository's name for main.py with an element-wise penalty on a LeNet: --reg 0 to 4, files in saves/."""
+"""DeepHoyer under the original's name: training a LeNet with a penalty on single weights.
+
+    python element.py --reg 0 --decay 0.0                            dense, into saves/elt_0.0_0.pth
+    python element.py --reg 3 --decay 0.0001 --pretrained            from that, into saves/elt_0.0001_3.pth
+
+--reg is a number of the original's or a name. The training is main.py's, without weight decay; times and accuracies
+are there.
+"""
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import cli
-from hoyer.main import main
+from hoyer import launchers
+
+PENALTIES = ("none", "l1", "hoyer", "hs", "tl1")             # --reg 0 to 4
+
+
+def main(argv=None):
+    parser = launchers.training_flags(__doc__, PENALTIES)
+    parser.set_defaults(weight_decay=0.0)
+    args = parser.parse_args(argv)
+    launchers.train_lenet(args, "elt", PENALTIES.index(args.reg))
+
 
 if __name__ == "__main__":
-    cli.script(lambda: main(script="element"))
+    cli.script(main)

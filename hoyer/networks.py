@@ -5,7 +5,7 @@ bearpaw/pytorch-classification. resnet and preresnet have 6n+2 layers, or 9n+2 w
 """
 import re
 
-from common import UserError, checkpoint, models
+from common import UserError, checkpoint, cli, models
 
 NETWORKS = {  # --arch: (arch of models.build, the options it has with their defaults, what is fixed)
     "mlp": ("lenet300", {}, {}),
@@ -19,10 +19,31 @@ NETWORKS = {  # --arch: (arch of models.build, the options it has with their def
     **{f"vgg{depth}{bn}": ("vgg", {}, {"depth": depth, "variant": f"bearpaw{bn}"})
        for depth in (11, 13, 16, 19) for bn in ("", "_bn")},
 }
+BLOCKS = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
+
+
+def add_flags(parser):
+    add = parser.add_argument
+    add("-a", "--arch", help="mlp, cnn (the LeNets); alexnet, vgg11 to vgg19_bn, resnet, preresnet, wrn, resnext, "
+        "densenet (default: mlp, or what the file holds)")
+    add("--depth", type=cli.positive, help="default: 20 for resnet, 110 for preresnet, 28 for wrn, 29 for resnext, "
+        "100 for densenet")
+    add("--drop", dest="dropout", type=cli.fraction, help="dropout of wrn (default: 0)")
+    add("--block-name", choices=BLOCKS, help="of resnet and preresnet: 6n+2 or 9n+2 layers (default: BasicBlock)")
+    add("--cardinality", type=cli.positive, help="groups of resnext (default: 8)")
+    add("--widen-factor", type=cli.positive, help="of wrn and resnext (default: 4)")
+    add("--growthRate", dest="growth", type=cli.positive, help="of densenet (default: 12)")
+    add("--compressionRate", dest="compression", type=cli.positive, help="of densenet (default: 2)")
+
+
+def options(args):
+    """{option: value} of the network besides arch and depth; None where the command line says nothing."""
+    return dict(dropout=args.dropout, block=BLOCKS.get(args.block_name), cardinality=args.cardinality,
+                widen_factor=args.widen_factor, growth=args.growth, compression=args.compression)
 
 
 def network(arch, depth=None, **options):
-    """(arch, cfg) for `models.build` and `checkpoint.load`. UserError for an option that the network has not."""
+    """(arch, cfg) for `models.build` and `originals.load`. UserError for an option that the network does not have."""
     asked = arch
     if arch not in NETWORKS:
         arch, depth = models.split_name(arch, depth)         # resnet56 is --arch resnet --depth 56

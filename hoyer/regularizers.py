@@ -20,19 +20,10 @@ channels W[:, i] (rows and columns of a linear layer), S2 being the same sum for
     group-hoyer   (sum f + sum c) / sqrt(S2)
     group-hs      ((sum f)^2 + (sum c)^2) / S2
 
-A network's penalty is the sum over its tensors, with one strength for all. Every function gives 0 with gradient 0 for
-a tensor that is zero, and gradient 0 at a group that is.
+A network's penalty is the sum over its tensors, with one coefficient for all. Every function gives 0 with gradient 0
+for a tensor that is zero, and gradient 0 at a group that is.
 """
 import torch
-from torch import nn
-
-from common import UserError
-
-
-def ratio(a, b):
-    """a / b for scalars; 0 with gradient 0 where b is 0, which it is only for a tensor of zeros."""
-    there = b > torch.finfo(b.dtype).tiny
-    return torch.where(there, a / torch.where(there, b, 1), 0)
 
 
 def l1(w):
@@ -40,15 +31,32 @@ def l1(w):
 
 
 def hoyer(w):
+    w = scaled(w)
     return ratio(l1(w), torch.linalg.vector_norm(w))
 
 
 def hoyer_square(w):
+    w = scaled(w)
     return ratio(l1(w).square(), w.flatten().dot(w.flatten()))
 
 
 def transformed_l1(w):
     return (2 * w.abs() / (1 + w.abs())).sum()
+
+
+def group_lasso(w):
+    filters, channels, _ = group_norms(w)
+    return filters.sum() + channels.sum()
+
+
+def group_hoyer(w):
+    filters, channels, whole = group_norms(scaled(w))
+    return ratio(filters.sum() + channels.sum(), whole)
+
+
+def group_hs(w):
+    filters, channels, whole = group_norms(scaled(w))
+    return ratio(filters.sum().square() + channels.sum().square(), whole.square())
 
 
 def group_norms(w):
@@ -60,58 +68,37 @@ def group_norms(w):
 
 def root(x):
     """Square root; 0 with gradient 0 where x is 0."""
-    there = x > 0
-    return torch.where(there, torch.where(there, x, 1).sqrt(), 0)
+    positive = x > 0
+    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
 
 
-def group_lasso(w):
-    filters, channels, _ = group_norms(w)
-    return filters.sum() + channels.sum()
+def ratio(a, b):
+    """a / b for scalars; 0 with gradient 0 where b is 0, which it is only for a tensor of zeros."""
+    positive = b > 0
+    return torch.where(positive, a / torch.where(positive, b, 1), 0)
 
 
-def group_hoyer(w):
-    filters, channels, all_of_it = group_norms(w)
-    return ratio(filters.sum() + channels.sum(), all_of_it)
+def scaled(w):
+    """w times the power of two that brings its largest |entry| to [1, 2), for measures that scaling does not change.
 
-
-def group_hs(w):
-    filters, channels, all_of_it = group_norms(w)
-    return ratio(filters.sum().square() + channels.sum().square(), all_of_it.square())
-
-
-def group_lasso_by_position(w):
-    """Group lasso as the original's LeNet-5 script has it: every kernel position is a group of its own."""
-    return torch.linalg.vector_norm(w, dim=0).sum() + torch.linalg.vector_norm(w, dim=1).sum()
+    Multiplying by a power of two is exact, and S2^2 of a tensor of entries around 1e-20 is no float32 number. Where
+    no entry is above 1e-30 the gradient would be none either: such a tensor counts as zeros.
+    """
+    largest = w.detach().abs().max()
+    return w * torch.where(largest > 1e-30, torch.exp2(-largest.log2().floor()), 0)
 
 
 ELEMENT = {"l1": l1, "hoyer": hoyer, "hs": hoyer_square, "tl1": transformed_l1}
 GROUP = {"group-lasso": group_lasso, "group-hoyer": group_hoyer, "group-hs": group_hs}
-NUMBERS = {  # what --reg 0, 1, 2, ... means in the original scripts
-    "element": ("none", "l1", "hoyer", "hs", "tl1"),
-    "structure": ("none", "group-lasso", "group-hs"),
-    "cifar_group": ("none", "group-lasso", "group-hoyer", "group-hs"),
-}
-
-
-def named(text, script=None):
-    """The name of the penalty that --reg `text` asks for in this script: a name, or its number there. UserError."""
-    numbers = NUMBERS.get(script, ())
-    names = numbers or ("none", *ELEMENT, *GROUP)
-    if text in names:
-        return text
-    if text.isdecimal() and int(text) < len(numbers):
-        return numbers[int(text)]
-    valid = ", ".join(f"{i} or {name}" for i, name in enumerate(numbers)) or ", ".join(names)
-    raise UserError(f"--reg {text} is no penalty here; valid are {valid}")
+PENALTIES = ELEMENT | GROUP
 
 
 def penalized(model, name):
-    """[parameters] that the penalty acts on.
+    """[parameters] that the penalty `name` acts on: of the LeNets, if it is element-wise, all of them, biases too.
 
-    Element-wise: all of them, biases too, except the batch norms'. Group penalties: the weights of convolutions and
-    linear layers. "none": nothing.
+    Otherwise the weights of convolutions and linear layers: neither biases, which it would only push apart beside
+    batch norms, nor batch norms.
     """
-    norms = {id(p) for m in model.modules() if isinstance(m, nn.BatchNorm2d) for p in m.parameters()}
-    if name in ELEMENT:
-        return [p for p in model.parameters() if id(p) not in norms]
-    return [p for p in model.parameters() if p.dim() > 1] if name in GROUP else []
+    if name in ELEMENT and model.arch.startswith("lenet"):
+        return list(model.parameters())
+    return [p for p in model.parameters() if p.dim() > 1]

@@ -1,35 +1,40 @@
-"""DeepHoyer: accuracy against sparsity for every penalty, over strengths and thresholds, and the best of each.
+"""DeepHoyer: accuracy against sparsity for every penalty, over coefficients and thresholds, and the best of each.
 
     python sweep.py --save logs/sweep                                    the element-wise penalties, LeNet-300-100
     python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, beginning with the same dense network
     python sweep.py --save logs/sweep --iterate --tune-epochs 20 --tune-wd 5e-4 --target 98.4
 
-First a dense network; from it one training for each penalty and each strength in --decays (main.py); from that one
-pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prun_tune_T.py), with --iterate each
-from what the threshold before it left. All of them leave out the last 5,000 training pictures, and accuracies are
-those on them, so that choosing does not use the test set. sweep.csv holds one row a network, earlier sweeps' of the
-folder too; sweep.png shows accuracy against the weights and against the MACs of the compacted network that are left.
+First a dense network; from it one training for each penalty and each coefficient in --decays (main.py); from that one
+pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prune.py, finetune.py), with --iterate
+each from what the threshold before it left. All of them hold the last 5,000 training images out as a validation set,
+and accuracies are those on it, so that choosing does not use the test set. sweep.csv holds one row a network, earlier
+sweeps' of the folder too; sweep.png shows accuracy against the weights and against the MACs of the compacted network
+that are left. A threshold that would prune every weight has no row.
 
 With --target, the sparsest of this command's networks of each penalty (by weights; for groups by MACs) that has this
-accuracy on the held-out pictures is then tested, and written to chosen/: the fine-tuned network with its masks, and
+accuracy on the validation set is then tested, and written to chosen/: the fine-tuned network with its masks, and
 -compact, what remains of it; the dense network beside them. With --refit FILE, a dense network that has seen all
-training pictures, the chosen strength and thresholds are first trained once more from it, on all of them, and that
+training images, the chosen coefficient and thresholds are first trained once more from it, on all of them, and that
 network is the one to be tested; nothing is chosen by the test set either way.
 
 A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
-time of (penalties x strengths) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
-element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
+time of (penalties x coefficients) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the
+four element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
 """
 import csv
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, plots
 from common.evaluate import evaluate
-from hoyer import finetune, regularizers
-from hoyer import main as training
+from hoyer.finetune import finetune
+from hoyer.launchers import prune_once
+from hoyer.main import epoch_or_cosine, train
+from hoyer.prune import NothingLeft
+from hoyer.regularizers import ELEMENT, GROUP, PENALTIES
 
 DECAYS = {  # around what works on MNIST
     "l1": (1e-5, 3e-5, 1e-4), "hoyer": (5e-4, 2e-3, 1e-2), "hs": (3e-5, 1e-4, 3e-4), "tl1": (1e-5, 3e-5, 1e-4),
@@ -41,24 +46,26 @@ def parse(argv=None):
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--arch", help="mlp, cnn, or a CIFAR network such as resnet20 (default: mlp, or what --pretrained holds)")
-    add("--regs", nargs="+", default=list(regularizers.ELEMENT), metavar="REG", help="penalties (default: the four "
-        "element-wise ones)")
-    add("--decays", nargs="+", type=float, metavar="D", help="strengths (default: three for each penalty)")
-    add("--sensitivities", nargs="+", type=float, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T", help="thresholds")
+    add("--regs", nargs="+", choices=PENALTIES, default=list(ELEMENT), metavar="REG", help="penalties: "
+        f"{', '.join(PENALTIES)} (default: the four element-wise ones)")
+    add("--decays", nargs="+", type=cli.nonnegative, metavar="D", help="coefficients (default: three for each penalty)")
+    add("--sensitivities", nargs="+", type=cli.nonnegative, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T",
+        help="thresholds")
     add("--granularity", choices=("element", "group"), default="element")
     add("--epochs", type=cli.positive, default=250)
     add("--wd", type=cli.nonnegative, help="weight decay of the sparse training (default: main.py's)")
     add("--tune-epochs", type=cli.positive, default=100)
     add("--tune-lr", type=cli.nonnegative, default=1e-3)
     add("--tune-wd", type=cli.nonnegative, help="weight decay of the fine-tuning (default: finetune.py's)")
-    add("--schedule", nargs="+", default=["cosine"], help="as main.py's, for both (default: cosine)")
+    add("--schedule", nargs="+", type=epoch_or_cosine, default=["cosine"], help="as main.py's, for both (default: "
+        "cosine)")
     add("--seed", type=cli.seed_number, default=12345678)
     add("--holdout", type=cli.positive, default=5000, metavar="N")
     add("--pretrained", metavar="FILE", help="a dense network to begin with, trained with the same --holdout (default: "
         "one is trained)")
     add("--iterate", action="store_true", help="go from threshold to threshold instead of pruning each time anew")
-    add("--target", type=float, metavar="PERCENT", help="held-out accuracy of the networks to choose")
-    add("--refit", metavar="FILE", help="a dense network trained on all pictures: train the chosen ones so, too, and "
+    add("--target", type=float, metavar="PERCENT", help="accuracy on the validation set of the networks to choose")
+    add("--refit", metavar="FILE", help="a dense network trained on all images: train the chosen ones so, too, and "
         "test those")
     add("--save", default="logs/sweep", help="folder to write to")
     return parser.parse_args(argv)
@@ -67,89 +74,94 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     args.save = str(Path(args.save))                         # without a last slash
-    regs = [regularizers.named(reg) for reg in args.regs]
-    if "none" in regs:
-        raise UserError("--regs none has no strength to sweep")
     if args.refit and not args.target:
         raise UserError("--refit trains what --target PERCENT chooses; give that, too")
-    decays = {reg: args.decays or DECAYS[reg] for reg in regs}
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
     given = [check_dense(args, path, holdout)
              for path, holdout in ((args.pretrained, args.holdout), (args.refit, 0)) if path]
     if len({(ckpt["arch"], ckpt["dataset"]) for ckpt in given}) > 1:
         raise UserError(f"{args.pretrained} and {args.refit} are of two networks or of two data sets")
     if not args.pretrained:
-        training.main(words(["--epochs", args.epochs, "--save", f"{args.save}/dense", *shared(args, args.holdout)]))
-    made = {reg: [] for reg in regs}
-    for reg in regs:
-        for decay in decays[reg]:
+        train(training(args, args.holdout, f"{args.save}/dense"))
+    made = {reg: [] for reg in args.regs}
+    for reg in args.regs:
+        for decay in args.decays or DECAYS[reg]:
             for row, thresholds in trained(args, args.save, reg, decay, args.sensitivities, dense, args.holdout):
                 rows[row["folder"]] = row
                 write(args, list(rows.values()))
                 made[reg].append((row, thresholds))
     if args.target:
         ckpt = checkpoint.load(args.refit or dense)
-        top1 = test_once(args, ckpt["path"], "dense", ckpt["epoch"], {})
+        top1 = test_once(args, ckpt["path"], "dense")
         print(f"dense: test {top1:.2f} %; wrote {args.save}/chosen/dense.pth.tar")
-        for reg in regs:
-            choose(args, made[reg])
+        for reg in args.regs:
+            choose(args, reg, made[reg], dense)
 
 
 def check_dense(args, path, holdout):
-    """The checkpoint; UserError where it is no dense network that has seen all training pictures but these last."""
+    """The checkpoint; UserError where it is no dense network that has seen all training images but these last."""
     ckpt = checkpoint.load(path)
     if ckpt["stage"] != "dense":
         raise UserError(f"{path} is a {ckpt['stage']} network, not a dense one")
     for name, wanted in (("holdout", holdout), ("subset", args.subset)):
         if ckpt["args"].get(name) != wanted:
             raise UserError(f"{path} was trained with --{name} {ckpt['args'].get(name)}, not {wanted}: its training "
-                            f"pictures are not {'the ones that the sweep trains on' if holdout else 'all there are'}")
+                            f"images are not {'the ones that the sweep trains on' if holdout else 'all there are'}")
     return ckpt
 
 
+def shared(args, holdout):
+    """What every training of the sweep is called with, named as the flags of main.py and finetune.py are."""
+    return dict(dataset=args.dataset, data_dir=args.data_dir, subset=args.subset, device=args.device, arch=args.arch,
+                depth=None, batch_size=None, test_batch_size=args.test_batch_size, seed=args.seed, holdout=holdout,
+                schedule=args.schedule, gamma=0.1, momentum=0.9, precision="auto", compile=False, resume="auto",
+                overwrite=False)
+
+
+def training(args, holdout, save, reg="none", decay=0.0, pretrained=None, weight_decay=None):
+    """The args of main.train."""
+    return Namespace(**shared(args, holdout), reg=reg, decay=decay, pretrained=pretrained, weight_decay=weight_decay,
+                     epochs=args.epochs, lr=None, save=save, dropout=None, block_name=None, cardinality=None,
+                     widen_factor=None, growth=None, compression=None)
+
+
+def tuning(args, holdout, save, model, sensitivity):
+    """The args of prune.prune and finetune.finetune."""
+    return Namespace(**shared(args, holdout), model=model, rule="T", sensitivity=sensitivity,
+                     granularity=args.granularity, criterion="magnitude", epochs=args.tune_epochs, lr=args.tune_lr,
+                     weight_decay=args.tune_wd, save=save)
+
+
 def trained(args, save, reg, decay, sensitivities, dense, holdout):
-    """One strength of one penalty, into folders of `save`: the sparse training, then pruning and fine-tuning for each
-    threshold. Yields for each of these a row of sweep.csv and the thresholds up to there."""
-    decayed = [] if args.wd is None else ["--wd", args.wd]
+    """One coefficient of one penalty, into folders of `save`: the sparse training, then pruning and fine-tuning for
+    each threshold. Yields for each of these a row of sweep.csv and the thresholds up to there."""
     folder = f"{save}/{reg}-{decay}{tag('wd', args.wd, None)}{tag('epochs', args.epochs, 250)}"
-    training.main(words(["--reg", reg, "--decay", decay, "--pretrained", dense, "--epochs", args.epochs, "--save",
-                         folder, *shared(args, holdout), *decayed]))
+    train(training(args, holdout, folder, reg, decay, dense, args.wd))
     source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
     ckpt = checkpoint.load(source)
     minutes, wd = ckpt["run"]["minutes"], ckpt["args"]["weight_decay"]
-    tuned_with = [] if args.tune_wd is None else ["--wd", args.tune_wd]
-    tuning = tag("wd", args.tune_wd, None) + tag("lr", args.tune_lr, 1e-3) + tag("epochs", args.tune_epochs, 100)
+    how = tag("wd", args.tune_wd, None) + tag("lr", args.tune_lr, 1e-3) + tag("epochs", args.tune_epochs, 100)
     taken = []                                               # the thresholds up to here
     for sensitivity in sensitivities:
-        taken = [*taken, sensitivity] if args.iterate else [sensitivity]
-        tuned = f"{folder}/{args.granularity}-{'-'.join(map(str, taken))}{tuning}"
-        finetune.main(words(["--model", source, "--sensitivity", sensitivity, "--granularity", args.granularity,
-                             "--epochs", args.tune_epochs, "--lr", args.tune_lr, "--save", tuned, *tuned_with,
-                             *shared(args, holdout)]), "prun_tune_T")
+        steps = [*taken, sensitivity] if args.iterate else [sensitivity]
+        tuned = f"{folder}/{args.granularity}-{'-'.join(map(str, steps))}{how}"
+        tune = tuning(args, holdout, tuned, source, sensitivity)
+        try:
+            prune_once(tune)
+        except NothingLeft as error:
+            print(f"{reg}, coefficient {decay:g}: left out, as {error}", flush=True)
+            continue
+        finetune(tune)
         row = {"reg": reg, "decay": decay, "wd": wd, "seed": args.seed, "granularity": args.granularity,
                "sensitivity": sensitivity, **measured(args, tuned, epochs, minutes)}
-        yield row, taken
+        yield row, steps
         if args.iterate:
-            source, epochs, minutes = f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
-
-
-def shared(args, holdout):
-    """The flags that every training of the sweep has."""
-    flags = ["--schedule", *args.schedule, "--seed", args.seed, "--holdout", holdout, "--resume", "auto",
-             "--test-batch-size", args.test_batch_size]
-    for name in ("dataset", "data_dir", "subset", "device", "arch"):
-        if getattr(args, name) is not None:
-            flags += [f"--{name.replace('_', '-')}", getattr(args, name)]
-    return flags
+            taken, source, epochs, minutes = steps, f"{tuned}/finetuned.pth.tar", row["epochs"], row["minutes"]
 
 
 def tag(name, value, usual):
     """What tells a folder's settings from the usual ones: '-wd0.0005', or nothing."""
     return f"-{name}{value:g}" if value != usual else ""
-
-
-def words(values):
-    return [str(value) for value in values]
 
 
 def earlier(args):
@@ -162,7 +174,7 @@ def earlier(args):
 
 
 def measured(args, folder, epochs, minutes):
-    """Held-out accuracy, weights left (without biases) and MACs left, each in percent, and what all of the sparse
+    """Validation accuracy, weights left (without biases) and MACs left, each in percent, and what all of the sparse
     training took; epochs, minutes: before this fine-tuning."""
     tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
     dense = compute_flops.count(models.build(tuned["arch"], **tuned["dense"]["cfg"])).total
@@ -174,43 +186,52 @@ def measured(args, folder, epochs, minutes):
             "folder": str(Path(folder).relative_to(args.save))}
 
 
-def choose(args, made):
-    """Tests the sparsest of one penalty's networks that is good enough on the held-out pictures, and keeps it.
+def choose(args, reg, made, dense):
+    """Tests the sparsest of one penalty's networks that is good enough on the validation set, and keeps it.
 
-    made: [(row of sweep.csv, thresholds), ...].
+    made: [(row of sweep.csv, thresholds), ...]; dense: the file that all of them began with.
     """
-    reg, good = made[0][0]["reg"], [(row, steps) for row, steps in made if row["accuracy"] >= args.target]
+    good = [(row, steps) for row, steps in made if row["accuracy"] >= args.target]
     for suffix in ("", "-compact"):                          # of an earlier choice
         Path(f"{args.save}/chosen/{reg}{suffix}.pth.tar").unlink(missing_ok=True)
     if not good:
-        print(f"{reg}: no network has {args.target} % on the held-out pictures; try weaker strengths or smaller "
+        print(f"{reg}: no network has {args.target} % on the validation set; try smaller coefficients or smaller "
               "thresholds")
         return
-    best, steps = min(good, key=lambda pair: pair[0]["macs_left" if reg in regularizers.GROUP else "weights_left"])
-    print(f"{reg}: strength {best['decay']:g}, threshold {best['sensitivity']:g} chosen, {best['accuracy']:.2f} % on "
-          "the held-out pictures")
+    best, steps = min(good, key=lambda pair: pair[0]["macs_left" if reg in GROUP else "weights_left"])
+    print(f"{reg}: coefficient {best['decay']:g}, threshold {best['sensitivity']:g} chosen, {best['accuracy']:.2f} % "
+          "on the validation set")
     if args.refit:
-        *_, (best, _) = trained(args, f"{args.save}/refit", reg, best["decay"], steps, args.refit, 0)
-    wd = f"weight decay {best['wd']:g}, " if best["wd"] else ""
-    whole = "whole groups, " if best["granularity"] == "group" else ""
-    setting = (f"{reg}, {args.target:g} % held out, {'refit, ' if args.refit else ''}strength {best['decay']:g}, {wd}"
-               f"{whole}threshold {best['sensitivity']:g}")
-    spent = {"minutes": best["minutes"], "setting": setting, "command": cli.command()}
+        again = list(trained(args, f"{args.save}/refit", reg, best["decay"], steps, args.refit, 0))
+        if not again or again[-1][1] != steps:
+            print(f"{reg}: trained on all images it does not have the chosen thresholds, and is not tested")
+            return
+        best, dense = again[-1][0], args.refit
+    tuned = checkpoint.load(f"{args.save}/{best['folder']}/finetuned.pth.tar")
+    settings = {name: value for name, value in vars(args).items() if name != "data_dir"} | {
+        name: best[name] for name in ("reg", "decay", "wd", "granularity", "sensitivity")} | {
+        "refit": bool(args.refit), "tune_wd": tuned["args"]["weight_decay"], "pretrained": dense}
+    spent = {"minutes": best["minutes"], "command": cli.command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
-        top1 = test_once(args, f"{args.save}/{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent)
-    print(f"{setting}: {best['weights_left']} % of the weights, {best['macs_left']} % of the MACs in {best['widths']}, "
-          f"test {top1:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
+        top1 = test_once(args, f"{args.save}/{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent,
+                         settings)
+    print(f"{reg}{', refit' if args.refit else ''}: {best['weights_left']} % of the weights, {best['macs_left']} % of "
+          f"the MACs in {best['widths']}, test {top1:.2f} %; wrote {args.save}/chosen/{reg}.pth.tar", flush=True)
 
 
-def test_once(args, path, name, epochs, facts):
-    """Writes the network to chosen/<name>.pth.tar with its accuracy on the test set; returns that."""
+def test_once(args, path, name, epochs=None, facts=None, settings=None):
+    """Writes the network to chosen/<name>.pth.tar with its accuracy on the test set; returns that.
+
+    epochs, facts, settings: instead of the file's own `epoch`, in its `run`, and instead of its `args`.
+    """
     ckpt = checkpoint.load(path)
     model = checkpoint.to_model(ckpt)
     dataset = data.load(ckpt["dataset"], args.data_dir, model.arch.startswith("lenet"), args.subset)
     top1 = evaluate(model, data.Loader(dataset, "test", args.test_batch_size))["top1"]
     kept = {k: v for k, v in ckpt.items() if k not in ("path", "resume")}
     checkpoint.save(f"{args.save}/chosen/{name}.pth.tar", {
-        **kept, "prec1": top1, "best_prec1": top1, "epoch": epochs, "run": ckpt["run"] | facts})
+        **kept, "prec1": top1, "best_prec1": top1, "epoch": epochs or ckpt["epoch"],
+        "run": ckpt["run"] | (facts or {}), "args": settings or ckpt["args"]})
     return top1
 
 
@@ -224,15 +245,17 @@ def write(args, rows):
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
     for axis, column, label in zip(axes, ("weights_left", "macs_left"),
                                    ("weights left (%)", "MACs of the compacted network left (%)"), strict=True):
-        for reg in dict.fromkeys(row["reg"] for row in rows):
+        for reg, marker in zip(PENALTIES, "os^vDP*", strict=True):
             mine = [row for row in rows if row["reg"] == reg]
-            axis.plot([float(row[column]) for row in mine], [float(row["accuracy"]) for row in mine], "o", label=reg)
+            if mine:
+                axis.plot([float(row[column]) for row in mine], [float(row["accuracy"]) for row in mine], marker,
+                          fillstyle="none", label=reg)
         axis.set_xlabel(label)
         axis.set_xscale("log", subs=(2, 5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
         axis.grid(alpha=0.3)
-    axes[0].set_ylabel(f"accuracy on {args.holdout} held-out pictures (%)")
+    axes[0].set_ylabel(f"accuracy on the {args.holdout} validation images (%)")
     axes[0].legend()
     figure.savefig(Path(args.save) / "sweep.png", dpi=100)
     plt.close(figure)

@@ -1,0 +1,143 @@
+"""What the scripts with the original's names share: flags, numbers and file names of the original repository.
+
+    element.py structure.py       LeNets, training          main.train
+    cifar.py cifar_group.py       CIFAR, training           main.train
+    prun_tune_T.py prun_tune_V.py cifar_prun_tune.py        prune.prune, then finetune.finetune
+
+The LeNets' scripts write saves/<name>.pth and keep log, curve and the checkpoint to resume from in saves/<name>/.
+"""
+import argparse
+import os
+from pathlib import Path
+
+import torch
+
+from common import UserError, checkpoint, cli
+from common.evaluate import evaluate_file
+from common.run import output_folder
+from hoyer import finetune, main, networks, prune
+from hoyer.networks import find, stem
+
+
+def first_process():
+    """False in all but one of torchrun's processes."""
+    return int(os.environ.get("RANK", 0)) == 0
+
+
+def penalty(names):
+    """The type of a --reg that takes these names, or their numbers in this order."""
+    def reg(text):
+        if text in names:
+            return text
+        if text.isdecimal() and int(text) < len(names):
+            return names[int(text)]
+        raise argparse.ArgumentTypeError(f"{text} is no penalty here; valid are "
+                                         f"{', '.join(f'{i} or {name}' for i, name in enumerate(names))}")
+    return reg
+
+
+def training_flags(doc, penalties):
+    """The parser of a script that trains; penalties: what its --reg 0, 1, 2, ... mean."""
+    parser = cli.parser(doc)
+    main.add_flags(parser)
+    parser.add_argument("--reg", type=penalty(penalties), default="none", help="the penalty, by number or name: "
+                        f"{', '.join(f'{i} {name}' for i, name in enumerate(penalties))}")
+    return parser
+
+
+def cifar_flags(parser):
+    """The names that the trainer bearpaw/pytorch-classification has for the shared flags."""
+    add, same = parser.add_argument, dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+    add("-d", dest="dataset", **same)
+    add("--train-batch", dest="batch_size", type=cli.positive, **same)
+    add("--test-batch", dest="test_batch_size", type=cli.positive, **same)
+    add("-c", "--checkpoint", dest="save", **same)
+    add("--manualSeed", dest="seed", type=cli.seed_number, **same)
+    add("--gpu-id", dest="device", type=lambda number: f"cuda:{int(number)}", **same)
+
+
+def train_lenet(args, kind, number):
+    """main.train into saves/<kind>_<decay>_<number>, LeNet-5 into saves/cnn/, with the network as a .pth beside."""
+    args.decay = args.decay if args.reg != "none" else 0.0
+    _, arch, _ = main.starting_point(args)
+    if not arch.startswith("lenet"):
+        raise UserError(f"this script trains the LeNets, --arch mlp and cnn; for a {arch} take cifar_group.py")
+    args.save = args.save or f"saves/{'cnn/' if arch == 'lenet5' else ''}{kind}_{args.decay}_{number}"
+    main.train(args)
+    keep(f"{args.save}/checkpoint.pth.tar", f"{args.save}.pth")
+
+
+def train_cifar(args):
+    """main.train, by default of a resnet; with -e only the accuracy of the file to begin or to go on with."""
+    if args.evaluate:
+        return evaluate(args)
+    if args.pretrained is None:
+        args.arch = args.arch or "resnet"
+    main.train(args)
+
+
+def evaluate(args):
+    path = args.pretrained or args.resume
+    if path in ("", "auto"):
+        raise UserError("-e evaluates a file: give it as --pretrained FILE or --resume FILE")
+
+    def network(arch, depth):
+        return networks.network(arch, depth, **networks.options(args))
+    given = {name: getattr(args, name) for name in ("dataset", "data_dir", "device", "subset", "arch", "depth")}
+    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+    evaluate_file([find(path), *flags], __doc__, network)
+
+
+def pruning_flags(doc, sensitivity):
+    """The parser of a script that prunes and fine-tunes; sensitivity: its default."""
+    parser = cli.parser(doc)
+    finetune.add_flags(parser)
+    prune.add_flags(parser, sensitivity)
+    parser.add_argument("-e", "--evaluate", action="store_true", help="stop after pruning")
+    return parser
+
+
+def pruned_name(args):
+    """What tells prunings of one network apart: 0.01, or 0.01_group where it is not done in the original's way."""
+    how = [word for word in (args.granularity, args.criterion) if word not in ("element", "magnitude")]
+    return "_".join([str(args.sensitivity), *how])
+
+
+def prune_once(args):
+    """prune.prune(args) into args.save by the first process, for which the others wait; args.model is then its file.
+
+    Where --resume continues a run whose network is pruned already it stays so, and must have been pruned so.
+    """
+    finetune.check(args)                                     # what would stop the fine-tuning stops the pruning
+    if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
+        torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
+    args.model, pruned = find(args.model), Path(args.save) / "pruned.pth.tar"
+    if first_process():
+        output_folder(args.save, args.overwrite, args.resume)
+        if args.resume and pruned.exists():
+            was, names = checkpoint.load(pruned)["args"], ("model", "rule", "sensitivity", "granularity", "criterion")
+            changed = [f"--{name} {was.get(name)}" for name in names if was.get(name) != getattr(args, name)]
+            if changed:
+                raise UserError(f"{pruned} was pruned with {', '.join(changed)}; give the same, or another --save")
+        else:
+            prune.prune(argparse.Namespace(**vars(args)))
+    if world > 1:
+        torch.distributed.all_reduce(torch.zeros(1))         # returns when all processes are here
+    args.model = str(pruned)
+
+
+def prune_and_finetune_lenet(args):
+    """Both into <model>_<rule>_<sensitivity>, with the fine-tuned network as a .pth beside; -e: without fine-tuning."""
+    args.save = args.save or f"{stem(find(args.model))}_{args.rule}_{pruned_name(args)}"
+    prune_once(args)
+    if not args.evaluate:
+        finetune.finetune(args)
+        keep(f"{args.save}/finetuned.pth.tar", f"{args.save}.pth")
+
+
+def keep(file, path):
+    """The network of a run as one file, without what only resuming needs."""
+    if first_process():
+        ckpt = checkpoint.load(file)
+        checkpoint.save(path, {name: value for name, value in ckpt.items() if name not in ("path", "resume")})
+        print(f"wrote {path}")
