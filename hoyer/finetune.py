@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F
 
 from common import UserError, checkpoint, cli, data, models
+from common.compact import compact, compaction_report, sparsity_report
 from common.evaluate import evaluate
 from common.run import Run
-from hoyer.compact import compact, compaction_report, sparsity_report
 
 RECIPES = {  # of the original, by network and by the rule that the file was pruned by: what the command line leaves out
     ("LeNet", "T"): dict(epochs=100, batch_size=100, lr=1e-4, schedule=[], weight_decay=0.0),

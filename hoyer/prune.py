@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common.compact import compact, compaction_report, sparsity_report
 from common.evaluate import evaluate
 from common.run import default_folder, device_of, facts, output_folder
-from hoyer.compact import compact, compaction_report, sparsity_report
 from hoyer.networks import find, network
 
 

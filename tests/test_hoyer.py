@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models
+from common.compact import architecture, removable, sparsity_report
+from common.compact import compact as take_out
 from common.evaluate import evaluate
 from common.run import Run
 from hoyer import (
@@ -139,7 +141,8 @@ def test_numbers_and_names_of_reg():
     assert [cifar_reg(n) for n in "0123"] == ["none", "group-lasso", "group-hoyer", "group-hs"]
     assert element_reg("hs") == main.parse(["--reg", "hs"]).reg == "hs"
     for script, text, valid in ((element, "5", "4 or tl1"), (structure, "3", "2 or group-hs"),
-                                (structure, "hs", "1 or group-lasso"), (main, "3", "hs'?, '?tl1"), (cifar_group, "-1", "3 or group-hs")):
+                                (structure, "hs", "1 or group-lasso"), (main, "3", "hs'?, '?tl1"),
+                                (cifar_group, "-1", "3 or group-hs")):
         with pytest.raises(UserError, match=valid):
             script.main([f"--reg={text}"])
 
@@ -424,7 +427,7 @@ def test_the_report_line_for_line():
             p.fill_(1)
         model.fc1.weight.copy_(torch.tensor([[1.0, 0, 0, 2], [0, 0, 0, 0], [0, 3, 0, 0]]))
         model.fc1.bias[1] = 0
-    assert compact.sparsity_report(model).splitlines() == [
+    assert sparsity_report(model).splitlines() == [
         "fc1.weight           | nonzeros =       3 /      12 ( 25.00%) | total_pruned =       9 | shape = (3, 4)",
         "fc1.weight           | dim0 =       3 /       4 ( 75.00%) | dim1 =       2 /       3 ( 66.67%)",
         "fc1.bias             | nonzeros =       2 /       3 ( 66.67%) | total_pruned =       1 | shape = (3,)",
@@ -445,11 +448,11 @@ def test_the_report_counts_channels_and_filters_of_convolutions():
         model.conv2.weight[5:9] = 0                          # four filters
         model.conv2.weight[0, :, 1:] = 0                     # kernel positions, no group
     assert "conv2.weight         | dim0 =      19 /      20 ( 95.00%) | dim1 =      46 /      50 ( 92.00%)" in \
-        compact.sparsity_report(model)
+        sparsity_report(model)
     with torch.no_grad():
         for p in model.parameters():
             p.zero_()
-    assert "Compression rate :        infx" in compact.sparsity_report(model)
+    assert "Compression rate :        infx" in sparsity_report(model)
 
 
 # ---------------------------------------------------------------- compaction
@@ -491,11 +494,11 @@ ZOO = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg-plain": dict(depth=11, 
 def test_compacted_and_masked_logits_agree(key):
     model = sparse_like(key.split("-")[0], **ZOO[key])
     before = [p.clone() for p in model.state_dict().values()]
-    small = compact.compact(model)
+    small = take_out(model)
     assert all(torch.equal(a, b) for a, b in zip(before, model.state_dict().values(), strict=True))
     assert same_logits(model, small)
     assert compute_flops.count(small).total.macs < compute_flops.count(model).total.macs
-    assert not compact.removable(small)
+    assert not removable(small)
 
 
 def test_whole_groups_of_a_resnext_go():
@@ -505,7 +508,7 @@ def test_whole_groups_of_a_resnext_go():
         expand = model.stage_1.stage_1_bottleneck_0.conv_expand
         expand.weight[:, 64:128] = 0                         # the second group of 64 channels
         expand.weight[:, :30] = 0                            # part of the first, which therefore stays
-    small = compact.compact(model)
+    small = take_out(model)
     assert small.cfg["widths"][0] == model.cfg["widths"][0] - 64 and same_logits(model, small)
 
 
@@ -520,8 +523,8 @@ def test_the_papers_mlp_353_45_11():
         model.fc2.weight[11:40] = 0
         model.fc2.weight[40:50, :45] = 0                     # these read constants only
         model.fc3.weight[:, 50:] = 0
-    small = compact.compact(model)
-    assert compact.architecture(small) == "353-45-11" and same_logits(model, small)
+    small = take_out(model)
+    assert architecture(small) == "353-45-11" and same_logits(model, small)
     assert compute_flops.count(small).total.macs == 353 * 45 + 45 * 11 + 11 * 10       # 16.5k, the paper's 6.19 %
 
 
@@ -535,8 +538,8 @@ def test_the_papers_cnn_5_12_139_13():
         position = torch.arange(800)
         model.fc1.weight[:, (position % 16 >= 12) | (position < 5)] = 0      # nothing reads these of living filters
         model.fc1.weight[13:] = 0
-    small = compact.compact(model)
-    assert compact.architecture(small) == "5-12-139-13" and same_logits(model, small)
+    small = take_out(model)
+    assert architecture(small) == "5-12-139-13" and same_logits(model, small)
     assert compute_flops.count(small).total.macs == 576 * 25 * 5 + 64 * 25 * 5 * 12 + 139 * 13 + 10 * 13     # 169.9k
 
 
@@ -547,7 +550,7 @@ def test_a_network_without_weights_keeps_one_of_everything(arch):
         for name, p in model.named_parameters():
             if name.endswith("weight"):
                 p.zero_()
-    small = compact.compact(model)
+    small = take_out(model)
     assert set(small.cfg["widths"]) == {1} and same_logits(model, small)
 
 
@@ -557,7 +560,7 @@ def test_compact_as_a_command(tmp_path, capsys):
     compact.main(["--model", str(tmp_path / "m")])
     small = checkpoint.to_model(checkpoint.load(tmp_path / "m_compact.pth"))
     out = capsys.readouterr().out
-    assert f"compacted: {compact.architecture(small)}, " in out and "alive: " in out
+    assert f"compacted: {architecture(small)}, " in out and "alive: " in out
     assert same_logits(model, small, 1e-5)
     with pytest.raises(UserError, match="there already"):
         compact.main(["--model", str(tmp_path / "m")])

@@ -1,0 +1,123 @@
+"""The small network that pruning has left: dead neurons, channels and input pixels taken out, and the reports on it.
+
+    small = compact(model)                                   # fewer channels, the same logits
+
+    a neuron that nothing reads        all weights on it in the next layer are zero: it goes
+    a neuron that reads nothing        all its weights are zero, it is a constant: it goes, and the constant is added
+                                       to the next layer's bias
+    an input pixel that nothing reads  goes
+
+One removal can make the next possible, so this is repeated until nothing changes.
+"""
+import copy
+
+import torch
+from torch import nn
+
+from common import compute_flops, models
+from common.models.narrow import after_norm, reads, width_of
+
+NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
+
+
+def sparsity_report(model):
+    """The original's report as text: non-zeros of every tensor but the batch norms', and of its groups.
+
+    dim0 counts the inputs of a layer that any weight reads, dim1 its outputs that any weight feeds.
+    """
+    lines, alive, total, weights, nonzero_weights = [], 0, 0, 0, 0
+    for layer, module in model.named_modules():
+        for leaf, tensor in module.named_parameters(recurse=False):
+            if isinstance(module, NORMS):
+                continue
+            name, count, size = f"{layer}.{leaf}", int(tensor.count_nonzero()), tensor.numel()
+            alive, total = alive + count, total + size
+            lines.append(f"{name:20} | nonzeros = {count:7} / {size:7} ({100 * count / size:6.2f}%) | "
+                         f"total_pruned = {size - count:7} | shape = {tuple(tensor.shape)}")
+            if tensor.dim() > 1:
+                weights, nonzero_weights = weights + size, nonzero_weights + count
+                nonzero = tensor.detach().ne(0)
+                groups = [("dim0", nonzero.transpose(0, 1).flatten(1).any(1)), ("dim1", nonzero.flatten(1).any(1))]
+                counts = [f"{dim} = {int(g.sum()):7} / {len(g):7} ({100 * int(g.sum()) / len(g):6.2f}%)"
+                          for dim, g in groups]
+                lines.append(f"{name:20} | {' | '.join(counts)}")
+    rate = total / alive if alive else float("inf")
+    lines.append(f"alive: {alive}, pruned : {total - alive}, total: {total}, Compression rate : {rate:10.2f}x  "
+                 f"({100 * (total - alive) / total:6.2f}% pruned)")
+    rate = weights / nonzero_weights if nonzero_weights else float("inf")
+    lines.append(f"weights alone, as papers count: {nonzero_weights} of {weights} left "
+                 f"({100 * nonzero_weights / weights:.2f}%, {rate:.2f}x)")
+    return "\n".join(lines)
+
+
+def foldable_constants(modules, record, norm_after):
+    """bool (channels,): the channels whose filter is all zero and whose constant can go into the next layer's bias."""
+    producer, norm = record.producers[0]
+    layer = modules[producer]
+    none = torch.zeros(width_of(layer), dtype=torch.bool)
+    if record.stream or len(record.producers) > 1:
+        return none                                          # others add to these channels: no constants
+    empty = layer.weight.detach().eq(0).flatten(1).all(1).cpu()
+    value = none.double() if layer.bias is None else layer.bias.detach().double().cpu()
+    value = after_norm(modules[norm], value) if norm else value
+    consumers = [(consumer.layer, modules[consumer.layer]) for consumer in record.consumers]
+    foldable = all((layer.bias is not None or norm_after.get(name)) and not any(getattr(layer, "padding", ()))
+                   for name, layer in consumers)
+    # Where the next convolution pads with zeros, only a constant of zero is the same at the border.
+    return empty & (foldable | (value <= 0))
+
+
+def removable(model):
+    """{layer: keep (channels,)} for `models.narrow`, only of layers that lose something; {} when nothing can go."""
+    modules, records, keep = dict(model.named_modules()), model.channels(), {}
+    norm_after = {producer: norm for record in records for producer, norm in record.producers if norm}
+    for record in records:
+        if not record.producers:
+            continue
+        unread = ~torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
+        alive = ~unread & ~foldable_constants(modules, record, norm_after)
+        alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
+        if not alive.any():
+            alive[:record.group_size] = True                 # a layer keeps one channel, even of zeros
+        if alive.all():
+            continue
+        keep[record.producers[0][0]] = alive
+    if keep:
+        return keep
+    for record in records:
+        if not record.producers:                             # the pixels or positions that fc1 reads
+            consumer = record.consumers[0]
+            read, indices = reads(modules, consumer), modules[consumer.select].indices.cpu()
+            if not read.any():
+                read[indices[0]] = True
+            if not read[indices].all():
+                keep[consumer.select] = read
+    return keep
+
+
+@torch.no_grad()
+def compact(model):
+    """A new, narrower network with the same outputs; the given one stays as it is."""
+    model = copy.deepcopy(model)
+    while keep := removable(model):
+        model = models.narrow(model, keep)
+    return model
+
+
+def architecture(model):
+    """'353-45-11' for a LeNet; the list of widths for others."""
+    widths = model.cfg.get("widths") or []
+    return "-".join(map(str, widths)) if model.arch.startswith("lenet") else " ".join(map(str, widths))
+
+
+@torch.no_grad()
+def compaction_report(model, small, dense):
+    """Widths, parameters and MACs of the compacted network, and how far its logits are from the masked one's."""
+    images = torch.rand(16, *models.input_shape(model.arch), generator=torch.Generator().manual_seed(0))
+    images = images.to(next(model.parameters()).device)
+    logits = model.eval()(images)
+    difference = float((logits - small.eval()(images)).abs().max() / logits.abs().max().clamp_min(1e-30))
+    total = compute_flops.count(small).total
+    return (f"compacted: {architecture(small)}, {total.params:,} parameters of {dense['params']:,} "
+            f"({100 * total.params / dense['params']:.2f}%), {total.macs:,} MACs of {dense['macs']:,} "
+            f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by {difference:.1e} of the largest")

@@ -1,0 +1,77 @@
+"""The rooms of the repository: what may import what, and what a script does not load before it needs it."""
+import ast
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+
+METHODS = {"softmask", "hoyer", "slimming", "magnitude", "reweighted"}
+FILES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in
+         {*METHODS, "common", "results", "benchmarks"}]
+
+
+def imported(path):
+    """The repository's files that this one imports, from inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        for name in names:
+            file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
+            beside = path.with_name(f"{name}.py")
+            found |= {f for f in (file, beside) if f in FILES and f != path}
+    return found
+
+
+GRAPH = {path: imported(path) for path in FILES}
+
+
+def reachable(path):
+    seen, todo = set(), [*GRAPH[path]]
+    while todo:
+        if (file := todo.pop()) not in seen:
+            seen.add(file)
+            todo += GRAPH[file]
+    return seen
+
+
+def test_no_two_files_import_each_other():
+    assert GRAPH[ROOT / "common" / "run.py"] >= {ROOT / "common" / "checkpoint.py"}         # the graph is one
+    assert not [str(path) for path in FILES if path in reachable(path)]
+
+
+def test_methods_share_only_common():
+    for path, files in GRAPH.items():
+        room = path.relative_to(ROOT).parts[0]
+        others = {file.relative_to(ROOT).parts[0] for file in files} - {room}
+        if room in METHODS:
+            assert others <= {"common"}, path
+        if room == "common":
+            assert not others, path
+
+
+def test_each_method_fine_tunes_with_common_alone():
+    """Who reads a finetune.py needs that file and common (and the names of its networks)."""
+    for path in ROOT.glob("*/finetune.py"):
+        own = {file.name for file in GRAPH[path] if file.parent == path.parent}
+        assert own <= {"networks.py"}, f"{path} needs {own}"
+
+
+@pytest.mark.parametrize("script", ["slimming/eval.py", "slimming/main.py", "hoyer/eval.py", "common/compute_flops.py"])
+def test_help_loads_neither_matplotlib_nor_torchvision(script):
+    done = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / script), "--help"], capture_output=True,
+                          text=True, timeout=120)
+    loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    assert done.returncode == 0 and "torch" in loaded and not loaded & {"matplotlib", "torchvision"}
+
+
+def test_checkpoints_are_loaded_without_running_code():
+    for path in FILES:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
+                assert any(k.arg == "weights_only" and k.value.value is True for k in node.keywords), path
