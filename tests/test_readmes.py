@@ -47,7 +47,8 @@ def small(command):
         words += ["--dataset", "shapes10"]
     if words[0] != "compact.py":                             # it only reads a file
         words += ["--subset", "20", "--device", "cpu"]
-    if words[0] in ("main.py", "finetune.py", "cifar.py", "cifar_finetune.py") and "--epochs" not in words:
+    trains = ("main.py", "finetune.py", "iterative.py", "cifar.py", "cifar_finetune.py")
+    if words[0] in trains and "--epochs" not in words:
         words += ["--epochs", "2" if words[0] == "main.py" else "1"]      # of a dense run rewinding leaves something
     return words
 
