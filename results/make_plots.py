@@ -30,8 +30,8 @@ def hoyer_mnist(plt, rows):
     for (weights, macs), arch in zip(panels, LENETS, strict=True):
         mine = [(penalty, runs) for penalty, runs in tables_hoyer.groups(rows) if runs[0]["arch"] == arch]
         for (_, runs), dashes in zip([pair for pair in mine if not pair[0]], DASHES, strict=False):
-            held_out = "" if runs[0]["args"]["holdout"] else ", all images"
-            label = (f"dense, {runs[0]['epochs']} epochs, {runs[0]['precision']}{held_out}: "
+            images = "" if runs[0]["args"]["holdout"] else ", all images"
+            label = (f"dense, {runs[0]['epochs']} epochs, {runs[0]['precision']}{images}: "
                      f"{float(runs[0]['accuracy']):.2f} %")
             for axis in (weights, macs):
                 axis.axhline(float(runs[0]["accuracy"]), color="dimgrey", linewidth=1, linestyle=dashes, label=label)

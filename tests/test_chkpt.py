@@ -133,9 +133,9 @@ def test_a_file_that_does_not_say_how_it_was_made_is_no_row(run_file):
 NEEDED = {  # the settings that tables read, beside `subset`
     ("slimming", "dense"): (), ("slimming", "sparse"): ("s",), ("slimming", "pruned"): ("percent", "criterion", "save"),
     ("slimming", "finetuned"): ("refine",), ("magnitude", "dense"): (),
-    ("magnitude", "finetuned"): ("retrain", "rewind_to", "rule", "criterion", "scope", "per_layer", "percent"),
-    ("hoyer", "dense"): ("save", "holdout"), ("hoyer", "sparse"): ("reg", "decay", "save"),
-    ("hoyer", "finetuned"): ("sensitivity",)}
+    ("magnitude", "finetuned"): ("retrain", "rewind_to", "rule"),
+    ("hoyer", "dense"): ("save", "holdout"), ("hoyer", "sparse"): ("reg", "decay"),
+    ("softmask", "sparse"): ("target",), ("softmask", "quantized"): ("wbit",), ("reweighted", "sparse"): ("lam",)}
 SWEEP = ("reg", "decay", "wd", "granularity", "sensitivity", "target", "refit", "tune_epochs", "tune_wd", "tune_lr",
          "holdout", "seed", "pretrained", "iterate")
 
@@ -146,8 +146,10 @@ def test_the_ledger_has_all_columns_and_the_settings_that_tables_read():
         may_be_empty = ("checkpoint", "sha256", "seed", "widths")
         assert all(row[name] for name in ledger.COLUMNS if name not in may_be_empty), row
         needed = ("subset", *NEEDED.get((row["method"], row["stage"]), ()))
-        if "target" in row["args"]:
+        if row["method"] == "hoyer" and "target" in row["args"]:
             needed += SWEEP
+        if row["dataset"] == "cifar100" and row["method"] in ("softmask", "reweighted"):
+            needed += ("score",)
         missing = [name for name in needed if name not in row["args"]]
         assert not missing, f"{row['command']}: no {', '.join(missing)} in args"
         assert str(row["args"].get("seed", "")) == row["seed"]

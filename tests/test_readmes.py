@@ -47,12 +47,16 @@ def small(command):
         words += ["--dataset", "shapes10"]
     if words[0] != "compact.py":                             # it only reads a file
         words += ["--subset", "20", "--device", "cpu"]
-    if words[0] in ("main.py", "finetune.py", "cifar.py", "cifar_finetune.py") and "--epochs" not in words:
+    trains = ("main.py", "finetune.py", "iterative.py", "cifar.py", "cifar_finetune.py")
+    if words[0] in trains and "--epochs" not in words:
         words += ["--epochs", "2" if words[0] == "main.py" else "1"]      # of a dense run rewinding leaves something
     return words
 
 
-@pytest.mark.parametrize("folder", ["slimming", "hoyer", "magnitude"])
+METHODS = sorted(path.parent.name for path in ROOT.glob("*/README.md") if (path.parent / "main.py").exists())
+
+
+@pytest.mark.parametrize("folder", METHODS)
 def test_every_command_of_the_readme_runs(folder, tmp_path, monkeypatch, capsys):
     for part in (folder, "common"):
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "logs"))
@@ -97,3 +101,23 @@ def test_the_commands_of_deephoyer_stand_in_its_readme(line):
     assert any(re.fullmatch(line, command) for command in commands("hoyer"))
 
 
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+
+
+@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_readme_links_to_is_there(path):
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
+    missing = [link for link in links if not (path.parent / link).exists()]
+    assert not missing
+
+
+UNUSUAL = {"picture": "image", "strength": "lambda or penalty coefficient", "held.out": "validation set",
+           "hold.out": "validation set", "drawn by": "made by", "share of": "fraction or ratio of",
+           "deviation over": "standard deviation over", "goes on": "continues"}
+
+
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "results").glob("[!s]*.py"))],
+                         ids=lambda path: str(path.relative_to(ROOT)))
+def test_words_are_the_field_s(path):
+    found = {word: better for word, better in UNUSUAL.items() if re.search(word, path.read_text())}
+    assert not found
