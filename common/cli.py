@@ -1,4 +1,4 @@
-"""The command line of every script: shared flags, argument types, and errors in one line.
+"""The command line of every script: shared flags, argument types, the folder to write to, and errors in one line.
 
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1)
@@ -6,6 +6,7 @@
 What a user can mend is raised as a UserError anywhere in the code; `script` prints it and exits with status 2.
 """
 import argparse
+import os
 import shlex
 import sys
 from pathlib import Path
@@ -83,6 +84,27 @@ def seed_number(text):
 
 positive.__name__, nonnegative.__name__ = "positive integer", "number from 0 up"
 fraction.__name__, seed_number.__name__ = "fraction in [0, 1)", "64-bit integer"
+
+
+def default_folder(dataset, network, what):
+    """logs/<dataset>-<network>-<what>; dataset may be a path."""
+    return f"logs/{Path(dataset).stem}-{network}-{what}"
+
+
+def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
+    """The folder to write to, which the first file makes; one that `holds` an earlier result is refused."""
+    folder = Path(folder)
+    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another --save")
+    if overwrite and resume:
+        raise UserError("--resume continues a run and --overwrite starts it again; choose one")
+    resumes = resume == "auto" or resume and Path(resume).resolve().parent == folder.resolve()
+    if (folder / holds).exists() and not overwrite and not resumes:
+        if holds == "checkpoint.pth.tar":
+            raise UserError(f"{folder} already holds a run; --resume auto continues it, --overwrite starts again")
+        raise UserError(f"{folder} already holds a {holds}; give another --save, or --overwrite")
+    return folder
 
 
 def script(main):

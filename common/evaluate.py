@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
-from common.run import device_of
+from common.device import device_of
 
 
 @torch.no_grad()

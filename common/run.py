@@ -13,8 +13,6 @@
 Every line of this but the loops themselves may be left out.
 """
 import os
-import platform
-import random
 import time
 from pathlib import Path
 
@@ -22,89 +20,10 @@ import numpy as np
 import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, plots
+from common.device import device_of, facts, has_bf16, random_state, seed_all, set_random_state
 
 # Flags that may differ when a run is resumed; network and precision are compared as the checkpoint's cfg and run say.
 FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth", "precision")
-
-
-def device_of(name=None):
-    """The torch.device of this name, or the accelerator if there is one."""
-    name = name or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise UserError(f"--device {name} is not available here") from error
-    if device.type == "cpu":
-        torch.set_flush_denormal(True)          # weights driven to zero pass through denormals, which are slow
-    return device
-
-
-def has_bf16(device):
-    """Native bfloat16 multiplication: CUDA 8.0 and up, CPUs with AMX or AVX512-BF16."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_capability(device) >= (8, 0)
-    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
-    return device.type == "cpu" and any(getattr(torch.cpu, t)() for t in tests if hasattr(torch.cpu, t))
-
-
-def hardware(device):
-    """Such as 'AMD EPYC, 2 threads' or 'NVIDIA H200'."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
-        name = names[0] if names else name
-    return f"{name}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
-
-
-def facts(device, precision="fp32", minutes=0.0):
-    """What a checkpoint remembers of how it was made; results/ledger.csv is filled from it."""
-    return {"command": cli.command(), "precision": precision, "hardware": hardware(device),
-            "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 2)}
-
-
-def seed_all(seed):
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
-
-
-def random_state():
-    state = {"torch": torch.get_rng_state(), "python": list(random.getstate()[1])}
-    if torch.cuda.is_available():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-def set_random_state(state):
-    torch.set_rng_state(state["torch"])
-    random.setstate((3, tuple(state["python"]), None))
-    if torch.cuda.is_available() and "cuda" in state:
-        torch.cuda.set_rng_state_all(state["cuda"][:torch.cuda.device_count()])
-
-
-def default_folder(dataset, network, what):
-    """logs/<dataset>-<network>-<what>; dataset may be a path."""
-    return f"logs/{Path(dataset).stem}-{network}-{what}"
-
-
-def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
-    """The folder to write to, which the first file makes; one that `holds` an earlier result is refused."""
-    folder = Path(folder)
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another --save")
-    if overwrite and resume:
-        raise UserError("--resume continues a run and --overwrite starts it again; choose one")
-    resumes = resume == "auto" or resume and Path(resume).resolve().parent == folder.resolve()
-    if (folder / holds).exists() and not overwrite and not resumes:
-        if holds == "checkpoint.pth.tar":
-            raise UserError(f"{folder} already holds a run; --resume auto continues it, --overwrite starts again")
-        raise UserError(f"{folder} already holds a {holds}; give another --save, or --overwrite")
-    return folder
 
 
 def changed(args, ckpt):
@@ -121,7 +40,7 @@ class Run:
 
     def __init__(self, args, method, stage, network, dense=None):
         self.args, self.method, self.stage, self.dense = args, method, stage, dense
-        args.save = args.save or default_folder(args.dataset, network, stage)
+        args.save = args.save or cli.default_folder(args.dataset, network, stage)
         self.device = device_of(args.device)
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.world > 1:                                               # started by torchrun
@@ -133,7 +52,7 @@ class Run:
         self.precision = args.precision
         if args.precision == "auto":
             self.precision = "bf16" if has_bf16(self.device) else "fp32"
-        self.folder = output_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
+        self.folder = cli.output_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
         self.rows, self.start, self.best, self.prec1, self.next_curve = [], 0, 0.0, 0.0, 0.0
         self.totals, self.optimizer, self.progress, self.lr, self.began = {}, None, None, args.lr, time.time()
         self.made = None                                     # how a run that is only repeated was made

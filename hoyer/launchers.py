@@ -14,7 +14,6 @@ import torch
 
 from common import UserError, checkpoint, cli
 from common.evaluate import evaluate_file
-from common.run import output_folder
 from hoyer import finetune, main, networks, prune
 from hoyer.networks import find, stem
 
@@ -113,7 +112,7 @@ def prune_once(args):
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     args.model, pruned = find(args.model), Path(args.save) / "pruned.pth.tar"
     if first_process():
-        output_folder(args.save, args.overwrite, args.resume)
+        cli.output_folder(args.save, args.overwrite, args.resume)
         if args.resume and pruned.exists():
             was, names = checkpoint.load(pruned)["args"], ("model", "rule", "sensitivity", "granularity", "criterion")
             changed = [f"--{name} {was.get(name)}" for name in names if was.get(name) != getattr(args, name)]

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
-from common.run import Run, default_folder
+from common.run import Run
 from hoyer import networks
 from hoyer.regularizers import GROUP, PENALTIES, penalized
 
@@ -111,7 +111,7 @@ def train(args):
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
 
     name, what = models.name(arch, cfg), f"{args.reg}-{args.decay}" if args.reg != "none" else "dense"
-    args.save = args.save or default_folder(args.dataset, name, what)
+    args.save = args.save or cli.default_folder(args.dataset, name, what)
     run = Run(args, "hoyer", "sparse" if args.decay else "dense", name, ckpt and ckpt["dense"])
     if ckpt and ckpt.get("masks"):
         run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")

@@ -39,7 +39,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
-from common.run import Run, default_folder
+from common.run import Run
 from magnitude.networks import network
 
 RETRAIN = ("small", "onecycle", "lr-rewind", "weight-rewind", "scratch-e", "scratch-b")
@@ -172,7 +172,7 @@ def retrain(args):
     ckpt, path = start_from(args)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     name = models.name(ckpt["arch"], ckpt["cfg"])
-    args.save = args.save or default_folder(args.dataset, name, f"finetuned-{args.retrain}")
+    args.save = args.save or cli.default_folder(args.dataset, name, f"finetuned-{args.retrain}")
     run = Run(args, "magnitude", "finetuned", name, dense=ckpt["dense"])
 
     # network: where it starts from

@@ -22,7 +22,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, checkpoint, cli, models, originals
-from common.run import default_folder
 from magnitude.finetune import add_training, checked, fill_in, retrain
 from magnitude.networks import network
 from magnitude.prune import add_rule, prune, recipe_of
@@ -99,7 +98,7 @@ def iterate(args):
     if ckpt["method"] == "magnitude" and ckpt["stage"] != "dense":
         raise UserError(f"{source} is {ckpt['stage']} already; the rounds start from the dense network")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
+    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
                                             f"iterative-{args.retrain}")
     k = originals.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
     fill_in(argparse.Namespace(**vars(args)), recipe_of(ckpt) or {}, k)                  # refuses what cannot be

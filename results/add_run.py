@@ -20,8 +20,8 @@ sys.path.insert(0, str(ROOT))
 import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, scores
+from common.device import device_of
 from common.evaluate import evaluate
-from common.run import device_of
 from results import ledger
 
 

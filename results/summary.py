@@ -10,8 +10,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import checkpoint, cli, compute_flops
+from common.device import device_of
 from common.evaluate import milliseconds
-from common.run import device_of
 
 
 def main(argv=None):

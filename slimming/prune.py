@@ -27,8 +27,8 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common.device import device_of, facts
 from common.evaluate import evaluate
-from common.run import default_folder, device_of, facts, output_folder
 from slimming.networks import network
 
 
@@ -209,8 +209,8 @@ def prune(args):
     # load
     ckpt = originals.load(args.model, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
-    folder = output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
+    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
+    folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt).to(device)
     gammas = gammas_of(original)

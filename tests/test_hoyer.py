@@ -741,7 +741,7 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys, monkeypatch):
     capsys.readouterr()
     before = (tmp_path / "s/sweep.csv").read_text()
     flags[-1] += "/"                                         # the same folder
-    monkeypatch.setattr("common.run.hardware", lambda device: "another")
+    monkeypatch.setattr("common.device.hardware", lambda device: "another")
     sweep.main(["--regs", "group-hs", *flags[3:]])           # trains nothing again, and keeps the other penalty's rows
     assert checkpoint.load(tmp_path / "s/chosen/group-hs.pth.tar")["run"]["hardware"] != "another"
     assert "epoch   1/1" not in capsys.readouterr().out and (tmp_path / "s/sweep.csv").read_text() == before

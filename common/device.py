@@ -1,0 +1,69 @@
+"""The machine: which device, what it is good at, what a checkpoint remembers of it, and its random numbers."""
+import platform
+import random
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import UserError, cli
+
+
+def device_of(name=None):
+    """The torch.device of this name, or the accelerator if there is one."""
+    name = name or ("cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--device {name} is not available here") from error
+    if device.type == "cpu":
+        torch.set_flush_denormal(True)          # weights driven to zero pass through denormals, which are slow
+    return device
+
+
+def has_bf16(device):
+    """Native bfloat16 multiplication: CUDA 8.0 and up, CPUs with AMX or AVX512-BF16."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    tests = ("_is_amx_tile_supported", "_is_avx512_bf16_supported")
+    return device.type == "cpu" and any(getattr(torch.cpu, t)() for t in tests if hasattr(torch.cpu, t))
+
+
+def hardware(device):
+    """Such as 'AMD EPYC, 2 threads' or 'NVIDIA H200'."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        name = names[0] if names else name
+    return f"{name}, {torch.get_num_threads()} thread{'s' * (torch.get_num_threads() > 1)}"
+
+
+def facts(device, precision="fp32", minutes=0.0):
+    """What a checkpoint remembers of how it was made; results/ledger.csv is filled from it."""
+    return {"command": cli.command(), "precision": precision, "hardware": hardware(device),
+            "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 2)}
+
+
+def seed_all(seed):
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+
+
+def random_state():
+    state = {"torch": torch.get_rng_state(), "python": list(random.getstate()[1])}
+    if torch.cuda.is_available():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+def set_random_state(state):
+    torch.set_rng_state(state["torch"])
+    random.setstate((3, tuple(state["python"]), None))
+    if torch.cuda.is_available() and "cuda" in state:
+        torch.cuda.set_rng_state_all(state["cuda"][:torch.cuda.device_count()])
