@@ -68,14 +68,14 @@ def group_norms(w):
 
 def root(x):
     """Square root; 0 with gradient 0 where x is 0."""
-    positive = x > 0
-    return torch.where(positive, torch.where(positive, x, 1).sqrt(), 0)
+    zero = x == 0
+    return torch.where(zero, 0, torch.where(zero, 1, x).sqrt())
 
 
 def ratio(a, b):
     """a / b for scalars; 0 with gradient 0 where b is 0, which it is only for a tensor of zeros."""
-    positive = b > 0
-    return torch.where(positive, a / torch.where(positive, b, 1), 0)
+    zero = b == 0
+    return torch.where(zero, 0, a / torch.where(zero, 1, b))
 
 
 def scaled(w):

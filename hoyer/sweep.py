@@ -74,7 +74,7 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     args.save = str(Path(args.save))                         # without a last slash
-    if args.refit and not args.target:
+    if args.refit and args.target is None:
         raise UserError("--refit trains what --target PERCENT chooses; give that, too")
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
     given = [check_dense(args, path, holdout)
@@ -90,7 +90,7 @@ def main(argv=None):
                 rows[row["folder"]] = row
                 write(args, list(rows.values()))
                 made[reg].append((row, thresholds))
-    if args.target:
+    if args.target is not None:
         ckpt = checkpoint.load(args.refit or dense)
         top1 = test_once(args, ckpt["path"], "dense")
         print(f"dense: test {top1:.2f} %; wrote {args.save}/chosen/dense.pth.tar")

@@ -1,6 +1,11 @@
 """DeepHoyer: the penalties and their gradients, the pruning rules, the report, and compaction that changes nothing."""
 import csv
 import json
+import math
+import os
+import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +27,7 @@ from hoyer import (
     finetune,
     launchers,
     main,
+    networks,
     prun_tune_T,
     prun_tune_V,
     prune,
@@ -29,12 +35,12 @@ from hoyer import (
     structure,
     sweep,
 )
-from hoyer.networks import network
 
 ALL = regularizers.PENALTIES
 INVARIANT = ("hoyer", "hs", "group-hoyer", "group-hs")
+ROOT = Path(__file__).resolve().parent.parent
 TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
-REAL = Path(__file__).resolve().parent.parent / "data" / "mnist.npz"
+REAL = ROOT / "data" / "mnist.npz"
 QUICK = ["--dataset", "shapes10", "--device", "cpu", "--precision", "fp32"]
 
 
@@ -112,11 +118,39 @@ def test_zero_groups_and_zero_tensors_give_no_nan(name, shape):
     assert ALL[name](zero) == 0 and not zero.grad.any()
 
 
+@pytest.mark.parametrize("name", INVARIANT)
+def test_gradients_of_tiny_entries_are_those_of_float64(name):
+    torch.manual_seed(0)
+    w = (torch.randn(300, 784) * 1e-20).requires_grad_()
+    exact = w.detach().double().requires_grad_()
+    for tensor in (w, exact):
+        ALL[name](tensor).backward()
+    assert w.grad.isfinite().all() and ALL[name](w).item() == pytest.approx(ALL[name](exact).item(), rel=1e-4)
+    torch.testing.assert_close(w.grad.double(), exact.grad, rtol=1e-3, atol=float(exact.grad.abs().max()) * 1e-4)
+
+
+def test_scaling_a_tensor_costs_no_digit():
+    """Value and gradient of Hoyer-Square are, bit for bit, those of S1^2 / S2 as it is written."""
+    torch.manual_seed(0)
+    w = (torch.randn(300, 784) * 0.03).requires_grad_()
+    plain = torch.linalg.vector_norm(w, 1).square() / w.flatten().dot(w.flatten())
+    assert torch.equal(ALL["hs"](w), plain)
+    for ours, theirs in zip(torch.autograd.grad(ALL["hs"](w), w), torch.autograd.grad(plain, w), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_nan_is_not_taken_for_zero(name):
+    w = torch.ones(3, 4)
+    w[1, 2] = torch.nan
+    assert ALL[name](w).isnan()
+
+
 @pytest.mark.parametrize("arch, sums", [("mlp", (5123, 623.5, 199_840, 9980, 634, 1591)),
                                         ("cnn", (7806, 797, 323_578, 15_236, 761, 1889))])
 def test_sums_over_a_fresh_lenet_are_the_originals(arch, sums):
     torch.manual_seed(0)
-    model = models.build(network(arch)[0])
+    model = models.build(networks.network(arch)[0])
     for name, expected in zip(("l1", "hoyer", "hs", "tl1", "group-lasso", "group-hs"), sums, strict=True):
         got = sum(ALL[name](w) for w in regularizers.penalized(model, name))
         assert got.item() == pytest.approx(expected, rel=2e-3), name
@@ -170,12 +204,45 @@ def test_the_penalty_is_in_the_gradient(reg, tmp_path):
         torch.testing.assert_close(plain[name] - sparse[name], 0.5 * 0.02 * gradient, rtol=1e-2, atol=1e-5)
 
 
-def test_weight_decay_and_optimizers_of_the_originals(tmp_path, monkeypatch):
-    assert train(tmp_path / "a", "--reg", "1", script=element)["args"]["weight_decay"] == 0
-    assert train(tmp_path / "b", "--reg", "1", script=structure)["args"]["weight_decay"] == 1e-4
-    ckpt = train(tmp_path / "c", "--train-batch", "10", "-a", "alexnet", script=cifar)
+def test_weight_decay_and_optimizers_of_the_originals(tmp_path):
+    for name, script, flags, decay in (("a", element, ["--reg", "1"], 0), ("b", element, ["--reg", "0"], 0),
+                                       ("c", structure, ["--reg", "1"], 1e-4), ("d", structure, ["--reg", "0"], 1e-4),
+                                       ("e", main, ["--reg", "group-hs"], 1e-4), ("f", main, ["--reg", "hs"], 0)):
+        ckpt = train(tmp_path / name, *flags, script=script)
+        assert ckpt["args"]["weight_decay"] == decay and ckpt["args"]["lr"] == 1e-3, name
+        assert (ckpt["args"]["batch_size"], ckpt["args"]["schedule"]) == (100, [])
+    ckpt = train(tmp_path / "g", "--train-batch", "10", "-a", "alexnet", script=cifar)
     assert ckpt["args"]["weight_decay"] == 5e-4 and ckpt["args"]["schedule"] == [150, 225]
+    assert ckpt["args"]["lr"] == 0.1
     assert "momentum_buffer" in ckpt["resume"]["optimizer"]["state"][0] and ckpt["stage"] == "dense"
+
+
+@pytest.mark.parametrize("script", [main, finetune])
+@pytest.mark.parametrize("arch", ["lenet300", "resnet"])
+def test_the_optimizer_has_what_the_flags_say(script, arch, tmp_path):
+    saved(tmp_path / "m.pth.tar", arch, **({"depth": 8} if arch == "resnet" else {}))
+    flags = ["--lr", "0.02", "--wd", "0.03", "--momentum", "0.7", "--batch-size", "10"]
+    if script is main:
+        ckpt = train(tmp_path / "f", "--pretrained", str(tmp_path / "m.pth.tar"), *flags)
+    else:
+        cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.01")
+        ckpt = train(tmp_path / "f", "--model", str(tmp_path / "p/pruned.pth.tar"), *flags, script=finetune)
+    optimizer = ckpt["resume"]["optimizer"]
+    settings, state = optimizer["param_groups"][0], optimizer["state"][0]
+    assert settings["lr"] == 0.02 and settings["weight_decay"] == 0.03 and not settings.get("decoupled_weight_decay")
+    if arch == "lenet300":                                   # Adam
+        assert "exp_avg_sq" in state and settings["betas"] == (0.9, 0.999)
+    else:                                                    # SGD
+        assert "momentum_buffer" in state and settings["momentum"] == 0.7 and not settings["nesterov"]
+    assert len(settings["params"]) == len(list(models.build(arch, **ckpt["cfg"]).parameters()))
+
+
+def test_hoyer_square_leaves_biases_beside_batch_norms_alone(tmp_path):
+    """With the biases in the penalty a bias grew to 6e5 and the test loss to 2.9e7."""
+    ckpt = train(tmp_path / "x", "--arch", "vgg11_bn", "--reg", "hs", "--decay", "1e-4", "--lr", "0.05", "--subset",
+                 "200", "--epochs", "2")
+    assert max(w.abs().max() for name, w in ckpt["state_dict"].items() if name.endswith("bias")) < 10
+    assert ckpt["resume"]["rows"][-1]["test_loss"] < 1000
 
 
 def test_names_of_files_and_pretrained(tmp_path, monkeypatch, capsys):
@@ -283,7 +350,7 @@ def test_a_file_of_the_original_trainer_is_the_start(tmp_path, monkeypatch, caps
     """A state_dict as DataParallel wrote it; the flags say which network it is. Evaluated, and trained on."""
     torch.manual_seed(0)
     flags = ["-a", "wrn", "--depth", "10", "--widen-factor", "2"]
-    arch, cfg = network("wrn", 10, widen_factor=2)
+    arch, cfg = networks.network("wrn", 10, widen_factor=2)
     state = {f"module.{name}": w for name, w in models.build(arch, **cfg).state_dict().items()}
     torch.save({"state_dict": state, "epoch": 3, "acc": 50.0, "best_acc": 60.0}, tmp_path / "model_best.pth.tar")
     file = str(tmp_path / "model_best")
@@ -683,6 +750,22 @@ def test_a_bad_schedule_writes_nothing(tmp_path, monkeypatch):
     assert [p.name for p in tmp_path.iterdir()] == ["m.pth"]
 
 
+@pytest.mark.parametrize("script", [main, finetune])
+@pytest.mark.parametrize("network", ["mlp", "resnet8"])
+def test_cosine_ends_at_zero_after_the_last_epoch(script, network, tmp_path):
+    flags = ["--epochs", "4", "--schedule", "cosine", "--lr", "0.02", "--batch-size", "10"]
+    if script is main:
+        train(tmp_path / "f", "--arch", network, *flags)
+    else:
+        arch, cfg = networks.network(network)
+        saved(tmp_path / "m.pth.tar", arch, **cfg)
+        cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.01")
+        train(tmp_path / "f", "--model", str(tmp_path / "p/pruned.pth.tar"), *flags, script=finetune)
+    with open(tmp_path / "f/log.csv", newline="") as file:
+        rates = [float(row["lr"]) for row in csv.DictReader(file)]
+    assert rates == pytest.approx([0.02 * (1 + math.cos(math.pi * epoch / 4)) / 2 for epoch in range(4)], rel=1e-5)
+
+
 @pytest.mark.parametrize("script, flags", [("main", ["--arch", "resnet20"]), ("finetune", [])])
 def test_the_rate_falls_where_the_schedule_says(script, flags, tmp_path, monkeypatch):
     seen, loaders = [], Run.loaders
@@ -704,6 +787,97 @@ def test_pretrained_is_where_training_begins(tmp_path):
     model = saved(tmp_path / "m.pth.tar")
     ckpt = train(tmp_path / "f", "--pretrained", str(tmp_path / "m.pth.tar"), "--reg", "hs", "--lr", "0")
     assert all(torch.equal(w, ckpt["state_dict"][name]) for name, w in model.state_dict().items())
+
+
+def test_folders_are_named_after_network_and_widths(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    small = [*QUICK, "--subset", "20", "--epochs", "1", "--batch-size", "10"]
+    main.main([*small, "--arch", "wrn", "--depth", "10", "--widen-factor", "1"])
+    main.main([*small, "--reg", "hs", "--decay", "1e-4"])
+    prune.main(["--model", "logs/shapes10-wrn_10_1-dense/checkpoint", "--sensitivity", "0.01", "--subset", "20"])
+    finetune.main([*small, "--model", "logs/shapes10-wrn_10_1-pruned/pruned.pth.tar"])
+    assert {p.name for p in Path("logs").iterdir()} == {
+        "shapes10-wrn_10_1-dense", "shapes10-lenet300-hs-0.0001", "shapes10-wrn_10_1-pruned",
+        "shapes10-wrn_10_1-finetuned"}
+    with pytest.raises(UserError, match="already holds a pruned.pth.tar"):
+        prune.main(["--model", "logs/shapes10-wrn_10_1-dense/checkpoint", "--sensitivity", "0.01", "--subset", "20"])
+
+
+def test_prun_tune_stops_after_pruning(tmp_path):
+    saved(tmp_path / "m.pth.tar")
+    prun_tune_T.main([*QUICK, "--subset", "20", "--model", str(tmp_path / "m"), "-e"])
+    assert {p.name for p in tmp_path.iterdir()} == {"m.pth.tar", "m_T_0.001"}
+    assert {p.name for p in (tmp_path / "m_T_0.001").iterdir()} == {"pruned.pth.tar", "prune.txt", "prune.png"}
+
+
+def test_files_of_other_ways_to_prune_bear_their_names(tmp_path):
+    saved(tmp_path / "m.pth.tar")
+    for flags in (["--granularity", "group"], ["--criterion", "random"]):
+        for script in (prun_tune_T, cifar_prun_tune):
+            script.main([*QUICK, "--subset", "20", "--model", str(tmp_path / "m"), "--sensitivity", "0.01", "-e",
+                         *flags])
+    assert {p.name for p in tmp_path.iterdir()} == {"m.pth.tar", "m_T_0.01_group", "m_T_0.01_random",
+                                                    "finetune_0.01_group", "finetune_0.01_random"}
+
+
+WORKER = """
+import os, sys
+rank = os.environ["RANK"]
+sys.path.insert(0, {root!r})
+from common import cli
+from common.run import Run
+from hoyer import {script}, prune
+prune_network, finish = prune.prune, Run.finish
+def leave_a_note(args):
+    open(f"pruned by {{rank}}", "x").close()
+    prune_network(args)
+def keep(self, model, *args, **kwargs):
+    import torch
+    torch.save([p.detach().clone() for p in model.parameters()], f"rank{{rank}}.pt")
+    finish(self, model, *args, **kwargs)
+prune.prune, Run.finish = leave_a_note, keep
+with open(f"output{{rank}}.txt", "w") as sys.stdout:
+    cli.script({script}.main)
+"""
+
+
+@pytest.mark.parametrize("script, flags, written", [
+    ("structure", ["--reg", "2", "--pretrained", "m.pth.tar"], "saves/str_0.001_2.pth"),
+    ("prun_tune_T", ["--model", "m", "--sensitivity", "0.02"], "m_T_0.02.pth")])
+def test_of_two_processes_one_prunes_prints_and_writes(script, flags, written, tmp_path):
+    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("this torch has no gloo")
+    try:
+        socket.create_server(("localhost", 0)).close()
+    except OSError as error:
+        pytest.skip(f"no local sockets: {error}")
+    model = saved(tmp_path / "m.pth.tar")
+    if script == "structure":                                # of a pruned network: a note is printed
+        checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "hoyer", "pruned", "shapes10", masks={
+            "fc1.weight": torch.ones(300, 784, dtype=torch.bool)}, dense=compute_flops.summary(model)))
+    (tmp_path / "worker.py").write_text(WORKER.format(root=str(ROOT), script=script))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
+                           "worker.py", *flags, *QUICK, "--subset", "40", "--epochs", "2", "--batch-size", "10"],
+                          cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
+                          timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
+    out, silent = ((tmp_path / f"output{rank}.txt").read_text() for rank in (0, 1))
+    assert silent == "" and out.count("epoch   2/2") == 1 and out.endswith(f"wrote {written}\n")
+    assert [p.name for p in tmp_path.glob("pruned by *")] == ["pruned by 0"] * (script == "prun_tune_T")
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    kept = checkpoint.load(tmp_path / written)
+    assert "resume" not in kept and bool(kept.get("masks")) == (script == "prun_tune_T")
+    for a, b, c in zip(first, second, checkpoint.to_model(kept).parameters(), strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c)
+
+
+def test_what_the_commands_of_the_readme_write_is_ignored_by_git():
+    if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
+        pytest.skip("no git repository")
+    names = ("log.csv", "curve.png", "prune.png", "prune.txt", "sweep.csv", "sweep.png", "checkpoint.pth.tar", "x.pth")
+    paths = [f"{folder}/{name}" for folder in ("mlp", "hoyer/mlp/hs/0.03", "hoyer/saves", "anywhere") for name in names]
+    ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True).stdout.split()
+    assert ignored == paths
 
 
 # ---------------------------------------------------------------- the sweep
@@ -797,6 +971,40 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
         sweep.main([*flags, "--pretrained", str(tmp_path / "s/hs-0.0001-epochs1/checkpoint.pth.tar")])
     sweep.main([*flags, "--tune-wd", "1e-4", "--target", "100"])          # none is that good: nothing old stays
     assert not list((tmp_path / "s/chosen").glob("hs*"))
+
+
+@pytest.mark.parametrize("more", [[], ["--iterate"]])
+def test_a_sweep_leaves_out_a_threshold_that_prunes_everything(more, tmp_path, capsys):
+    shared = ["--dataset", "shapes10", "--subset", "60", "--device", "cpu"]
+    for name, held in (("part", "20"), ("all", "0")):
+        main.main(["--epochs", "1", "--save", str(tmp_path / name), "--holdout", held, *shared])
+    capsys.readouterr()
+    sweep.main(["--regs", "hs", "--decays", "1e-4", "--sensitivities", "0.01", "9", "0.02", "--epochs", "1",
+                "--tune-epochs", "1", "--holdout", "20", "--pretrained", str(tmp_path / "part/checkpoint.pth.tar"),
+                "--save", str(tmp_path / "s"), *shared, *more])
+    assert "hs, coefficient 0.0001: left out, as --sensitivity 9 prunes every weight" in capsys.readouterr().out
+    with open(tmp_path / "s/sweep.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["sensitivity"] for row in rows] == ["0.01", "0.02"]
+    assert rows[1]["folder"].endswith(f"element-{'0.01-' if more else ''}0.02-epochs1")
+
+
+def test_a_refit_that_prunes_everything_is_not_tested(tmp_path, capsys, monkeypatch):
+    shared = ["--dataset", "shapes10", "--subset", "60", "--device", "cpu"]
+    for name, held in (("part", "20"), ("all", "0")):
+        main.main(["--epochs", "1", "--save", str(tmp_path / name), "--holdout", held, *shared])
+    once = sweep.prune_once
+
+    def nothing_left_of_the_refit(args):
+        if "/s/refit/" in args.save:
+            raise prune.NothingLeft("--sensitivity 0.01 prunes every weight")
+        once(args)
+    monkeypatch.setattr(sweep, "prune_once", nothing_left_of_the_refit)
+    sweep.main(["--regs", "hs", "--decays", "1e-4", "--sensitivities", "0.01", "--epochs", "1", "--tune-epochs", "1",
+                "--holdout", "20", "--pretrained", str(tmp_path / "part/checkpoint.pth.tar"), "--target", "0",
+                "--refit", str(tmp_path / "all/checkpoint.pth.tar"), "--save", str(tmp_path / "s"), *shared])
+    assert "is not tested" in capsys.readouterr().out
+    assert [p.name for p in (tmp_path / "s/chosen").iterdir()] == ["dense.pth.tar"]
 
 
 def test_a_refit_trains_the_chosen_setting_on_all_images(tmp_path, capsys):
