@@ -1,9 +1,9 @@
-"""Magnitude pruning: what a checkpoint is worth.
+"""Magnitude pruning: counting and evaluating a checkpoint.
 
     python eval.py logs/cifar10-resnet56-finetuned/finetuned.pth.tar
 
 Network, masks and data set come from the file; parameters, non-zeros, MACs and sparse MACs are printed before any data
-is opened. Expect the accuracy that is printed as the file's own record, and with --latency no speed-up.
+is opened. Expect the accuracy that the file has on record, which is printed beside it, and with --latency no speed-up.
 """
 import sys
 from pathlib import Path

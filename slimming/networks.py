@@ -1,7 +1,7 @@
 """Which network `--arch` and `--depth` mean in this folder.
 
-All start with gamma = 0.5, which the sparsity term needs. ResNet and DenseNet have a channel selection behind the
-batch norms whose input others read too, so that their channels can be dropped for one reader alone.
+All start with gamma = 0.5, as in the original: nearer to zero for the penalty. ResNet and DenseNet have a channel
+selection after the batch norms whose input other layers read too, so that one consumer can stop reading a channel.
 """
 from common import UserError, models
 

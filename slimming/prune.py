@@ -63,7 +63,7 @@ def parse(argv=None, **defaults):
 def candidates(model):
     """{batch norm: indices of the channels that may be removed}, for each batch norm whose channels can go one by one.
 
-    Left out are those of residual streams, and behind a channel selection what it does not pass on any more.
+    Not among them: residual streams, and channels that a channel selection has stopped passing on.
     """
     modules, found = dict(model.named_modules()), {}
     for record in model.channels():

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_hand import assert_same_network, train_by_hand
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.run import Run
-from magnitude import finetune, main, prune
+from magnitude import finetune, iterative, main, prune
 from magnitude.networks import network
 
 TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
@@ -22,8 +23,8 @@ def tensors(**lists):
     return {name: torch.tensor(values) for name, values in lists.items()}
 
 
-def kept(keep):
-    return {name: mask.int().tolist() for name, mask in keep.items()}
+def listed(masks):
+    return {name: mask.int().tolist() for name, mask in masks.items()}
 
 
 # the networks
@@ -58,21 +59,21 @@ def test_other_names_are_refused(arch, depth):
 
 def test_one_threshold_takes_exactly_k_weights_wherever_they_are():
     scores = tensors(a=[0.5, 0.1, 0.9], b=[0.2, 0.3, 0.8, 0.7])
-    keep, threshold = prune.choose(scores, 0.45)             # int(7 * 0.45) = 3 weights: 0.1, 0.2, 0.3
-    assert kept(keep) == {"a": [1, 0, 1], "b": [0, 0, 1, 1]}
+    masks, threshold = prune.choose(scores, 0.45)             # int(7 * 0.45) = 3 weights: 0.1, 0.2, 0.3
+    assert listed(masks) == {"a": [1, 0, 1], "b": [0, 0, 1, 1]}
     assert threshold == pytest.approx(0.5)
 
 
 def test_the_original_takes_one_more():
     scores = tensors(a=[0.5, 0.1, 0.9], b=[0.2, 0.3, 0.8, 0.7])
-    keep, _ = prune.choose(scores, 0.45, faithful=True)      # all that are not above sorted[3] = 0.5
-    assert kept(keep) == {"a": [0, 0, 1], "b": [0, 0, 1, 1]}
+    masks, _ = prune.choose(scores, 0.45, faithful=True)      # all that are not above sorted[3] = 0.5
+    assert listed(masks) == {"a": [0, 0, 1], "b": [0, 0, 1, 1]}
 
 
 def test_ties_go_by_position_or_all_at_once():
     scores = tensors(a=[0.5, 0.5], b=[0.5, 0.5])
-    assert kept(prune.choose(scores, 0.75)[0]) == {"a": [0, 0], "b": [0, 1]}
-    assert kept(prune.choose(scores, 0.25, faithful=True)[0]) == {"a": [0, 0], "b": [0, 0]}
+    assert listed(prune.choose(scores, 0.75)[0]) == {"a": [0, 0], "b": [0, 1]}
+    assert listed(prune.choose(scores, 0.25, faithful=True)[0]) == {"a": [0, 0], "b": [0, 0]}
 
 
 @pytest.mark.parametrize("percent, left, faithful_left", [(0, 4, 3), (0.999, 1, 0), (0.5, 2, 1)])
@@ -82,43 +83,37 @@ def test_the_ends_of_percent(percent, left, faithful_left):
     assert int(prune.choose(scores, percent, faithful=True)[0]["a"].sum()) == faithful_left
 
 
-def test_the_score_is_the_magnitude_what_is_gone_goes_first_and_the_floor_last():
-    weight, old = torch.tensor([[-0.5, 0.1], [0.3, 0.0]]), torch.tensor([[True, True], [False, True]])
+def test_the_score_is_the_magnitude_and_what_is_pruned_goes_first():
+    weight, previous_mask = torch.tensor([[-0.5, 0.1], [0.3, 0.0]]), torch.tensor([[True, True], [False, True]])
     assert prune.score(weight).flatten().tolist() == pytest.approx([0.5, 0.1, 0.3, 0.0])
-    assert prune.score(weight, old).flatten().tolist() == pytest.approx([0.5, 0.1, -1, 0.0])
-    inf = float("inf")
-    assert prune.score(weight, old, floor=2).flatten().tolist() == pytest.approx([inf, inf, -1, 0.0])
-    assert prune.score(weight, old, floor=9).flatten().tolist() == pytest.approx([inf, inf, -1, inf])
+    assert prune.score(weight, previous_mask).flatten().tolist() == pytest.approx([0.5, 0.1, -1, 0.0])
     assert weight.flatten().tolist() == pytest.approx([-0.5, 0.1, 0.3, 0.0])             # untouched
 
 
-def test_percent_counts_what_is_gone_already():
-    weight, old = torch.tensor([0.9, 0.1, 0.8, 0.2]), torch.tensor([False, True, True, True])
-    keep, _ = prune.choose({"a": prune.score(weight, old)}, 0.5)
-    assert kept(keep) == {"a": [0, 0, 1, 1]}
+def test_percent_counts_what_is_pruned_already():
+    weight, previous_mask = torch.tensor([0.9, 0.1, 0.8, 0.2]), torch.tensor([False, True, True, True])
+    masks, _ = prune.choose({"a": prune.score(weight, previous_mask)}, 0.5)
+    assert listed(masks) == {"a": [0, 0, 1, 1]}
 
 
-def test_the_floor_keeps_the_largest_of_every_layer_and_the_count():
-    weights = tensors(weak=[0.1, 0.3, 0.2], strong=[1.0, 2.0, 3.0])
-    free = {name: prune.score(w) for name, w in weights.items()}
-    assert kept(prune.choose(free, 0.5)[0]) == {"weak": [0, 0, 0], "strong": [1, 1, 1]}
-    floored = {name: prune.score(w, floor=1) for name, w in weights.items()}
-    assert kept(prune.choose(floored, 0.5)[0]) == {"weak": [0, 1, 0], "strong": [0, 1, 1]}
-    with pytest.raises(UserError, match="--floor"):
-        prune.choose({name: prune.score(w, floor=2) for name, w in weights.items()}, 0.5)
-    assert prune.choose(floored, 0.67)[1] == pytest.approx(2.0)           # all that is left is on the floor
+def test_a_layer_of_zeros_before_one_that_is_pruned():
+    """A live weight of 0 stands behind every weight that was pruned before."""
+    scores = {"a": prune.score(torch.zeros(2)), "b": prune.score(torch.tensor([5.0, 6.0]), torch.tensor([False, True]))}
+    masks, threshold = prune.choose(scores, 0.25)
+    assert listed(masks) == {"a": [1, 1], "b": [0, 1]} and threshold == 0
 
 
 def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none():
     torch.manual_seed(0)
-    keep = {"a": torch.rand(30, 40) > 0.7, "b": torch.rand(500) > 0.2}
-    old = {"a": torch.rand(30, 40) > 0.3, "b": torch.ones(500, dtype=torch.bool)}
-    keep["a"] &= old["a"]
-    drawn, again, other = (prune.shuffle(keep, old, seed) for seed in (1, 1, 2))
-    for name in keep:
-        assert drawn[name].sum() == keep[name].sum() and not torch.equal(drawn[name], keep[name])
-        assert not (drawn[name] & ~old[name]).any()
-        assert torch.equal(drawn[name], again[name]) and not torch.equal(drawn[name], other[name])
+    masks = {"a": torch.rand(30, 40) > 0.7, "b": torch.rand(500) > 0.2}
+    previous_masks = {"a": torch.rand(30, 40) > 0.3, "b": torch.ones(500, dtype=torch.bool)}
+    masks["a"] &= previous_masks["a"]
+    first, again, other = (prune.shuffle(masks, previous_masks, seed) for seed in (1, 1, 2))
+    for name, mask in masks.items():
+        assert first[name].sum() == mask.sum() and not torch.equal(first[name], mask)
+        assert first[name].shape == mask.shape and not (first[name] & ~previous_masks[name]).any()
+        assert torch.equal(first[name], again[name]) and not torch.equal(first[name], other[name])
+    assert abs(float(first["b"][:250].float().mean() - first["b"][250:].float().mean())) < 0.15     # anywhere
 
 
 # the plan and the fresh weights
@@ -131,7 +126,7 @@ REST = {"small": (0.1, 0.9, 1e-4), "onecycle": (0.1, 0.9, 1e-4)}          # gamm
 def planned(retrain, recipe=RECIPE, start=0, stretch=1.0, **flags):
     names = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
     args = argparse.Namespace(retrain=retrain, **{name: flags.get(name) for name in names})
-    finetune.plan(args, recipe, start, stretch)
+    finetune.fill_in(args, recipe, start, stretch)
     rest = REST.get(retrain, (0.2, 0.8, 5e-4) if recipe else (0.1, 0.9, 1e-4))
     assert (args.gamma, args.momentum, args.weight_decay) == rest
     return args.epochs, args.batch_size, pytest.approx(args.lr), args.schedule
@@ -148,6 +143,8 @@ def planned(retrain, recipe=RECIPE, start=0, stretch=1.0, **flags):
     ("weight-rewind", {"start": 8}, (152, 32, 0.1, [72, 112])),
     ("weight-rewind", {"start": 0}, (160, 32, 0.1, [80, 120])),
     ("weight-rewind", {"start": 8, "epochs": 80}, (80, 32, 0.1, [72, 112])),             # always from epoch 8 on
+    ("weight-rewind", {"start": 8, "epochs": 160}, (152, 32, 0.1, [72, 112])),            # there are no more
+    ("weight-rewind", {"start": 80}, (80, 32, 0.02, [40])),
     ("scratch-e", {}, (160, 32, 0.1, [80, 120])),
     ("scratch-b", {"stretch": 4.0}, (640, 32, 0.1, [320, 480])),
     ("scratch-b", {"stretch": 4.0, "epochs": 1}, (1, 32, 0.1, [])),
@@ -157,7 +154,7 @@ def test_each_way_to_retrain_has_the_schedule_of_the_table(retrain, options, exp
 
 
 def test_a_schedule_that_cannot_be_is_refused():
-    with pytest.raises(UserError, match="160 epochs"):
+    with pytest.raises(UserError, match="160 epochs, so 161 are too many"):
         planned("lr-rewind", epochs=161)
     with pytest.raises(UserError, match="--rewind-to"):
         planned("weight-rewind", start=160)
@@ -165,12 +162,13 @@ def test_a_schedule_that_cannot_be_is_refused():
         planned("lr-rewind", recipe={})
     assert planned("lr-rewind", recipe={}, epochs=10, lr=0.2, schedule=[5]) == (10, 64, 0.2, [5])
     assert planned("scratch-b", recipe={}, stretch=3, epochs=10, lr=0.2, schedule=[5]) == (30, 64, 0.2, [15])
-    for flag in ({"schedule": [2]}, {"gamma": 0.5}, {"momentum": 0.5}):
-        with pytest.raises(UserError, match=f"leave out --{next(iter(flag))}"):
-            planned("onecycle", **flag)
+    assert planned("weight-rewind", recipe={}, start=2, epochs=10, lr=0.2, schedule=[5]) == (8, 64, 0.2, [3])
+    for flag in ("schedule", "gamma", "momentum"):
+        with pytest.raises(UserError, match=f"leave out --{flag}"):
+            finetune.parse(["--model", "m.pth.tar", "--retrain", "onecycle", f"--{flag}", "1"])
 
 
-def test_fresh_weights_have_the_deviation_of_the_fan_out_that_is_left():
+def test_fresh_weights_have_the_std_of_the_fan_out_that_is_left():
     torch.manual_seed(0)
     model = models.build("resnet", depth=8, shortcut="pad")
     mask = torch.zeros_like(model.layer3[0].conv2.weight, dtype=torch.bool)
@@ -181,10 +179,10 @@ def test_fresh_weights_have_the_deviation_of_the_fan_out_that_is_left():
     assert torch.equal(model.conv1.weight, before)                        # nothing is left of it: no division by zero
 
 
-def test_the_ladder_takes_a_fifth_of_what_is_left():
-    assert finetune.ladder(0.5) == pytest.approx([0.2, 0.36, 0.488, 0.5])
-    assert finetune.ladder(0.36) == pytest.approx([0.2, 0.36])
-    assert finetune.ladder(0.1) == [0.1] and len(finetune.ladder(0.9)) == 11
+def test_a_round_takes_a_fifth_of_what_is_left():
+    assert iterative.ladder(0.5) == pytest.approx([0.2, 0.36, 0.488, 0.5])
+    assert iterative.ladder(0.36) == pytest.approx([0.2, 0.36])
+    assert iterative.ladder(0.1) == [0.1] and len(iterative.ladder(0.9)) == 11
 
 
 # masks never move
@@ -200,26 +198,25 @@ def test_pruned_weights_stay_zero(optimizer, warm, bf16):
             "adam": lambda: torch.optim.AdamW(model.parameters(), 0.01, weight_decay=0.1)}[optimizer]()
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
 
-    def train(pruned):
+    def train(masks):
         with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
             loss = nn.functional.cross_entropy(model(images), labels)
         step.zero_grad()
         loss.backward()
         step.step()
-        finetune.clear(parameters, pruned)
+        finetune.apply(masks, parameters)
 
     if warm:
         train({})
-    keep, _ = prune.choose({n: prune.score(w) for n, w in prune.prunable(model).items()}, 0.8)
-    pruned = {name: ~mask for name, mask in keep.items()}
-    finetune.clear(parameters, pruned)
+    masks, _ = prune.choose({n: prune.score(w) for n, w in prune.prunable(model).items()}, 0.8)
+    finetune.apply(masks, parameters)
     before = parameters["conv1.weight"].detach().clone()
     for _ in range(2):
-        train(pruned)
-    assert all(not parameters[name][gone].any() for name, gone in pruned.items())
+        train(masks)
+    assert all(not parameters[name][~mask].any() for name, mask in masks.items())
     assert not torch.equal(before, parameters["conv1.weight"])            # the others do learn
-    train({})                                                             # and it is clear() that holds them
-    assert any(parameters[name][gone].any() for name, gone in pruned.items())
+    train({})                                                             # and it is apply() that holds them
+    assert any(parameters[name][~mask].any() for name, mask in masks.items())
 
 
 # files
@@ -228,10 +225,10 @@ def sparse_checkpoint(percent=0.9, depth=20):
     torch.manual_seed(0)
     model = models.build("resnet", depth=depth, shortcut="pad")
     weights = prune.prunable(model)
-    keep, _ = prune.choose({n: prune.score(w) for n, w in weights.items()}, percent)
+    masks, _ = prune.choose({n: prune.score(w) for n, w in weights.items()}, percent)
     dense = checkpoint.of(model, "magnitude", "dense", "shapes10")
-    finetune.clear(weights, {name: ~mask for name, mask in keep.items()})
-    return dense, checkpoint.of(model, "magnitude", "pruned", "shapes10", masks=keep)
+    finetune.apply(masks, weights)
+    return dense, checkpoint.of(model, "magnitude", "pruned", "shapes10", masks=masks)
 
 
 def same(a, b):
@@ -301,6 +298,11 @@ def tune(source, folder, *flags):
     return checkpoint.load(folder / "finetuned.pth.tar")
 
 
+def in_rounds(source, folder, *flags):
+    iterative.main([*TINY, "--resume", str(source), "--save_dir", str(folder), *map(str, flags)])
+    return checkpoint.load(folder / "finetuned.pth.tar")
+
+
 def log(folder):
     with open(folder / "log.csv", newline="") as file:
         return [float(row["lr"]) for row in csv.DictReader(file)]
@@ -320,17 +322,17 @@ def test_prune_writes_what_it_says(trained, tmp_path, capsys):
     ckpt = cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.3")
     out, text = capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()
     total = sum(m.numel() for m in ckpt["masks"].values())
-    gone = sum(int((~m).sum()) for m in ckpt["masks"].values())
-    assert gone == int(0.3 * total) and gone == sum(int((ckpt["state_dict"][n] == 0).sum()) for n in ckpt["masks"])
+    pruned = sum(int((~m).sum()) for m in ckpt["masks"].values())
+    assert pruned == int(0.3 * total) == sum(int((ckpt["state_dict"][n] == 0).sum()) for n in ckpt["masks"])
     assert text.startswith("Before pruning: Test Loss:  ") and "\nAfter Pruning: Test Loss:  " in text
-    totals = f"Total conv params: {total}, Pruned conv params: {gone}, Pruned ratio: {gone / total}\n"
+    totals = f"Total conv params: {total}, Pruned conv params: {pruned}, Pruned ratio: {pruned / total}\n"
     assert text.splitlines()[1] + "\n" == totals
     counted = compute_flops.count(checkpoint.to_model(ckpt)).total
     for report in (out, text):
         assert totals in report and "Pruning threshold: 0.0" in report and "not faster" in report
         assert "layer index: 1 \t total params: 432 \t remaining params: " in report
         assert f"{counted.sparse_macs:,} with weights that are not zero" in report
-        packed = 4 * (counted.params - gone) + -(-total // 8)
+        packed = 4 * (counted.params - pruned) + -(-total // 8)
         assert f"{4 * counted.params:,} bytes dense, {packed:,} compressed" in report
     assert (tmp_path / "p/prune.png").stat().st_size > 5000
     assert ckpt["dense"]["params"] == counted.params and ckpt["recipe"]["schedule"] == [2, 3]
@@ -342,10 +344,7 @@ def test_the_options_of_the_rule(trained, tmp_path):
     assert all(int((~m).sum()) == m.numel() // 2 for m in layer.values())
     linear = cut(dense, tmp_path / "linear", "--percent", "0.5", "--scope", "conv+linear")["masks"]
     assert set(linear) - set(layer) == {"fc.weight"}
-    floor = cut(dense, tmp_path / "floor", "--percent", "0.99", "--floor", "60")["masks"]
-    assert min(int(m.sum()) for m in floor.values()) >= 60
-    total = sum(m.numel() for m in floor.values())
-    assert sum(int((~m).sum()) for m in floor.values()) == int(0.99 * total)
+    total = sum(m.numel() for m in layer.values())
     faithful = cut(dense, tmp_path / "faithful", "--percent", "0.5", "--faithful")["masks"]
     assert sum(int((~m).sum()) for m in faithful.values()) == int(0.5 * total) + 1
     exact, random = (cut(dense, tmp_path / c, "--percent", "0.5", "--criterion", c)["masks"]
@@ -379,7 +378,7 @@ def test_pruning_step_by_step_never_brings_a_weight_back(trained, tmp_path):
         total = sum(m.numel() for m in second["masks"].values())
         assert sum(int((~m).sum()) for m in second["masks"].values()) == int(0.6 * total)
         assert second["recipe"] == first["recipe"]
-    with pytest.raises(UserError, match="counts what is gone"):
+    with pytest.raises(UserError, match="counts these weights too"):
         cut(tmp_path / "magnitude/pruned.pth.tar", tmp_path / "b", "--percent", "0.5")
 
 
@@ -441,7 +440,56 @@ def test_the_script_itself_keeps_the_zeros_at_a_large_rate(precision, trained, t
         assert not now[~mask].any() and not torch.equal(now[mask], ckpt["state_dict"][name][mask])
 
 
-def test_pictures_are_cropped_and_mirrored(trained, tmp_path, monkeypatch):
+STEPS = ["--subset", "20", "--batch-size", "10", "--epochs", "4", "--lr", "0.02", "--momentum", "0.8", "--wd", "0.1",
+         "--schedule", "2", "3", "--gamma", "0.5", "--precision", "fp32", "--device", "cpu", "--seed", "3"]
+RATES = [0.02, 0.02, 0.01, 0.005]
+
+
+def shapes():
+    """What STEPS train on."""
+    dataset = data.load("shapes10", subset=20)
+    return data.Loader(dataset, "train", 10, torch.device("cpu"), crop=4, flip=True, seed=3)
+
+
+def test_dense_training_is_sgd_with_momentum_weight_decay_and_milestones(tmp_path):
+    main.main(["--dataset", "shapes10", "--arch", "resnet8", *STEPS, "--save", str(tmp_path / "run")])
+    model = checkpoint.to_model(checkpoint.load(tmp_path / "run/init.pth.tar"))
+    train_by_hand(model, shapes(), RATES, momentum=0.8, weight_decay=0.1)
+    assert_same_network(checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["state_dict"], model)
+
+
+def test_fine_tuning_is_the_same_with_the_mask_after_every_step(trained, tmp_path):
+    finetune.main(["--model", str(trained / "pruned/pruned.pth.tar"), *STEPS, "--save", str(tmp_path / "run")])
+    ckpt = checkpoint.load(trained / "pruned/pruned.pth.tar")
+    model = checkpoint.to_model(ckpt)
+    train_by_hand(model, shapes(), RATES, momentum=0.8, weight_decay=0.1, masks=ckpt["masks"])
+    assert_same_network(checkpoint.load(tmp_path / "run/finetuned.pth.tar")["state_dict"], model)
+
+
+def test_defaults_are_the_originals():
+    """160 epochs, batch 64, 0.1 divided by ten at half and three quarters; fine-tuning 40 epochs at 0.001."""
+    args = main.parse([])
+    assert (args.epochs, args.batch_size, args.lr, args.gamma, args.momentum, args.weight_decay) == (
+        160, 64, 0.1, 0.1, 0.9, 1e-4)
+    args = finetune.parse(["--resume", "pruned.pth.tar"])
+    finetune.fill_in(args, {})
+    assert (args.epochs, args.batch_size, args.lr, args.schedule, args.momentum, args.weight_decay) == (
+        40, 64, 0.001, [], 0.9, 1e-4)
+    assert prune.parse(["--resume", "dense.pth.tar"]).percent == 0.6
+
+
+def test_a_wide_network_has_both_its_numbers_in_the_names_of_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    main.main([*TINY, "--arch", "wrn_10_1", "--epochs", "1"])
+    dense = "logs/shapes10-wrn_10_1-dense/checkpoint.pth.tar"
+    prune.main(["--resume", dense, "--subset", "20", "--device", "cpu", "--percent", "0.3"])
+    finetune.main([*TINY, "--resume", "logs/shapes10-wrn_10_1-pruned/pruned.pth.tar", "--epochs", "1"])
+    iterative.main([*TINY, "--resume", dense, "--epochs", "1", "--percent", "0.2"])
+    assert sorted(path.name for path in Path("logs").iterdir()) == [
+        f"shapes10-wrn_10_1-{what}" for what in ("dense", "finetuned-small", "iterative-small", "pruned")]
+
+
+def test_images_are_cropped_and_mirrored(trained, tmp_path, monkeypatch):
     seen, loaders = [], Run.loaders
     monkeypatch.setattr(Run, "loaders", lambda self, d, **how: seen.append(how) or loaders(self, d, **how))
     tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
@@ -459,7 +507,7 @@ def test_scratch_b_has_the_multiplications_of_the_dense_training(trained, tmp_pa
 @pytest.mark.parametrize("way, again", [("onecycle", ["--resume", "auto"]),
                                         ("small", ["--resume", "own/checkpoint.pth.tar"]),
                                         ("lr-rewind", ["--model", "pruned.pth.tar", "--resume", "auto"])])
-def test_a_stopped_run_goes_on_exactly(way, again, trained, tmp_path, monkeypatch):
+def test_a_stopped_run_continues_exactly(way, again, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("pruned.pth.tar").symlink_to(trained / "pruned/pruned.pth.tar")
     flags = ["--retrain", way, "--epochs", "3", "--batch-size", "10"]
@@ -478,7 +526,7 @@ def test_a_stopped_run_goes_on_exactly(way, again, trained, tmp_path, monkeypatc
     assert same(whole["state_dict"], parts["state_dict"]) and same(whole["masks"], parts["masks"])
 
 
-def test_a_run_is_not_gone_on_with_under_other_masks(trained, tmp_path):
+def test_a_run_is_not_resumed_with_other_masks(trained, tmp_path):
     flags = ["--model", tmp_path / "p/pruned.pth.tar", "--resume", "auto", "--save", tmp_path / "f", "--epochs", 1]
     cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.5")
     finetune.main([*TINY, *map(str, flags)])
@@ -487,7 +535,7 @@ def test_a_run_is_not_gone_on_with_under_other_masks(trained, tmp_path):
         finetune.main([*TINY, *map(str, flags)])
 
 
-def test_a_finished_run_is_not_gone_on_with_elsewhere(trained, tmp_path):
+def test_a_finished_run_is_not_resumed_elsewhere(trained, tmp_path):
     with pytest.raises(UserError, match="has all its 4 epochs"):
         main.main([*TINY, "--arch", "resnet8", "--epochs", "4", "--batch-size", "10", "--rewind-epoch", "2",
                    "--resume", str(trained / "dense/checkpoint.pth.tar"), "--save", str(tmp_path / "new")])
@@ -506,9 +554,9 @@ def stopping(save, epochs):
 
 
 def test_iterative_is_prune_and_retrain_again_and_again(trained, tmp_path, monkeypatch, capsys):
-    flags = ["--iterative", "--percent", 0.45, "--retrain", "lr-rewind", "--epochs", 2, "--batch-size", 20]
+    flags = ["--percent", 0.45, "--retrain", "lr-rewind", "--epochs", 2, "--batch-size", 20]
     dense = trained / "dense/checkpoint.pth.tar"
-    whole = tune(dense, tmp_path / "whole", *flags)
+    whole = in_rounds(dense, tmp_path / "whole", *flags)
     masks = [checkpoint.load(tmp_path / f"whole/round-{i:02}/finetuned.pth.tar")["masks"] for i in (1, 2, 3)]
     total = sum(m.numel() for m in masks[0].values())
     for mask, percent in zip(masks, (0.2, 0.36, 0.45), strict=True):
@@ -518,11 +566,11 @@ def test_iterative_is_prune_and_retrain_again_and_again(trained, tmp_path, monke
     with monkeypatch.context() as patch:
         patch.setattr(Run, "save", stopping(Run.save, 3))                # within round 2
         with pytest.raises(KeyboardInterrupt):
-            tune(dense, tmp_path / "parts", *flags)
-    with pytest.raises(UserError, match="--resume auto goes on"):
-        tune(dense, tmp_path / "parts", *flags)
+            in_rounds(dense, tmp_path / "parts", *flags)
+    with pytest.raises(UserError, match="--resume auto continues"):
+        in_rounds(dense, tmp_path / "parts", *flags)
     capsys.readouterr()
-    parts = tune("auto", tmp_path / "parts", *flags)
+    parts = in_rounds("auto", tmp_path / "parts", *flags)
     assert "resumed" in capsys.readouterr().out
     assert same(whole["state_dict"], parts["state_dict"])
     kept = {f: f.read_bytes() for f in (tmp_path / "parts").glob("**/*.pth.tar")}
@@ -530,17 +578,53 @@ def test_iterative_is_prune_and_retrain_again_and_again(trained, tmp_path, monke
                           (["--epochs", 3], "--epochs 2"), (["--per-layer"], "--per-layer False"),
                           (["--retrain", "scratch-e"], "draws new weights"), (["--lr", 0.3], "--lr")):
         with pytest.raises(UserError, match=message):
-            tune("auto", tmp_path / "parts", *flags, *more)
+            in_rounds("auto", tmp_path / "parts", *flags, *more)
     main.main([*TINY, "--arch", "resnet8", "--epochs", "4", "--seed", "2", "--save", str(tmp_path / "other")])
     with pytest.raises(UserError, match="was not made from .*other"):
-        tune("auto", tmp_path / "parts", *flags, "--model", tmp_path / "other/checkpoint.pth.tar")
+        in_rounds("auto", tmp_path / "parts", *flags, "--model", tmp_path / "other/checkpoint.pth.tar")
     for more in (["--epochs", 9], ["--dataset", "nowhere"]):
         with pytest.raises(UserError):                       # nothing is deleted before the new run can begin
-            tune(dense, tmp_path / "parts", *flags, "--overwrite", *more)
+            in_rounds(dense, tmp_path / "parts", *flags, "--overwrite", *more)
     assert kept == {f: f.read_bytes() for f in (tmp_path / "parts").glob("**/*.pth.tar")}
-    anew = tune(dense, tmp_path / "parts", *flags, "--overwrite", "--seed", 5)
+    anew = in_rounds(dense, tmp_path / "parts", *flags, "--overwrite", "--seed", 5)
     assert anew["args"]["seed"] == 5 and not same(anew["state_dict"], whole["state_dict"])
     assert anew["rule"] == "magnitude, iterative"
+
+
+def test_a_stopped_iterative_run_names_its_own_folder(trained, tmp_path, monkeypatch, capsys):
+    flags = ["--percent", 0.3, "--epochs", 2, "--batch-size", 20]
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", stopping(Run.save, 1))
+        with pytest.raises(SystemExit) as end:
+            cli.script(lambda: in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "it", *flags))
+    said = capsys.readouterr().err
+    assert end.value.code == 130 and said.count("\n") == 1 and said.endswith(
+        f"stopped; --save {tmp_path / 'it'} --resume auto continues\n")
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(iterative, "prune", stop)
+    with pytest.raises(SystemExit):
+        cli.script(lambda: in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "none", *flags))
+    assert capsys.readouterr().err.endswith(": error: stopped\n") and not (tmp_path / "none").exists()
+
+
+def test_rounds_of_weight_rewinding(trained, tmp_path):
+    """The trial flags --epochs 2, with a dense run of 4 epochs whose weights after 2 come back."""
+    done = in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "it", "--percent", 0.3, "--epochs", 2,
+                     "--retrain", "weight-rewind", "--rewind-to", trained / "dense/early.pth.tar")
+    assert done["epoch"] == 4 and log(tmp_path / "it/round-02") == pytest.approx([0.01, 0.001])
+
+
+def test_weight_rewinding_in_a_trial_run_of_two_epochs(tmp_path, capsys):
+    """--epochs 2 everywhere: the dense run keeps its weights after epoch 1, and one epoch is left of it."""
+    main.main([*TINY, "--arch", "resnet8", "--epochs", "2", "--save", str(tmp_path / "dense")])
+    cut(tmp_path / "dense/checkpoint.pth.tar", tmp_path / "pruned", "--percent", "0.5")
+    for name, epochs in (("early", 1), ("init", 2)):
+        tuned = tune(tmp_path / "pruned/pruned.pth.tar", tmp_path / name, "--epochs", 2, "--retrain", "weight-rewind",
+                     "--rewind-to", tmp_path / f"dense/{name}.pth.tar")
+        assert tuned["epoch"] == epochs and len(log(tmp_path / name)) == epochs
+        assert f"weight-rewind from epoch {2 - epochs}" in capsys.readouterr().out
 
 
 def test_chaining_after_slimming(tmp_path):
@@ -614,7 +698,7 @@ def test_the_report_counts_masks_out_of_scope_too(tmp_path):
     assert ckpt["rule"] == "magnitude, conv+linear, then magnitude"
 
 
-def test_lenet_has_its_grey_pictures_and_all_its_layers(tmp_path):
+def test_lenet_has_its_grey_images_and_all_its_layers(tmp_path):
     torch.manual_seed(0)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet300"), "hoyer", "dense", "shapes10"))
     with pytest.raises(UserError, match=r"--scope conv\+linear"):
@@ -627,8 +711,7 @@ def test_lenet_has_its_grey_pictures_and_all_its_layers(tmp_path):
 def test_refusals_write_nothing(trained, tmp_path):
     dense, pruned = trained / "dense/checkpoint.pth.tar", trained / "pruned/pruned.pth.tar"
     for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
-                           (["--floor", "-1"], "--floor"), (["--floor", "9999999"], "--floor"),
-                           (["--per-layer", "--floor", "3"], "--per-layer"), (["--depth", "20"], "depth 8"),
+                           (["--floor", "3"], "--floor"), (["--depth", "20"], "depth 8"),
                            (["--arch", "vgg16"], "not --arch vgg16"), (["--arch", "resnet20"], "depth 8")):
         with pytest.raises(UserError, match=message):
             cut(dense, tmp_path / "x", *flags)
@@ -637,11 +720,15 @@ def test_refusals_write_nothing(trained, tmp_path):
     with pytest.raises(UserError, match="already holds a pruned"):
         cut(dense, trained / "pruned", "--percent", "0.3")
     for flags, message in ((["--retrain", "weight-rewind"], "--rewind-to"), (["--rewind-to", dense], "go together"),
-                           (["--floor", 3], "--iterative"), (["--retrain", "lr-rewind", "--epochs", 5], "4 epochs"),
-                           (["--iterative"], "already"), (["--iterative", "--percent", 1.5], "percent"),
-                           (["--arch", "resnet20"], "depth 8")):
+                           (["--retrain", "lr-rewind", "--epochs", 5], "4 epochs"), (["--arch", "resnet20"], "depth 8"),
+                           (["--faithful"], "--faithful"), (["--percent", 0.5], "--percent"),
+                           (["--scope", "conv"], "--scope"), (["--criterion", "random"], "--criterion")):
         with pytest.raises(UserError, match=message):
             tune(pruned, tmp_path / "x", *flags)
+    for flags, message in (([], "pruned already"), (["--percent", 1.5], "percent"),
+                           (["--retrain", "scratch-b"], "draws new weights"), (["--rewind-to", dense], "go together")):
+        with pytest.raises(UserError, match=message):
+            in_rounds(pruned, tmp_path / "x", *flags)
     with pytest.raises(UserError, match="holds no masks"):
         tune(dense, tmp_path / "x")
     with pytest.raises(UserError, match="--resume FILE"):
@@ -649,7 +736,7 @@ def test_refusals_write_nothing(trained, tmp_path):
     with pytest.raises(UserError, match="folder"):
         finetune.main(["--resume", "auto"])
     with pytest.raises(UserError, match="no rounds"):
-        tune("auto", tmp_path / "x", "--iterative")
+        in_rounds("auto", tmp_path / "x")
     with pytest.raises(UserError, match="rewind-epoch"):
         main.main([*TINY, "--arch", "resnet8", "--epochs", "2", "--rewind-epoch", "3", "--save", str(tmp_path / "x")])
     assert not (tmp_path / "x").exists()

@@ -4,11 +4,12 @@ import json
 
 import pytest
 import torch
+from by_hand import assert_same_network, train_by_hand
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.models.layers import ChannelSelection
-from slimming import main, prune
+from slimming import finetune, main, prune
 from slimming.networks import network
 
 FAMILIES = {"vgg": 11, "resnet": 20, "densenet": 10}
@@ -26,10 +27,6 @@ def trained_like(arch, depth, seed=0):
             nn.init.normal_(m.running_mean, 0, 0.2)
             nn.init.uniform_(m.running_var, 0.5, 1.5)
     return model.eval()
-
-
-def gammas_of(model):
-    return {name: bn.weight.detach().abs()[there] for name, (bn, there) in prune.scored_norms(model).items()}
 
 
 def test_the_threshold_takes_exactly_k_channels_wherever_they_are():
@@ -50,7 +47,7 @@ def test_the_original_rule_takes_one_more():
 @pytest.mark.parametrize("arch, depth, pruned", [("vgg", 13, 1178), ("resnet", 29, 813), ("densenet", 40, 3745)])
 def test_the_original_counts_at_40_percent(arch, depth, pruned):
     """What the original scripts drop at --percent 0.4 (0.4 T + 1), and ours, one less."""
-    scores = gammas_of(trained_like(arch, depth))
+    scores = prune.gammas_of(trained_like(arch, depth))
     for faithful, expected in ((True, pruned), (False, pruned - 1)):
         keep, _ = prune.choose(scores, 0.4, faithful)
         assert sum(int((~mask).sum()) for mask in keep.values()) == expected
@@ -90,7 +87,7 @@ def test_round_to_gives_multiples_and_keeps_the_strongest():
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_masked_and_narrowed_logits_agree(arch, percent, dtype, tolerance):
     model = trained_like(arch, FAMILIES[arch])
-    scores = gammas_of(model)
+    scores = prune.gammas_of(model)
     keep = prune.keep_some(prune.choose(scores, percent)[0], scores)
     dense = [p.clone() for p in model.parameters()]
     prune.zero(model, keep)
@@ -106,11 +103,11 @@ def test_masked_and_narrowed_logits_agree(arch, percent, dtype, tolerance):
 def test_narrow_widths_are_the_original_cfg():
     """The lists that the original scripts print: kept channels per batch norm, 'M' for the pools."""
     model = trained_like("resnet", 20)
-    scores = gammas_of(model)
+    scores = prune.gammas_of(model)
     keep = prune.keep_some(prune.choose(scores, 0.5)[0], scores)
     assert models.narrow(model, keep).cfg["widths"] == [int(mask.sum()) for mask in keep.values()]
     model = trained_like("vgg", 11)
-    scores = gammas_of(model)
+    scores = prune.gammas_of(model)
     keep = prune.keep_some(prune.choose(scores, 0.5)[0], scores)
     widths = models.narrow(model, keep).cfg["widths"]
     assert [w for w in widths if w != "M"] == [int(mask.sum()) for mask in keep.values()]
@@ -136,12 +133,72 @@ def test_selecting_through_a_batch_norm_is_selecting_what_it_gives(training):
     assert ours.num_batches_tracked == plain.num_batches_tracked
 
 
-def test_milestones():
-    assert main.milestones(160) == main.milestones(160, faithful=True) == [80, 120]
-    assert main.milestones(99) == [49, 74]
-    assert main.milestones(99, faithful=True) == []          # 49.5 and 74.25 never come
-    assert main.milestones(1) == []                          # not at the very start
-    assert main.milestones(2) == [1]                         # tenfold, not a hundredfold
+@pytest.mark.parametrize("script", [main, finetune])
+def test_milestones(script):
+    assert script.milestones(160) == script.milestones(160, faithful=True) == [80, 120]
+    assert script.milestones(99) == [49, 74]
+    assert script.milestones(99, faithful=True) == []        # 49.5 and 74.25 never come
+    assert script.milestones(1) == []                        # not at the very start
+    assert script.milestones(2) == [1]                       # tenfold, not a hundredfold
+    assert script.milestones(2, faithful=True) == [1]        # 1.5 never comes
+
+
+def test_both_spellings_of_fine_tuning_have_the_same_flags():
+    flags = ["--refine", "pruned.pth.tar", "-sr", "--s", "0.1", "--lr", "0.3", "--faithful"]
+    assert vars(main.parse(flags)) == vars(finetune.parse(flags))
+    assert vars(main.parse(flags[:2])) == vars(finetune.parse(flags[:2]))
+
+
+STEPS = ["--subset", "20", "--batch-size", "10", "--epochs", "4", "--lr", "0.02", "--s", "0.1", "--momentum", "0.8",
+         "--weight-decay", "0.1", "--precision", "fp32", "--device", "cpu", "--seed", "3"]
+RATES = [0.02, 0.02, 0.002, 0.0002]
+
+
+def shapes(seed=3):
+    """What STEPS train on."""
+    dataset = data.load("shapes10", subset=20)
+    return data.Loader(dataset, "train", 10, torch.device("cpu"), crop=4, flip=True, seed=seed)
+
+
+@pytest.mark.parametrize("penalty", [True, False])
+def test_training_is_what_the_formulas_say(penalty, tmp_path, monkeypatch):
+    """Weight decay, momentum, schedule and the sign of negative gammas: all against a loop written out by hand."""
+    build = models.build
+
+    def with_negative_gammas(arch, **cfg):
+        model = build(arch, **cfg)
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.weight.data[::2] *= -1
+        return model
+
+    monkeypatch.setattr(models, "build", with_negative_gammas)
+    flags = ["--dataset", "shapes10", "--arch", "densenet", "--depth", "7", *STEPS, *["-sr"] * penalty]
+    main.main([*flags, "--save", str(tmp_path / "run")])
+    torch.manual_seed(3)
+    name, cfg = network("densenet", 7)
+    model = models.build(name, num_classes=10, **cfg)
+    train_by_hand(model, shapes(), RATES, momentum=0.8, weight_decay=0.1, s=0.1 * penalty)
+    assert_same_network(checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["state_dict"], model)
+
+
+@pytest.mark.parametrize("penalty", [True, False])
+def test_fine_tuning_is_what_the_formulas_say(penalty, tmp_path):
+    torch.manual_seed(0)
+    name, cfg = network("densenet", 7)
+    model = models.build(name, num_classes=10, **cfg)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.normal_(m.weight, 0, 0.5)                # half of what pruning leaves is negative
+            nn.init.normal_(m.bias, 0, 0.2)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.4")
+    finetune.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), *STEPS, *["-sr"] * penalty,
+                   "--save", str(tmp_path / "run")])
+    ckpt = checkpoint.load(tmp_path / "p/pruned.pth.tar")
+    model, masks = checkpoint.to_model(ckpt), ckpt["masks"]
+    train_by_hand(model, shapes(), RATES, momentum=0.8, weight_decay=0.1, s=0.1 * penalty, masks=masks)
+    assert_same_network(checkpoint.load(tmp_path / "run/finetuned.pth.tar")["state_dict"], model)
 
 
 def one_step(folder, *flags):
@@ -255,7 +312,7 @@ def test_a_file_of_the_original_repository_prunes_like_the_original(arch, tmp_pa
 
 def test_a_pruned_file_of_the_original_repository_fine_tunes_and_evaluates(tmp_path):
     model = trained_like("resnet", 20)
-    scores = gammas_of(model)
+    scores = prune.gammas_of(model)
     keep = prune.keep_some(prune.choose(scores, 0.5)[0], scores)
     prune.zero(model, keep)
     small = models.narrow(model, keep)
@@ -342,7 +399,7 @@ def test_fine_tuning_has_the_schedule_of_training(tmp_path):
         assert [float(row["lr"]) for row in csv.DictReader(file)] == pytest.approx([0.1, 0.1, 0.01, 0.001])
 
 
-def test_a_run_is_not_gone_on_with_under_other_masks(tmp_path):
+def test_a_run_is_not_resumed_with_other_masks(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
     cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.5")
     flags = ["--refine", str(tmp_path / "p/pruned.pth.tar"), "--subset", "20", "--epochs", "1", "--device", "cpu",
@@ -376,8 +433,37 @@ def test_prune_refuses(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
     for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
                            (["--compact"], "holds no masks"), (["--compact", "--mask"], "choose one"),
+                           (["--compact", "--faithful"], "leave out --faithful"),
+                           (["--compact", "--criterion", "random"], "leave out --faithful and --criterion"),
+                           (["--compact", "--round-to", "2"], "--round-to"),
                            (["--mask", "--round-to", "8"], "--round-to"), (["--depth", "13"], "depth 11"),
                            (["--arch", "resnet"], "not --arch resnet"), (["--arch", "vgg13"], "depth 11")):
         with pytest.raises(UserError, match=message):
             cut(tmp_path / "m.pth.tar", tmp_path / "p", *flags)
     assert not (tmp_path / "p").exists()
+
+
+def test_a_stopped_prune_says_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    saved(tmp_path / "m.pth.tar", "vgg")
+    monkeypatch.setattr(prune, "accuracies", stop)
+    with pytest.raises(SystemExit) as end:
+        cli.script(lambda: cut(tmp_path / "m.pth.tar", tmp_path / "p"))
+    assert end.value.code == 130 and capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_command_without_save_gets_a_folder_named_after_its_network(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved("m.pth.tar", "resnet")
+    prune.main(["--model", "m.pth.tar", "--subset", "20", "--device", "cpu"])
+    with pytest.raises(UserError, match="logs/shapes10-preresnet20-pruned already holds a pruned.pth.tar.*--overwrite"):
+        prune.main(["--model", "m.pth.tar", "--subset", "20", "--device", "cpu"])
+    prune.main(["--model", "m.pth.tar", "--subset", "20", "--device", "cpu", "--overwrite"])
+    few = ["--subset", "20", "--epochs", "1", "--device", "cpu"]
+    finetune.main(["--refine", "logs/shapes10-preresnet20-pruned/pruned.pth.tar", *few])
+    main.main(["--arch", "resnet", "--depth", "20", "--dataset", "shapes10", *few])
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
+        "shapes10-preresnet20-finetuned", "shapes10-preresnet20-pruned", "shapes10-resnet20-dense"]
