@@ -58,7 +58,7 @@ def parse(argv=None):
     add("--width", type=float, help="the width multiplier of mobilenetv2 (default: 1.3)")
     add("--rew", action="store_true", help="the reweighted phase, from --pretrained")
     add("--pretrained", metavar="FILE", help="the dense network of --rew, of any method")
-    add("--sparsity-type", choices=tuple(penalties.GROUPS), default="irregular", help="single weights, or groups")
+    add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups")
     add("--lam", type=cli.nonnegative, help="lambda; a shorter run needs a larger one (default: the original's: "
         + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ")")
     add("--eps", type=cli.nonnegative, default=penalties.EPS, help="of the gammas; no sparsity below it is sought")

@@ -6,6 +6,7 @@ the others  lambda * sum over groups   gamma ||w_g||,  gamma = 1 / (||w_g|| + ep
     filter     all that one output channel is made of                    one gamma for each (out, 1, 1, 1)
     column     what all output channels read at one place of one input   (1, in, height, width)
     kernel     one input of one output channel                           (out, in, 1, 1)
+    channel    one input of all output channels (for prune.py alone)     (1, in, 1, 1)
 
 Right after the gammas are taken each term is about lambda, whatever the weight: the sum counts the weights that are
 not zero (Candes, Wakin, Boyd 2008, "Enhancing Sparsity by Reweighted l1 Minimization"). A weight much smaller than the
@@ -16,7 +17,8 @@ calls. The gammas have the memory layout of the weights, so that none of it copi
 """
 import torch
 
-GROUPS = {"irregular": None, "filter": (1, 2, 3), "column": (0,), "kernel": (2, 3)}     # the dimensions of the norm
+# kind: the dimensions of the norm
+GROUPS = {"irregular": None, "filter": (1, 2, 3), "column": (0,), "kernel": (2, 3), "channel": (0, 2, 3)}
 # lambda, as the original code has it; its column kind has a list for VGG-16 alone, of which this is the median
 LAMBDA = {"irregular": 1e-6, "filter": 1e-3, "column": 3e-4, "kernel": 1e-5}
 EPS = 1e-3
@@ -27,7 +29,7 @@ def sizes(weights, kind):
     """What the penalty is on: |w|, or the norms of the groups, with the dimensions of the weight kept."""
     if kind == "irregular":
         return torch._foreach_abs(weights)
-    return [w.norm(dim=GROUPS[kind], keepdim=True) for w in weights]
+    return [torch.linalg.vector_norm(w, dim=GROUPS[kind], keepdim=True) for w in weights]
 
 
 @torch.no_grad()
