@@ -15,10 +15,11 @@ pruned.pth.tar holds one bit per weight and the surviving values, prune.txt the 
     --ratios FILE         a fraction for each layer, lines "layers.0.conv1.weight: 0.7"; 0, or no line, leaves a layer
                           untouched. With --threshold the file says only which layers are touched, as in the original.
 
-    --sparsity-type filter, column, kernel, channel    groups of weights instead of single ones, by their root mean square
+    --sparsity-type filter, column, kernel, channel
+                          groups of weights instead of single ones, by their root mean square
 
-Filters, columns and channels can be taken out of the network: a channel that no filter makes, or no column reads, goes, and the
-network is narrower and faster. Where a residual connection still needs it, it stays, with zeros. Expect seconds.
+After filter, column and channel pruning, a channel that no filter makes or nothing reads is taken out: the network is
+narrower and faster. Where a residual connection still needs a channel, it stays, with zeros. Expect seconds.
 """
 import copy
 import re
@@ -203,7 +204,8 @@ def prune(args):
     if kind in ("filter", "column", "channel"):
         small, masks = narrowed(model, masks)
     counted = compute_flops.count(small)
-    report = "\n".join([compute_flops.table(counted), "", describe(small, masks)])
+    report = "\n".join([describe(small, masks),
+                        f"{counted.total.macs:,} MACs, {counted.total.sparse_macs:,} with weights that are not zero"])
     print(report)
 
     # what that does to the accuracy
