@@ -133,7 +133,8 @@ def quantize(args):
     if args.fwd_bits < 32:
         seen = ranges(model, (images for images, _ in islice(train, args.n_sample)))
         grids = {name: quantizers.grid(args.quant_method, args.fwd_bits, *span) for name, span in seen.items()}
-        activations = {name: {"bits": args.fwd_bits, "scale": float(s), "zero": int(z)} for name, (s, z) in grids.items()}
+        activations = {name: {"bits": args.fwd_bits, "scale": float(s), "zero": int(z)}
+                       for name, (s, z) in grids.items()}
 
     masks = {name: mask for name, mask in ckpt.get("masks", {}).items() if mask.dtype == torch.bool}
     rows = scores.operations(model)
