@@ -90,12 +90,12 @@ def retrain(args):
             scheduler.step()
             run.track(loss=loss)
         run.log(epoch, **evaluate(model, test))
-        run.save(epoch, model, optimizer, scheduler, masks=masks)
+        run.save(epoch, model, optimizer, scheduler, masks=masks, rule=ckpt.get("rule"))
 
     moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
     assert moved == 0, f"{moved} masked weights are not zero any more"
     run.print(f"{zeros:,} weights are masked, none of them has moved")
-    run.finish(model, "finetuned.pth.tar", masks=masks)
+    run.finish(model, "finetuned.pth.tar", masks=masks, rule=ckpt.get("rule"))
     return run.folder / "finetuned.pth.tar"
 
 

@@ -59,11 +59,11 @@ def parse(argv=None):
     add("--rew", action="store_true", help="the reweighted phase, from --pretrained")
     add("--pretrained", metavar="FILE", help="the dense network of --rew, of any method")
     add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups")
-    add("--lam", type=cli.nonnegative, help="lambda; a shorter run needs a larger one (default: the original's: "
-        + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ")")
+    add("--lam", type=cli.nonnegative, help="lambda (default: the original's, "
+        + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ", times 300 / --epochs)")
     add("--eps", type=cli.nonnegative, default=penalties.EPS, help="of the gammas; no sparsity below it is sought")
     add("--faithful", action="store_true", help="with --rew, as in the original: gamma = 1 / (w + eps) without the "
-        "absolute value, refreshed at epochs 61, 121, 181, 241 and with the rate times 0.98 an epoch for any --epochs")
+        "absolute value; lambda, the rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any --epochs")
     return parser.parse_args(argv)
 
 
@@ -107,15 +107,16 @@ def refreshes(epochs, faithful=False):
 def reweighted_schedule(epochs, batches, faithful=False):
     """Learning rate of batch number `step` in the reweighted phase, as a factor of --lr.
 
-    Each epoch of 300 has 0.98 times the rate of the one before, an epoch with new gammas 1.6 times. A shorter run goes
-    the same way in larger steps, so that it ends as low: a weight near zero swings about it by the learning rate.
+    Each of 300 epochs has 0.98 times the rate of the one before, epochs 61, 121, 181 and 241 have 1.6 times. A shorter
+    run goes through the same rates with fewer batches for each, so that it ends as low: a weight that is held at zero
+    swings about it by the learning rate.
     """
-    marks, stretch = refreshes(epochs, faithful), 1 if faithful else LENGTH / epochs
+    length, marks = epochs if faithful else LENGTH, refreshes(LENGTH)
 
     def factor(step):
-        epoch = step // batches + 1
+        epoch = step * length // (epochs * batches) + 1
         jumps = sum(mark <= epoch for mark in marks)
-        return 0.98 ** (stretch * epoch - jumps) * 1.6 ** jumps
+        return 0.98 ** (epoch - jumps) * 1.6 ** jumps
     return factor
 
 
@@ -140,7 +141,8 @@ def train(args):
         ckpt = originals.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
                               args.depth)
         args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-        args.lam = penalties.LAMBDA[args.sparsity_type] if args.lam is None else args.lam
+        if args.lam is None:                                 # fewer steps need a stronger pull
+            args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
         model, masks = checkpoint.to_model(ckpt), ckpt.get("masks", {})
         dense = ckpt["dense"] or compute_flops.summary(model)
         dataset = data.load(args.dataset, args.data_dir, model.arch.startswith("lenet"), args.subset)

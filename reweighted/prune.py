@@ -100,6 +100,8 @@ def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=No
     otherwise the `percentile` of all single weights or groups together, or the ratio of each layer.
     """
     touched = [name for name in weights if ratios is None or ratios.get(name, 0) > 0]
+    if not touched:
+        return {}
     sizes = dict(zip(touched, penalties.sizes([weights[name] for name in touched], kind), strict=True))
     scores = {name: s * (s.numel() / weights[name].numel()) ** 0.5 for name, s in sizes.items()}
     keep = {}
@@ -196,6 +198,8 @@ def prune(args):
     if by_threshold and args.threshold is None:
         args.threshold = 1e-4
     keep = choose(weights, kind, args.threshold, args.percentile, ratios, by_threshold)
+    if not keep:
+        raise UserError(f"{args.ratios} leaves every layer untouched")
     masks = {**earlier, **{name: mask & earlier[name] if name in earlier else mask for name, mask in keep.items()}}
     with torch.no_grad():
         for name, mask in keep.items():
@@ -230,9 +234,18 @@ def prune(args):
     draw(folder / "prune.png", had, keep, args.threshold if kind == "irregular" and by_threshold else None)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         small, "reweighted", "pruned", args.dataset, prec1=after, best_prec1=after, args=vars(args),
-        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks, run=facts(device)))
+        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks, run=facts(device),
+        rule=rule_of(args, by_threshold)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
     return path
+
+
+def rule_of(args, by_threshold):
+    """How the weights were chosen, for the ledger: such as 'irregular, threshold 0.0001'."""
+    if by_threshold:
+        return f"{args.sparsity_type}, threshold {args.threshold:g}"
+    name = next(name for name in ("percentile", "ratio", "ratios") if getattr(args, name) is not None)
+    return f"{args.sparsity_type}, {name} {getattr(args, name)}"
 
 
 def draw(path, weights, keep, threshold):

@@ -20,7 +20,10 @@ METHODS = ("linear", "minmax")
 
 
 def exponent(w, overflow_rate=0.0):
-    """I = ceil(log2(v)), v the largest |w| after the fraction overflow_rate of them, which will be clamped."""
+    """I = ceil(log2(v)), v the largest |w| after the fraction overflow_rate of them, which will be clamped.
+
+    A power of two counts as just below the next one (double precision sees the 1e-12), so that it has a code itself.
+    """
     sizes = w.detach().flatten().abs().float()
     rank = min(int(overflow_rate * sizes.numel()), sizes.numel() - 1)
     v = sizes.max() if rank == 0 else sizes.sort(descending=True).values[rank]

@@ -39,7 +39,7 @@ def parse(argv=None):
         "reweighted phase; with --masked-retrain threshold, or the kind of which --config-file gives the ratios "
         "(default: irregular, then threshold)")
     add("--config-file", metavar="NAME", help="profile/NAME.yaml, or a file: a ratio for each layer, 0 for untouched")
-    add("--lam", type=cli.nonnegative, help="lambda (default: the original's)")
+    add("--lam", type=cli.nonnegative, help="lambda, as in main.py")
     add("--threshold", type=cli.nonnegative, help="of pruning (default: 1e-4)")
     add("--no-tricks", action="store_true", help="--lr-scheduler default, no warm-up, no mixup, no smoothing")
     add("--no-cuda", action="store_true", help="--device cpu")
