@@ -128,14 +128,27 @@ def validated(path, ckpt):
 
 
 def to_model(ckpt):
-    """The network of a checkpoint, with its weights, in evaluation mode."""
+    """The network of a checkpoint, with its weights, in evaluation mode; layers in its `activations` round inputs."""
     path = ckpt.get("path", "checkpoint")
     try:
         model = models.build(ckpt["arch"], **ckpt["cfg"])
     except (UserError, AssertionError, TypeError, RuntimeError) as error:
         raise UserError(f"{path} describes a network that cannot be built: {error}") from error
     fit(model, ckpt["state_dict"], path)
+    quantize_inputs(model, ckpt.get("activations") or {}, path)
     return model.eval()
+
+
+def quantize_inputs(model, activations, path):
+    """Lets layers round what they read: {layer: {"bits", "scale", "zero"}}, value = (code - zero) * scale."""
+    modules = dict(model.named_modules())
+    for name, entry in activations.items():
+        try:
+            bits, scale, zero = int(entry["bits"]), float(entry["scale"]), int(entry["zero"])
+            modules[name].register_forward_pre_hook(lambda m, x, scale=scale, zero=zero, most=2 ** bits - 1: (
+                torch.fake_quantize_per_tensor_affine(x[0], scale, zero, 0, most),))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: its activations do not fit the network ({name}: {error})") from error
 
 
 def weights(state):

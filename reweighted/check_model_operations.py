@@ -1,0 +1,218 @@
+"""The original's count of operations, and what its README left as XXX: parameters, storage, operations, score.
+
+    python check_model_operations.py                        the bundled network
+    python check_model_operations.py FILE --input-bits 8 --param-bits 8 --adds tree
+
+First the original's table of the unpruned network, the challenge's counter as the original adapted it,
+
+    multiplications   L n + n, n more for a ReLU        L: weights of a filter that are left, n: outputs
+    additions         L n                               the bias of the folded batch norm takes the place of one
+
+with a ReLU after every convolution, no residual connection and no pooling, and one sparsity for all layers
+(--sparsity). Then the checkpoint's own table: zeros of each layer, its real ReLUs, residual connections and pooling.
+Multiplications are worth --input-bits / 32 (or --param-bits, if those are more), additions --accumulator-bits / 32.
+Last the scores, by the original's arithmetic and by the challenge's rules.
+
+    --adds tree      additions in the binary tree of the original README: half of them at twice the input bits, a
+                     quarter at one more, ...; 0.541015625 of a 32-bit addition at 8 bits
+    --thop           the figure of pytorch-opcounter, 325.4M for the original's network
+    --legacy-count   128,000 weights in the linear layer, as the original counts
+
+Expect seconds; no data is needed.
+"""
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from common import UserError, checkpoint, cli, compute_flops, models, originals, scores
+from reweighted.networks import network
+from reweighted.testers import BUNDLED, totals
+
+
+@dataclass
+class Line:
+    """A line of the table. inputs: height of what the layer reads; params: in bits."""
+    name: str
+    inputs: int
+    kernel: int
+    channels: int
+    out: int
+    params: float
+    mults: float
+    adds: float
+
+
+def legacy(model, sparsity=0.0, param_bits=16):
+    """[Line, ...] of each convolution and linear layer as the original counts, at one sparsity for all."""
+    sizes = {row.weight: row.size for row in scores.operations(model) if row.weight}
+    lines = []
+    for row in compute_flops.count(model).rows:
+        if len(row.shape) < 2:
+            continue
+        out, left = row.shape[0], 1 - sparsity
+        numel = math.prod(row.shape)
+        outputs = row.macs // (numel // out) if len(row.shape) == 4 else 0           # linear: no ReLU
+        bits = numel * param_bits * left + numel * (sparsity > 0) + out * param_bits
+        lines.append(Line(row.name, sizes[f"{row.name}.weight"], row.shape[-1] if len(row.shape) == 4 else 1,
+                          row.shape[1], out, bits, row.macs * left + outputs, row.macs * left))
+    return lines
+
+
+def true(model, rows, bits, at):
+    """[Line, ...] of the network as it is: each layer with its zeros, ReLU, residual additions and pooling apart.
+
+    bits: {weight: bits}, at: bits of activations; multiplications in units of 32 bits, by the larger of the two.
+    """
+    parameters, lines = dict(model.named_parameters()), []
+    for row in rows:
+        mults = row.mults * max(bits.get(row.weight, 32) if row.weight else at, at) / 32
+        if row.weight:
+            w = parameters[row.weight]
+            left, width = int(w.count_nonzero()), bits.get(row.weight, 32)
+            stored = min(left * width + w.numel(), w.numel() * width)
+            lines.append(Line(row.name, row.size, w.shape[-1] if w.dim() == 4 else 1, w.shape[1], w.shape[0], stored,
+                              mults, row.adds))
+        else:
+            lines.append(Line(f"{row.name}.{row.kind}".removeprefix("."), row.size, 0, 0, 0, 0, mults, row.adds))
+    return lines
+
+
+def blocks(lines):
+    """The lines of each block (layers.3.conv1, layers.3.relu, ...) added up to one."""
+    merged = {}
+    for line in lines:
+        parts = line.name.split(".")
+        name = ".".join(parts[:2]) if len(parts) > 2 or parts[0] == "layers" else line.name
+        if name not in merged:
+            merged[name] = Line(name, *list(vars(line).values())[1:])
+        else:
+            into = merged[name]
+            into.kernel, into.out = max(into.kernel, line.kernel), line.out or into.out
+            into.params, into.mults, into.adds = (into.params + line.params, into.mults + line.mults,
+                                                  into.adds + line.adds)
+    return list(merged.values())
+
+
+def table(lines, mult_bits, add_bits):
+    """The original's columns as text. mult_bits, add_bits: of all operations; 32 takes them as they are."""
+    shown = [f"{'op_name':24} {'inp_size':>8} {'kernel_size':>11} {'in channels':>11} {'out channels':>12} "
+             f"{'params(MBytes)':>14} {'mults(M)':>11} {'adds(M)':>11} {'MFLOPS':>11}"]
+    m, a = mult_bits / 32, add_bits / 32
+    total = Line("total", 0, 0, 0, 0, sum(x.params for x in lines), sum(x.mults for x in lines),
+                 sum(x.adds for x in lines))
+    for x in [*blocks(lines), total]:
+        sizes = [n or "" for n in (x.inputs, x.kernel, x.channels, x.out)]
+        shown.append(f"{x.name:24} {sizes[0]:>8} {sizes[1]:>11} {sizes[2]:>11} {sizes[3]:>12} {x.params / 8e6:14.6f} "
+                     f"{x.mults * m / 1e6:11.6f} {x.adds * a / 1e6:11.6f} {(x.mults * m + x.adds * a) / 1e6:11.6f}")
+    return "\n".join(shown)
+
+
+def tree_bits(bits):
+    """Bits of an addition on average in a binary tree of products: half at 2 bits, a quarter at one more, ... the rest
+    at 32."""
+    return sum(0.5 ** (level + 1) * min(2 * bits + level, 32) for level in range(5)) + 0.5 ** 5 * 32
+
+
+def thop(model, batch=2):
+    """Operations as pytorch-opcounter of 2019 gives them for a batch: convolutions one for each multiplication and
+    addition together, linear layers one for each of the two, batch norms 4 for each element."""
+    total = 0
+    for row in compute_flops.count(model).rows:
+        if len(row.shape) == 2:
+            total += row.macs + row.macs - row.shape[0]
+        else:
+            total += row.macs + 4 * row.norm_elements
+    return batch * total
+
+
+def quantization(ckpt, args, model):
+    """({tensor: bits}, bits of activations, words of scales) of a quantized file, or what the flags say."""
+    quant, activations = ckpt.get("quant") or {}, ckpt.get("activations") or {}
+    if not quant:
+        bits = {name: args.param_bits for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+        return bits, args.input_bits, 0
+    scales = sum(entry[key].numel() for entry in quant.values() for key in ("scale", "zero", "codebook")
+                 if key in entry)
+    scales += sum(1 + ("zero" in entry) for entry in activations.values())
+    return ({name: entry["bits"] for name, entry in quant.items()},
+            max((entry["bits"] for entry in activations.values()), default=32), scales)
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    add = parser.add_argument
+    add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
+    add("--arch", help="for a bare state_dict: which network it is")
+    add("--depth", type=int)
+    add("--input-bits", type=cli.positive, default=16, help="of activations and multiplications")
+    add("--param-bits", type=cli.positive, default=16, help="of values in storage; a quantized file has its own")
+    add("--accumulator-bits", type=cli.positive, default=32)
+    add("--adds", choices=("flat", "tree"), default="flat", help="tree: by --input-bits, not --accumulator-bits")
+    add("--sparsity", type=cli.fraction, default=0.0, help="of the first table, for all layers")
+    add("--thop", action="store_true")
+    add("--legacy-count", action="store_true")
+    args = parser.parse_args(argv)
+    if max(args.input_bits, args.param_bits, args.accumulator_bits) > 32:
+        raise UserError("at most 32 bits")
+    ckpt = originals.load(args.file, network, args.arch, args.depth)
+    model = checkpoint.to_model(ckpt)
+    dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])
+    with torch.no_grad():
+        for weight in dense.parameters():
+            weight.fill_(1)
+    add_bits = tree_bits(args.input_bits) if args.adds == "tree" else args.accumulator_bits
+
+    # the original's table
+    lines = legacy(dense, args.sparsity, args.param_bits)
+    print(f"unpruned {models.name(dense.arch, dense.cfg)}, as the original counts: sparsity {args.sparsity:g}, "
+          f"multiplications at {args.input_bits} bits, additions at {add_bits:g}")
+    print(table(lines, args.input_bits, add_bits))
+    mults, adds = sum(x.mults for x in lines), sum(x.adds for x in lines)
+    print(f"in 32 bits: {mults / 1e6:.6f}M multiplications, {adds / 1e6:.6f}M additions; "
+          f"{mults * args.input_bits / 32e6:.6f}M + {adds * add_bits / 32e6:.6f}M = "
+          f"{(mults * args.input_bits + adds * add_bits) / 32e6:.6f}M operations")
+    if args.thop:
+        print(f"thop of 2019: {thop(dense) / 1e6:.5f}M for a batch of 2 images (convolutions by multiply-accumulates, "
+              f"linear layers by both operations, 4 for each batch-norm element): it is no count of one image, and "
+              f"that it is near {(mults + adds) / 1e6:.2f}M is chance")
+
+    # the network of the file
+    bits, at, scales = quantization(ckpt, args, model)
+    rows, masks = scores.operations(model), ckpt.get("masks") or {}
+    print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
+    print(table(true(model, rows, bits, at), 32, add_bits))
+    t = totals(model, args.legacy_count)
+    storage = t.storage(args.param_bits)
+    if ckpt.get("quant"):                                    # its weights at their own bits, what else there is at 32
+        state = model.state_dict()
+        left = {name: int(state[name].count_nonzero()) for name in bits}
+        storage = t.storage(32) - sum(count * (32 - bits[name]) / 32 for name, count in left.items())
+    counted = scores.rules(model, {name: mask for name, mask in masks.items() if mask.dtype == torch.bool}, bits, at,
+                           add_bits, scales=scales, rows=rows)
+    print(f"\nThe total number of parameters is {t.weights + t.norms:,}. Among them, there are "
+          f"{t.weights - t.nonzeros:,} zero parameters and {t.nonzeros + t.norms:,} non-zero parameters.")
+    operations = (mults * args.input_bits + adds * add_bits) / 32
+    a, b, score = scores.published(storage, operations)
+    print(f"as published (storage and bitmask of the file, operations of the first table): {storage:,.1f}/36.5M + "
+          f"{operations / 1e6:.2f}M/10.49B = {a:.5f} + {b:.5f} = {score:.4f}")
+    print(f"by the rules (everything stored, operations of the second table): {counted.storage:,.1f}/36.5M + "
+          f"({counted.mults / 1e6:.2f}M + {counted.adds / 1e6:.2f}M)/10.49B = "
+          f"{counted.storage / scores.PARAMETERS:.5f} + {counted.operations / scores.OPERATIONS:.5f} = "
+          f"{counted.score:.4f}")
+    if min(at, *bits.values()) >= 16:
+        free = scores.rules(model, masks, accumulator_bits=32, freebie=True, rows=rows)
+        print(f"by the rules with the 16-bit freebie: {free.score:.4f}")
+    own = (900_109 + 91_072) * 16 / 32 + 3_905_632 / 32
+    a, b, score = scores.published(own, 231_253_376)
+    print(f"the original README's own blanks, from its counts at 16 bits: (900,109 + 91,072)/2 + 3,905,632/32 = "
+          f"{own:,.1f}; {own:,.1f}/36.5M + 231.25M/10.49B = {score:.4f}")
+    return counted
+
+
+if __name__ == "__main__":
+    cli.script(main)

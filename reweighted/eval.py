@@ -1,0 +1,23 @@
+"""Reweighted L1: what a checkpoint is worth.
+
+    python eval.py chkpt/cifar100_mobilenetv2.pt
+
+Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect
+the accuracy that is printed as the file's own record. testers.py prints the zeros of every layer too.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from common import cli
+from common.evaluate import evaluate_file
+from reweighted.networks import network
+
+
+def main(argv=None):
+    return evaluate_file(argv, __doc__, network)
+
+
+if __name__ == "__main__":
+    cli.script(main)

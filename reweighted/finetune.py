@@ -1,0 +1,103 @@
+"""Reweighted L1: masked retraining, the last phase.
+
+    python finetune.py --model logs/cifar100-mobilenetv2_1.3-pruned/pruned.pth.tar
+
+The weights that are left are trained with the recipe of dense training. What was pruned takes no part: its gradient is
+set to zero, so that the optimizer gathers no momentum for it, and after every step
+
+    w <- mask * w
+
+so that neither weight decay nor rounding revives one; the end of the run checks that none has moved. The original
+reports 80.51 % for 77 % of the weights at zero, dense 81.92 %. An epoch takes as long as a dense one.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from common import UserError, checkpoint, cli, data, models, originals
+from common.evaluate import evaluate
+from common.run import Run
+from reweighted.main import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
+from reweighted.networks import network
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
+    add_recipe(parser)
+    add = parser.add_argument
+    add("--model", metavar="FILE", help="the pruned.pth.tar that prune.py wrote")
+    add("--arch", help="compared with what the file holds")
+    add("--depth", type=int)
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    retrain(parse(argv))
+
+
+def retrain(args):
+    if not args.model:
+        raise UserError("--model FILE is needed: the pruned.pth.tar that prune.py wrote")
+    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    if not ckpt.get("masks"):
+        raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
+    if args.warmup_epochs < 0:
+        raise UserError(f"--warmup-epochs {args.warmup_epochs} is below 0")
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    run = Run(args, "reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
+
+    # network
+    model = run.place(checkpoint.to_model(ckpt))
+    run.describe(model)
+    net = run.parallel(model)
+    parameters = dict(model.named_parameters())
+    masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name].mul_(mask)
+    zeros = sum(int((~mask).sum()) for mask in masks.values())
+    run.print(f"  {zeros:,} weights are masked")
+
+    # data
+    lenet = ckpt["arch"].startswith("lenet")
+    dataset = data.load(args.dataset, args.data_dir, lenet, args.subset)
+    data.check_fit(dataset, model, args.model)
+    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is none
+
+    optimizer = make_optimizer(args, model)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args, len(train)))
+    run.resume(model, optimizer, scheduler, masks)
+
+    for epoch in run.epochs(args.epochs):
+        model.train()
+        for images, labels in run.bar(train.epoch(epoch)):
+            images, labels, others, lam = mixed(images, labels, args.alpha)
+            with run.autocast():
+                loss = smoothed_loss(net(images), labels, others, lam, args.smooth_eps)
+            optimizer.zero_grad()
+            loss.backward()
+            with torch.no_grad():
+                for name, mask in masks.items():
+                    parameters[name].grad.mul_(mask)
+            optimizer.step()
+            with torch.no_grad():
+                for name, mask in masks.items():             # what was pruned stays zero
+                    parameters[name].mul_(mask)
+            scheduler.step()
+            run.track(loss=loss)
+        run.log(epoch, **evaluate(model, test))
+        run.save(epoch, model, optimizer, scheduler, masks=masks, rule=ckpt.get("rule"))
+
+    moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
+    assert moved == 0, f"{moved} masked weights are not zero any more"
+    run.print(f"{zeros:,} weights are masked, none of them has moved")
+    run.finish(model, "finetuned.pth.tar", masks=masks, rule=ckpt.get("rule"))
+    return run.folder / "finetuned.pth.tar"
+
+
+if __name__ == "__main__":
+    cli.script(main)

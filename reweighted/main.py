@@ -1,0 +1,224 @@
+"""Reweighted L1: training a dense network, then driving its weights towards zero, the small ones harder.
+
+Candes, Wakin, Boyd, "Enhancing Sparsity by Reweighted l1 Minimization", 2008, as the MicroNet submission
+LinLabNEU/reweight_pruning3 used it in 2019. The second phase adds to the cross-entropy
+
+    lambda * sum over the weights of convolutions of  gamma |w|,      gamma = 1 / (|w| + eps)
+
+and takes the gammas anew from the weights after every fifth of the run: epochs 61, 121, 181, 241 of 300. What is small
+gets smaller, what is large is nearly left alone, and the weights fall into two heaps; prune.py cuts between them.
+
+    python main.py                                                                    dense
+    python main.py --rew --pretrained logs/cifar100-mobilenetv2_1.3-dense/checkpoint.pth.tar
+
+then prune.py and finetune.py; training/main.py runs all four. The original reports 81.92 % for the dense MobileNetV2
+on CIFAR-100. An epoch of it takes ten minutes or more on two CPU cores. README.md has what was measured.
+"""
+import math
+import random
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common.evaluate import evaluate
+from common.run import Run
+from reweighted import penalties
+from reweighted.networks import network
+
+LENGTH = 300                                                 # epochs of each phase of the original
+
+
+def add_recipe(parser):
+    """The flags of dense training and of masked retraining."""
+    add = parser.add_argument
+    add("--optmzr", choices=("adam", "sgd"), default="adam")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="of sgd")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="of sgd; adam has none")
+    add("--lr-scheduler", choices=("cosine", "default"), default="cosine", help="cosine: by the batch, to 4e-8; "
+        "default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, 280 of 300")
+    add("--warmup-epochs", type=int, default=5, help="of a linear rise from --warmup-lr; 0 for none")
+    add("--warmup-lr", type=cli.nonnegative, default=1e-4)
+    add("--alpha", type=cli.nonnegative, default=0.3, help="of mixup's Beta(alpha, alpha); 0 for none")
+    add("--smooth-eps", type=cli.fraction, default=0.1, help="of label smoothing; 0 for none")
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
+    add_recipe(parser)
+    add = parser.add_argument
+    add("--arch", help="any network of common/models (default: mobilenetv2, or what --pretrained holds)")
+    add("--depth", type=int)
+    add("--width", type=float, help="the width multiplier of mobilenetv2 (default: 1.3)")
+    add("--rew", action="store_true", help="the reweighted phase, from --pretrained")
+    add("--pretrained", metavar="FILE", help="the dense network of --rew, of any method")
+    add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups")
+    add("--lam", type=cli.nonnegative, help="lambda (default: the original's, "
+        + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ", times 300 / --epochs)")
+    add("--eps", type=cli.nonnegative, default=penalties.EPS, help="of the gammas; no sparsity below it is sought")
+    add("--faithful", action="store_true", help="with --rew, as in the original: gamma = 1 / (w + eps) without the "
+        "absolute value; lambda, the rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any --epochs")
+    return parser.parse_args(argv)
+
+
+def mixed(images, labels, alpha):
+    """Mixup (Zhang et al. 2018): (lam x_i + (1 - lam) x_j, y_i, y_j, lam) with lam from Beta(alpha, alpha)."""
+    if not alpha:
+        return images, labels, labels, 1.0
+    lam, other = random.betavariate(alpha, alpha), torch.randperm(len(images)).to(images.device)
+    return torch.lerp(images[other], images, lam), labels, labels[other], lam
+
+
+def smoothed_loss(logits, labels, others, lam, eps):
+    """Cross-entropy with mixup's two labels; 1 - eps on the true class, eps / (K - 1) on each other one."""
+    classes = logits.shape[1]
+    smoothing = eps * classes / (classes - 1)                # torch gives the true class eps / K too
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return loss if lam == 1 else lam * loss + (1 - lam) * F.cross_entropy(logits, others, label_smoothing=smoothing)
+
+
+def schedule(args, batches):
+    """Learning rate of batch number `step`, as a factor of --lr: warm-up, then cosine or halvings."""
+    warm, total = args.warmup_epochs * batches, args.epochs * batches
+    first, floor = args.warmup_lr / args.lr if args.lr else 1, min(4e-8 / args.lr, 1) if args.lr else 1
+    marks = [mark * args.epochs // LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
+
+    def factor(step):
+        if step < warm:
+            return first + (1 - first) * step / warm
+        if args.lr_scheduler == "default":
+            return 0.5 ** sum(step // batches >= mark for mark in marks)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1))) / 2
+    return factor
+
+
+def refreshes(epochs, faithful=False):
+    """The epochs (from 1) at whose start the gammas are taken anew: behind each fifth but the last."""
+    length = LENGTH if faithful else epochs
+    return sorted({fifth * length // 5 + 1 for fifth in (1, 2, 3, 4)} - {1} & set(range(1, epochs + 1)))
+
+
+def reweighted_schedule(epochs, batches, faithful=False):
+    """Learning rate of batch number `step` in the reweighted phase, as a factor of --lr.
+
+    Each of 300 epochs has 0.98 times the rate of the one before, epochs 61, 121, 181 and 241 have 1.6 times. A shorter
+    run goes through the same rates with fewer batches for each, so that it ends as low: a weight that is held at zero
+    swings about it by the learning rate.
+    """
+    length, marks = epochs if faithful else LENGTH, refreshes(LENGTH)
+
+    def factor(step):
+        epoch = step * length // (epochs * batches) + 1
+        jumps = sum(mark <= epoch for mark in marks)
+        return 0.98 ** (epoch - jumps) * 1.6 ** jumps
+    return factor
+
+
+def make_optimizer(args, model):
+    if args.optmzr == "adam":
+        return torch.optim.Adam(model.parameters(), args.lr)
+    return torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+
+
+def main(argv=None):
+    train(parse(argv))
+
+
+def train(args):
+    if args.rew != bool(args.pretrained):
+        raise UserError("--rew and --pretrained FILE go together: the second phase starts from a dense network")
+    if args.warmup_epochs < 0:
+        raise UserError(f"--warmup-epochs {args.warmup_epochs} is below 0")
+    if args.faithful and not args.rew:
+        raise UserError("--faithful is of the reweighted phase; give --rew, or leave it out")
+    if args.rew:
+        ckpt = originals.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
+                              args.depth)
+        args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+        if args.lam is None:                                 # fewer steps need a stronger pull
+            args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
+        model, masks = checkpoint.to_model(ckpt), ckpt.get("masks", {})
+        dense = ckpt["dense"] or compute_flops.summary(model)
+        dataset = data.load(args.dataset, args.data_dir, model.arch.startswith("lenet"), args.subset)
+    else:
+        args.dataset = args.dataset or "cifar100"
+        arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)
+        dataset = data.load(args.dataset, args.data_dir, arch.startswith("lenet"), args.subset)
+        torch.manual_seed(args.seed)
+        model, masks = models.build(arch, num_classes=dataset.num_classes, **cfg), {}
+        dense = compute_flops.summary(model)
+    data.check_fit(dataset, model, args.pretrained or args.arch or "mobilenetv2")
+    run = Run(args, "reweighted", "sparse" if args.rew else "dense", models.name(model.arch, model.cfg), dense=dense)
+    model = run.place(model)
+    run.describe(model)
+    net = run.parallel(model)
+    lenet = model.arch.startswith("lenet")
+    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is none
+
+    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    if args.rew and not weights:
+        raise UserError(f"{args.pretrained}: a {model.arch} has no convolution, whose weights the penalty is on")
+    parameters = dict(model.named_parameters())
+    masks = {name: mask.to(run.device) for name, mask in masks.items()}
+    optimizer = make_optimizer(args, model)
+    factor = (reweighted_schedule(args.epochs, len(train), args.faithful) if args.rew else schedule(args, len(train)))
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    gammas = Gammas()
+    if args.rew:
+        gammas.tensors = penalties.coefficients(weights, args.sparsity_type, args.eps, args.faithful)
+        run.print(f"  reweighted L1, {args.sparsity_type}, lambda {args.lam:g}; new coefficients at epochs "
+                  f"{', '.join(map(str, refreshes(args.epochs, args.faithful))) or 'none'}")
+    run.resume(model, optimizer, scheduler, masks, gammas=gammas)
+
+    for epoch in run.epochs(args.epochs):
+        model.train()
+        if args.rew and epoch + 1 in refreshes(args.epochs, args.faithful):
+            gammas.tensors = penalties.coefficients(weights, args.sparsity_type, args.eps, args.faithful)
+            run.print("reweighted l1 update")
+        for images, labels in run.bar(train.epoch(epoch)):
+            images, labels, others, lam = mixed(images, labels, args.alpha)
+            with run.autocast():
+                loss = smoothed_loss(net(images), labels, others, lam, args.smooth_eps)
+            optimizer.zero_grad()
+            loss.backward()
+            if args.rew:                                     # d(lambda gamma |w|) / dw = lambda gamma sign(w)
+                torch._foreach_add_([w.grad for w in weights],
+                                    penalties.gradient(weights, gammas.tensors, args.sparsity_type), alpha=args.lam)
+            optimizer.step()
+            scheduler.step()
+            with torch.no_grad():
+                for name, mask in masks.items():             # of a network that was pruned before
+                    parameters[name].mul_(mask)
+            run.track(loss=loss)
+        more = {}
+        if args.rew:
+            more = {"penalty": args.lam * penalties.value(weights, gammas.tensors, args.sparsity_type),
+                    "below_1e-4": float(torch.cat([w.detach().flatten().abs() < 1e-4 for w in weights]).float().mean())}
+        run.log(epoch, **evaluate(model, test), **more)
+        run.save(epoch, model, optimizer, scheduler, resume={"gammas": gammas}, masks=masks or None)
+    run.finish(model, masks=masks or None)
+    return run.folder / "checkpoint.pth.tar"
+
+
+class Gammas:
+    """The coefficients, which a run that goes on needs as they were."""
+
+    def __init__(self):
+        self.tensors = []
+
+    def state_dict(self):
+        return {str(i): gamma for i, gamma in enumerate(self.tensors)}
+
+    def load_state_dict(self, state):
+        for i, gamma in enumerate(self.tensors):
+            gamma.copy_(state[str(i)])
+
+
+if __name__ == "__main__":
+    cli.script(main)

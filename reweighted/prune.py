@@ -1,0 +1,271 @@
+"""Reweighted L1: cutting between the two heaps of weights.
+
+    python prune.py --model logs/cifar100-mobilenetv2_1.3-sparse/checkpoint.pth.tar
+
+The reweighted phase leaves the weights of convolutions either large or near zero, so one fixed threshold parts them:
+
+    w stays  <=>  |w| >= 1e-4
+
+How many go is an outcome, not a setting. The masks are stored beside the weights, and finetune.py keeps the zeros.
+pruned.pth.tar holds one bit per weight and the surviving values, prune.txt the report, prune.png the two heaps.
+
+    --threshold 1e-3      another threshold
+    --percentile 0.77     the threshold that takes this fraction of all these weights (the control: magnitude pruning)
+    --ratio 0.7           this fraction of every layer, the smallest
+    --ratios FILE         a fraction for each layer, lines "layers.0.conv1.weight: 0.7"; 0, or no line, leaves a layer
+                          untouched. With --threshold the file says only which layers are touched, as in the original.
+
+    --sparsity-type filter, column, kernel, channel
+                          groups of weights instead of single ones, by their root mean square
+
+After filter, column and channel pruning, a channel that no filter makes or nothing reads is taken out: the network is
+narrower and faster. Where a residual connection still needs a channel, it stays, with zeros. Expect seconds.
+"""
+import copy
+import re
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+from torch import nn
+
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common.evaluate import evaluate
+from common.run import device_of, facts, output_folder
+from reweighted import penalties
+from reweighted.networks import network
+from reweighted.testers import describe
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    add = parser.add_argument
+    add("--model", metavar="FILE", help="the network to prune, after main.py --rew")
+    add("--sparsity-type", choices=tuple(penalties.GROUPS), help="default: that of the reweighted phase, or irregular")
+    add("--threshold", type=cli.nonnegative, help="|w|, or root mean square of a group, below which it goes "
+        "(default: 1e-4)")
+    add("--percentile", type=cli.fraction, help="fraction of the weights of all convolutions together")
+    add("--ratio", type=cli.fraction, help="fraction of each convolution")
+    add("--ratios", metavar="FILE", help="fractions of each convolution")
+    add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
+    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
+    add("--arch", help="for a bare state_dict: which network it is")
+    add("--depth", type=int)
+    return parser.parse_args(argv)
+
+
+def read_ratios(path, weights):
+    """{parameter name: fraction in [0, 1)} of a file with lines "name: fraction"; # begins a comment.
+
+    UserError names a line that is none, or one of a parameter that is no convolution's weight here.
+    """
+    try:
+        lines = Path(path).read_text().splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--ratios {path}: {error}") from error
+    ratios = {}
+    for number, line in enumerate(lines, 1):
+        line = line.partition("#")[0].strip()
+        if not line or line == "prune_ratios:":              # the heading of the original's files
+            continue
+        match = re.fullmatch(r"([\w.]+)\s*[:\s]\s*([\d.eE+-]+)", line)
+        try:
+            name, ratio = match[1], float(match[2])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--ratios {path}, line {number}: {line!r} is no \"name: fraction\"") from error
+        if name not in weights or not 0 <= ratio < 1:
+            raise UserError(f"--ratios {path}, line {number}: " + (f"{ratio:g} is not in [0, 1)" if name in weights else
+                            f"the network has no convolution {name}; it has {next(iter(weights))}, ..."))
+        ratios[name] = ratio
+    if not ratios:
+        raise UserError(f"--ratios {path} has no line \"name: fraction\"")
+    return ratios
+
+
+def smallest(scores, count):
+    """bool like scores (a flat tensor), False for the `count` smallest, ties by position."""
+    keep = torch.ones_like(scores, dtype=torch.bool)
+    keep[scores.argsort(stable=True)[:count]] = False
+    return keep
+
+
+def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=None, by_threshold=True):
+    """{name: bool like the weight, True: stays}, of the layers that are touched.
+
+    by_threshold: |w|, or the root mean square of the group, below the threshold goes, in layers whose ratio is not 0;
+    otherwise the `percentile` of all single weights or groups together, or the ratio of each layer.
+    """
+    touched = [name for name in weights if ratios is None or ratios.get(name, 0) > 0]
+    if not touched:
+        return {}
+    sizes = dict(zip(touched, penalties.sizes([weights[name] for name in touched], kind), strict=True))
+    scores = {name: s * (s.numel() / weights[name].numel()) ** 0.5 for name, s in sizes.items()}
+    keep = {}
+    if percentile is not None:
+        flat = smallest(torch.cat([s.flatten() for s in scores.values()]),
+                        int(sum(s.numel() for s in scores.values()) * percentile))
+        parts = flat.split([s.numel() for s in scores.values()])
+        keep = {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
+    for name, s in scores.items():
+        if percentile is None:
+            keep[name] = s >= threshold if by_threshold else smallest(
+                s.flatten(), int(s.numel() * ratios[name])).view_as(s)
+        if not keep[name].any():
+            if kind == "irregular":
+                print(f"{name}: no weight is left, the layer passes nothing on")
+            else:
+                keep[name].view(-1)[s.argmax()] = True
+                print(f"{name}: every {kind} is below the threshold; it keeps its strongest")
+        keep[name] = keep[name].expand_as(weights[name]).clone()
+    return keep
+
+
+def removable(model):
+    """{layer: bool (channels,)} for `models.narrow`: without the channels that nothing makes or that nothing reads."""
+    modules, keep = dict(model.named_modules()), {}
+    for record in model.channels():
+        if not record.producers:
+            continue
+        filters = [modules[name].weight.detach().flatten(1) for name, _ in record.producers]
+        made = torch.stack([f.count_nonzero(1) > 0 for f in filters])
+        made = made.any(0) if record.stream else made.all(0)             # parts of a sum, or links of a chain
+        read = torch.zeros_like(made)
+        for consumer in record.consumers:
+            inputs = modules[consumer.layer].weight.detach().transpose(0, 1).flatten(1).count_nonzero(1) > 0
+            if consumer.select:
+                inputs = torch.zeros(modules[consumer.select].width, dtype=torch.bool).index_copy(
+                    0, modules[consumer.select].indices.cpu(), inputs.cpu())
+            read |= inputs.view(-1, consumer.repeat).any(1).to(read.device)
+        alive = made & read
+        alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
+        if not alive.any():
+            alive[:record.group_size] = True
+            print(f"{record.producers[0][0]}: no channel is left; it keeps one")
+        if not alive.all():
+            keep[record.producers[0][0]] = alive.cpu()
+    return keep
+
+
+@torch.no_grad()
+def narrowed(model, masks):
+    """(the network without the channels that are gone, its masks). Their batch norms are set to zero in `model` first,
+    so that the large network computes the same."""
+    modules, keep = dict(model.named_modules()), removable(model)
+    for record in model.channels():
+        gone = ~keep.get(record.producers[0][0], torch.tensor(True)) if record.producers else torch.tensor(False)
+        for name in record.names() if gone.any() else ():
+            for parameter in modules[name].parameters(recurse=False):
+                if parameter.dim() == 1:
+                    parameter[gone.to(parameter.device)] = 0
+    stencil = copy.deepcopy(model)                           # masks are narrowed in the place of their weights
+    stencil.load_state_dict({**model.state_dict(), **{name: mask.float() for name, mask in masks.items()}})
+    state = models.narrow(stencil, keep).state_dict()
+    return models.narrow(model, keep), {name: state[name].ne(0).cpu() for name in masks}
+
+
+def main(argv=None):
+    prune(parse(argv))
+
+
+def prune(args):
+    if not args.model:
+        raise UserError("--model FILE is needed: the network to prune")
+    rules = [name for name in ("percentile", "ratio", "ratios") if getattr(args, name) is not None]
+    if len(rules) > 1 or rules and rules != ["ratios"] and args.threshold is not None:
+        raise UserError(f"--{rules[0]} and --{(rules[1:] or ['threshold'])[0]} choose weights in two ways; give one")
+    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    args.save = args.save or f"logs/{Path(args.dataset).stem}-{models.name(ckpt['arch'], ckpt['cfg'])}-pruned"
+    folder = output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
+    device = device_of(args.device)
+    original, model = checkpoint.to_model(ckpt), checkpoint.to_model(ckpt)
+    weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    if not weights:
+        raise UserError(f"{args.model}: a {ckpt['arch']} has no convolution to prune")
+    earlier = ckpt.get("masks", {})
+    of_phase = ckpt["args"].get("sparsity_type") if ckpt["method"] == "reweighted" else None
+    kind = args.sparsity_type = args.sparsity_type or of_phase or "irregular"
+
+    # which weights stay
+    ratios = read_ratios(args.ratios, weights) if args.ratios else None
+    if args.ratio is not None:
+        ratios = dict.fromkeys(weights, args.ratio)
+    by_threshold = not rules or args.threshold is not None
+    if by_threshold and args.threshold is None:
+        args.threshold = 1e-4
+    keep = choose(weights, kind, args.threshold, args.percentile, ratios, by_threshold)
+    if not keep:
+        raise UserError(f"{args.ratios} leaves every layer untouched")
+    masks = {**earlier, **{name: mask & earlier[name] if name in earlier else mask for name, mask in keep.items()}}
+    with torch.no_grad():
+        for name, mask in keep.items():
+            weights[name].mul_(mask)
+    small = model
+    if kind in ("filter", "column", "channel"):
+        small, masks = narrowed(model, masks)
+    counted = compute_flops.count(small)
+    report = "\n".join([describe(small, masks),
+                        f"{counted.total.macs:,} MACs, {counted.total.sparse_macs:,} with weights that are not zero"])
+    print(report)
+
+    # what that does to the accuracy
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, args.model)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    before, after = (evaluate(m.to(device), test)["top1"] for m in (original, small))
+    lines = [f"accuracy on {args.dataset}: {before:.2f} % before, {after:.2f} % pruned"]
+    if small is not model:                                   # the narrow network computes what the masked one does
+        images, _ = next(iter(test))
+        with torch.no_grad():
+            masked = model.to(device)(images)
+            difference = float((masked - small(images)).abs().max() / masked.abs().max())
+        had = compute_flops.count(model).total.macs
+        lines.append(f"channels taken out: {counted.total.macs:,} of {had:,} MACs are left; the logits "
+                     f"differ by {difference:.1e} of the largest from those of the masked network")
+    print(*lines, sep="\n")
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prune.txt").write_text("\n".join([*lines, "", report, ""]))
+    had = {name: dict(original.named_parameters())[name].detach() for name in weights}
+    draw(folder / "prune.png", had, keep, args.threshold if kind == "irregular" and by_threshold else None)
+    path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
+        small, "reweighted", "pruned", args.dataset, prec1=after, best_prec1=after, args=vars(args),
+        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks, run=facts(device),
+        rule=rule_of(args, by_threshold)))
+    print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
+    return path
+
+
+def rule_of(args, by_threshold):
+    """How the weights were chosen, for the ledger: such as 'irregular, threshold 0.0001'."""
+    if by_threshold:
+        return f"{args.sparsity_type}, threshold {args.threshold:g}"
+    name = next(name for name in ("percentile", "ratio", "ratios") if getattr(args, name) is not None)
+    return f"{args.sparsity_type}, {name} {getattr(args, name)}"
+
+
+def draw(path, weights, keep, threshold):
+    """Left: the weights of every layer, had and kept. Right: the histogram of log10 |w|, on which two heaps show."""
+    plt = plots.pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    plots.layer_bars(left, {name.removesuffix(".weight"): weights[name].numel() for name in keep},
+                     {name.removesuffix(".weight"): int(mask.sum()) for name, mask in keep.items()}, "weights")
+    had = torch.cat([w.abs().flatten().cpu() for w in weights.values()]).clamp_min(1e-8)
+    kept = torch.cat([w.abs()[keep[name]] for name, w in weights.items() if name in keep]).cpu().clamp_min(1e-8)
+    edges = np.linspace(-8, max(0.0, float(had.max().log10())), 121)
+    for values, colour, label in ((had, "lightgrey", "had"), (kept, "tab:blue", "keeps")):
+        right.stairs(np.histogram(values.log10().numpy(), edges)[0], edges, fill=True, color=colour, label=label)
+    right.set(xlabel="log10 |w|, below -8 as -8", ylabel="weights")
+    if threshold:
+        right.axvline(np.log10(threshold), color="tab:red", label=f"threshold {threshold:.3g}")
+    right.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    cli.script(main)

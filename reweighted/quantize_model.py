@@ -1,0 +1,178 @@
+"""Reweighted L1: weights and activations as integers, with a number of bits for each tensor.
+
+    python quantize_model.py --model logs/cifar100-mobilenetv2_1.3-finetuned/finetuned.pth.tar
+    python quantize_model.py --model FILE --bit-list 8 seed 6 4          the accuracy of each list; the last is kept
+    python quantize_model.py --model FILE --search --drop 0.5            looks for a cheaper list first
+
+The weights of convolutions and linear layers become integers with one scale a tensor (quantizers.py), biases and batch
+norms stay. Each of these layers then reads its input on a grid too, whose range is that of --n-sample batches of
+training images; evaluation computes with the rounded inputs. quantized_model.pth.tar holds the integers at their bits,
+one bit for each weight that has a mask, and the scales.
+
+A bit list is one number for all tensors, "seed" or "mixed" (the original's lists for MobileNetV2), or the tensors by
+place or name over --param-bits: "0=9,-1=6,conv2.weight=4".
+
+--search begins with the last bit list and takes a bit off one tensor after another, the largest first, and again, as
+long as the accuracy on training images stays within --drop points of what it was before quantization. Test images are
+not looked at for it. Expect a minute; --search takes as long as some hundred evaluations of --search-images.
+"""
+import sys
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, packing, scores
+from common.evaluate import evaluate
+from common.run import device_of, facts, output_folder
+from reweighted import quantizers
+from reweighted.networks import network
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    add = parser.add_argument
+    add("--model", metavar="FILE", help="the network to quantize")
+    add("--arch", help="for a bare state_dict: which network it is")
+    add("--depth", type=int)
+    add("--quant-method", "--quant_method", choices=quantizers.METHODS, default="linear",
+        help="linear: scales that are powers of two")
+    add("--param-bits", "--param_bits", type=cli.positive, default=8, help="of weights that the bit list leaves out")
+    add("--bit-list", nargs="+", metavar="LIST", help="bits of the weights (default: --param-bits for all)")
+    add("--fwd-bits", "--fwd_bits", type=cli.positive, default=8, help="of activations; 32 leaves them as they are")
+    add("--overflow-rate", "--overflow_rate", type=cli.fraction, default=0.0, help="of linear: the fraction of the "
+        "largest weights of each tensor that is clamped")
+    add("--n-sample", "--n_sample", type=cli.positive, default=20, help="batches of training images for the ranges")
+    add("--search", action="store_true", help="look for the cheapest bit list")
+    add("--drop", type=cli.nonnegative, default=0.5, help="of --search: points of accuracy that it may cost")
+    add("--search-images", type=cli.positive, default=2000, help="training images that --search evaluates")
+    add("--least-bits", type=cli.positive, default=2, help="of --search")
+    add("--save", help="folder to write to (default: logs/<dataset>-<network>-quantized)")
+    add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
+    return parser.parse_args(argv)
+
+
+@torch.no_grad()
+def ranges(model, batches):
+    """{layer: (lowest, highest)} of what each convolution and linear layer reads of these batches of images."""
+    found, hooks = {}, []
+    for name, m in model.named_modules():
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
+            def watch(m, inputs, name=name):
+                low, high = found.get(name, (0.0, 0.0))
+                found[name] = min(low, float(inputs[0].min())), max(high, float(inputs[0].max()))
+            hooks.append(m.register_forward_pre_hook(watch))
+    for images in batches:
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    return found
+
+
+def quantized(model, ckpt, names, bits, args, activations):
+    """(the network with the weights `names` on grids of these bits, {name: entry for the checkpoint})."""
+    state, entries = dict(ckpt["state_dict"]), {}
+    for name, b in zip(names, bits, strict=True):
+        codes, scale, zero = quantizers.quantize(state[name], b, args.quant_method, args.overflow_rate)
+        entries[name] = packing.quantized(codes, b, scale=scale, zero=zero, mask=ckpt.get("masks", {}).get(name))
+        state[name] = packing.dequantize(entries[name])
+    device = next(model.parameters()).device
+    return checkpoint.to_model({**ckpt, "state_dict": state, "activations": activations}).to(device), entries
+
+
+def search(bits, sizes, least, accuracy, floor):
+    """The bit list with a bit off wherever accuracy(bits) >= floor allows it, tensor by tensor, the largest first."""
+    bits, stuck = list(bits), set()
+    order = sorted(range(len(bits)), key=lambda i: -sizes[i])
+    while len(stuck) < len(bits):
+        for i in order:
+            if i in stuck:
+                continue
+            trial = [b - (j == i) for j, b in enumerate(bits)]
+            if trial[i] >= least and accuracy(trial) >= floor:
+                bits = trial
+            else:
+                stuck.add(i)
+        print(f"bits {' '.join(map(str, bits))}", flush=True)
+    return bits
+
+
+def main(argv=None):
+    quantize(parse(argv))
+
+
+def quantize(args):
+    if not args.model:
+        raise UserError("--model FILE is needed: the network to quantize")
+    if args.fwd_bits != 32 and not 2 <= args.fwd_bits <= 16:
+        raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 for activations as they are")
+    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    if ckpt.get("quant"):
+        raise UserError(f"{args.model} is quantized already; give the network before")
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    args.save = args.save or f"logs/{Path(args.dataset).stem}-{models.name(ckpt['arch'], ckpt['cfg'])}-quantized"
+    folder, device = output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar"), device_of(args.device)
+    model = checkpoint.to_model(ckpt).to(device)
+    names = [name for name, tensor in ckpt["state_dict"].items() if tensor.dim() > 1]
+    sizes = [int(ckpt["state_dict"][name].count_nonzero()) for name in names]
+    try:
+        lists = {text: quantizers.bit_list(text, names, args.param_bits)
+                 for text in args.bit_list or [str(args.param_bits)]}
+    except ValueError as error:
+        raise UserError(f"--bit-list {error}") from error
+
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, args.model)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    # the ranges of the activations, on training images as they are
+    train = data.Loader(dataset, "train", args.test_batch_size, device, shuffle=False)
+    activations = None
+    if args.fwd_bits < 32:
+        seen = ranges(model, (images for images, _ in islice(train, args.n_sample)))
+        grids = {name: quantizers.grid(args.quant_method, args.fwd_bits, *span) for name, span in seen.items()}
+        activations = {name: {"bits": args.fwd_bits, "scale": float(s), "zero": int(z)}
+                       for name, (s, z) in grids.items()}
+
+    masks = {name: mask for name, mask in ckpt.get("masks", {}).items() if mask.dtype == torch.bool}
+    rows = scores.operations(model)
+    before = evaluate(model, test)["top1"]
+    print(f"{len(names)} tensors, activations at {args.fwd_bits} bits, {args.quant_method}\n"
+          f"{'bit list':>16} {'accuracy':>9} {'KiB of weights':>14} {'score':>8}\n{'none':>16} {before:9.2f} "
+          f"{4 * sum(ckpt['state_dict'][name].numel() for name in names) / 1024:14.1f} "
+          f"{scores.rules(model, masks, rows=rows).score:8.5f}", flush=True)
+
+    def report(label, bits):
+        small, entries = quantized(model, ckpt, names, bits, args, activations)
+        top1 = evaluate(small, test)["top1"]
+        size = sum(entry["codes"].numel() + entry.get("kept", torch.empty(0)).numel() for entry in entries.values())
+        score = scores.rules(small, masks, dict(zip(names, bits, strict=True)), min(args.fwd_bits, 32),
+                             scales=2 * len(entries) + 2 * len(activations or {})).score
+        print(f"{label:>16} {top1:9.2f} {size / 1024:14.1f} {score:8.5f}", flush=True)
+        return small, entries, top1
+
+    for text, bits in lists.items():
+        small, entries, top1 = report(text if len(text) <= 16 else f"{text[:13]}...", bits)
+    if args.search:
+        some = data.balanced(dataset.y_train, min(args.search_images, len(dataset.y_train)), dataset.num_classes)
+        dataset.x_train, dataset.y_train = dataset.x_train[some], dataset.y_train[some]
+        images = data.Loader(dataset, "train", args.test_batch_size, device, shuffle=False)
+        start = evaluate(model, images)["top1"]
+        print(f"search: at least {start:.2f} - {args.drop:g} % on {len(some)} training images")
+        bits = search(bits, sizes, args.least_bits, lambda b: evaluate(
+            quantized(model, ckpt, names, b, args, activations)[0], images)["top1"], start - args.drop)
+        small, entries, top1 = report("search", bits)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(
+        small, "reweighted", "quantized", args.dataset, prec1=top1, best_prec1=top1,
+        args={**vars(args), "bits": bits}, dense=ckpt["dense"] or compute_flops.summary(model),
+        masks=ckpt.get("masks"), quant=entries, activations=activations, rule=ckpt.get("rule"), run=facts(device)))
+    print(f"wrote {path} ({path.stat().st_size:,} bytes)")
+    return path
+
+
+if __name__ == "__main__":
+    cli.script(main)

@@ -1,0 +1,131 @@
+"""The original's report of a pruned network: the zeros of every layer, the totals in its words, and the accuracy.
+
+    python testers.py                              the bundled network
+    python testers.py FILE --bits 8
+
+Storage is what the original counts, in words of 32 bits: the weights that are left and four numbers for each channel
+of a batch norm at --bits, and one bit for every weight to say where the zeros are,
+
+    (non-zeros + batch norms) * bits / 32 + weights / 32
+
+--legacy-count takes 128,000 for the weights of the linear layer, as the original does, instead of the 166,400 that it
+has. check_model_operations.py counts by the challenge's rules too. Expect half a minute.
+"""
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from torch import nn
+
+from common import UserError, checkpoint, cli, data, originals
+from common.evaluate import evaluate
+from common.run import device_of
+from reweighted.networks import network
+
+BUNDLED = "chkpt/cifar100_mobilenetv2.pt"
+LEGACY_LINEAR = 128_000                                      # 1280 x 100: of the network at width 1
+
+
+@dataclass
+class Totals:
+    """Weights of convolutions and of linear layers without biases, and batch norms at four numbers a channel."""
+    conv: int
+    conv_nonzeros: int
+    linear: int
+    linear_nonzeros: int
+    norms: int
+
+    @property
+    def weights(self):
+        return self.conv + self.linear
+
+    @property
+    def nonzeros(self):
+        return self.conv_nonzeros + self.linear_nonzeros
+
+    def storage(self, bits):
+        """Words of 32 bits."""
+        return (self.nonzeros + self.norms) * bits / 32 + self.weights / 32
+
+
+def totals(model, legacy=False):
+    """The Totals of a network; legacy: with the original's constant for the linear layer, none of it zero."""
+    found = Totals(0, 0, 0, 0, 0)
+    for m in model.modules():
+        if isinstance(m, nn.Conv2d):
+            found.conv += m.weight.numel()
+            found.conv_nonzeros += int(m.weight.count_nonzero())
+        elif isinstance(m, nn.Linear):
+            found.linear += m.weight.numel()
+            found.linear_nonzeros += int(m.weight.count_nonzero())
+        elif isinstance(m, nn.BatchNorm2d):
+            found.norms += 4 * m.num_features
+    if legacy:
+        if model.arch != "mobilenetv2":
+            raise UserError(f"--legacy-count is the original's constant for mobilenetv2; this is a {model.arch}")
+        found.linear = found.linear_nonzeros = LEGACY_LINEAR
+    return found
+
+
+def layers(model):
+    """A line for each convolution: name, non-zeros, zeros, total, fraction of zeros."""
+    lines = [f"{'weight':30} {'non-zeros':>10} {'zeros':>10} {'total':>10} {'sparsity':>9}"]
+    for name, m in model.named_modules():
+        if isinstance(m, nn.Conv2d):
+            total, left = m.weight.numel(), int(m.weight.count_nonzero())
+            lines.append(f"{name + '.weight':30} {left:10} {total - left:10} {total:10} {1 - left / total:9.4f}")
+    return lines
+
+
+def describe(model, masks=None, bits=16, legacy=False):
+    """The report as text. masks: {name: bool}; their zeros are told apart from weights that are zero by chance."""
+    t = totals(model, legacy)
+    conv_rate = f"{t.conv / t.conv_nonzeros:.4f}" if t.conv_nonzeros else "infinite"
+    rate = f"{t.weights / t.nonzeros:.4f}" if t.nonzeros else "infinite"
+    lines = [*layers(model), "",
+             f"total weights: {t.weights}, total number of zeros: {t.weights - t.nonzeros}, non-zeros: {t.nonzeros}, "
+             f"zero sparsity is: {1 - t.nonzeros / t.weights:.4f}"]
+    if legacy:                                               # with the linear layer in it, whatever the words say
+        lines.append(f"only consider conv layers, compression rate is: {rate}")
+    else:
+        lines += [f"compression rate is: {rate}", f"only consider conv layers, compression rate is: {conv_rate}"]
+    lines += [f"total parameters is: {t.weights + t.norms}",
+              f"total bitmask number(32bit) is: {t.weights / 32:g}" if t.weights % 32 else
+              f"total bitmask number(32bit) is: {t.weights // 32}",
+              f"batchnorm parameters number is: {t.norms}",
+              f"total non-zero parameters is: {t.nonzeros + t.norms}",
+              f"total parameters for storage is: {t.storage(bits):.1f} (at {bits} bits)"]
+    if masks:
+        masked = sum(int((~mask).sum()) for mask in masks.values())
+        lines.append(f"masked weights: {masked}")
+    return "\n".join([*lines, "=" * 60])
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    add = parser.add_argument
+    add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
+    add("--arch", help="for a bare state_dict: which network it is")
+    add("--depth", type=int)
+    add("--bits", type=cli.positive, default=16, help="of the values in the line on storage")
+    add("--legacy-count", action="store_true", help="128,000 weights in the linear layer, as the original counts")
+    args = parser.parse_args(argv)
+    ckpt = originals.load(args.file, network, args.arch, args.depth)
+    device = device_of(args.device)
+    model = checkpoint.to_model(ckpt).to(device)
+    print(describe(model, ckpt.get("masks"), args.bits, args.legacy_count), flush=True)
+
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, ckpt["path"])
+    result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
+    right = round(result["top1"] / 100 * len(dataset.y_test))
+    print(f"Test set loss: {result['loss']:.4f},  * Acc@1: {right}/{len(dataset.y_test)} ({result['top1']:.2f}%)")
+    return result
+
+
+if __name__ == "__main__":
+    cli.script(main)

@@ -1,0 +1,122 @@
+"""The original's launcher: dense training, the reweighted phase, pruning and masked retraining, one after the other.
+
+    python training/main.py                         all four, in logs/cifar100-mobilenetv2_1.3/
+    python training/main.py --rew                   the reweighted phase alone, from dense/ there or from --pretrained
+    python training/main.py --masked-retrain        pruning and retraining alone, from reweighted/ there
+
+It calls main.py, prune.py and finetune.py of this method with the original's flags; --resume auto goes on with phases
+that were begun and leaves out those that are done, --pretrained FILE leaves out dense training. Expect three phases of
+300 epochs.
+"""
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
+
+from common import UserError, cli, models
+from reweighted import finetune, main, penalties, prune
+from reweighted.networks import network
+
+PROFILES = Path(__file__).resolve().parent.parent / "profile"
+# of the original: what is always so here, was overwritten there by the flag with the number, or had no effect there
+NO_EFFECT = ("--warmup", "--mixup", "--smooth", "--combine-progressive", "--logger", "--verbose")
+NO_EFFECT_WITH_NUMBER = ("--workers", "--log-interval", "--s", "--lr-decay")
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=main.LENGTH, batch_size=64, lr=0.001, seed=1)
+    main.add_recipe(parser)
+    add = parser.add_argument
+    add("--arch", default=None, help="any network of common/models (default: mobilenetv2, or what --pretrained holds)")
+    add("--depth", type=int)
+    add("--width", type=float, help="the width multiplier of mobilenetv2 (default: 1.3)")
+    add("--pretrained", metavar="FILE", help="a dense network of any method")
+    add("--rew", action="store_true", help="the reweighted phase alone")
+    add("--masked-retrain", action="store_true", help="pruning and masked retraining alone")
+    add("--sparsity-type", choices=("threshold", *penalties.GROUPS), help="irregular, filter, column or kernel in the "
+        "reweighted phase; with --masked-retrain threshold, or the kind of which --config-file gives the ratios "
+        "(default: irregular, then threshold)")
+    add("--config-file", metavar="NAME", help="profile/NAME.yaml, or a file: a ratio for each layer, 0 for untouched")
+    add("--lam", type=cli.nonnegative, help="lambda, as in main.py")
+    add("--threshold", type=cli.nonnegative, help="of pruning (default: 1e-4)")
+    add("--no-tricks", action="store_true", help="--lr-scheduler default, no warm-up, no mixup, no smoothing")
+    add("--no-cuda", action="store_true", help="--device cpu")
+    add("--multi-gpu", action="store_true", help="refused: torchrun --nproc-per-node N training/main.py does that")
+    for flag in NO_EFFECT:
+        add(flag, action="store_true", help=argparse.SUPPRESS)
+    for flag in NO_EFFECT_WITH_NUMBER:
+        add(flag, *(["-j"] if flag == "--workers" else []), type=float, help=argparse.SUPPRESS)
+    return parser.parse_args(argv)
+
+
+def arguments(script, args, **more):
+    """The arguments of a script: its defaults, then the flags given here that it has too, then more."""
+    own = script.parse([])
+    shared = {name: value for name, value in vars(args).items() if name in vars(own)}
+    return argparse.Namespace(**{**vars(own), **shared, **more})
+
+
+def run(args):
+    if args.multi_gpu:
+        raise UserError("--multi-gpu is not needed: torchrun --nproc-per-node N training/main.py trains on N")
+    if args.rew and args.masked_retrain:
+        raise UserError("--rew and --masked-retrain run one phase each; leave out both to run all four")
+    if args.resume not in ("", "auto"):
+        raise UserError("--resume takes auto here: it goes on with whichever phases were begun in --save")
+    if args.no_tricks:
+        vars(args).update(lr_scheduler="default", warmup_epochs=0, alpha=0.0, smooth_eps=0.0)
+    if args.no_cuda:
+        args.device = "cpu"
+    args.dataset = args.dataset or (None if args.pretrained else "cifar100")
+    arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)
+    if not args.save:
+        name = Path(args.pretrained).stem.partition(".")[0] if args.pretrained else (
+            models.name(arch, cfg) if arch == "mobilenetv2" else f"{arch}{cfg.get('depth', '')}")
+        args.save = f"logs/{Path(args.dataset or 'pretrained').stem}-{name}"
+    folder, everything = Path(args.save), not (args.rew or args.masked_retrain)
+    kind = args.sparsity_type or "irregular"
+    if args.sparsity_type == "threshold" and not args.masked_retrain:
+        raise UserError("--sparsity-type threshold says how --masked-retrain prunes; give that, or leave it out")
+
+    dense, sparse = args.pretrained or folder / "dense" / "checkpoint.pth.tar", folder / "reweighted/checkpoint.pth.tar"
+    if everything and not args.pretrained:
+        title("dense training")
+        main.train(arguments(main, args, rew=False, sparsity_type="irregular", lam=None, save=f"{folder}/dense"))
+    if not args.masked_retrain:
+        title("reweighted L1")
+        main.train(arguments(main, args, rew=True, pretrained=str(dense), sparsity_type=kind, arch=None, depth=None,
+                             width=None, save=f"{folder}/reweighted"))
+    if not args.rew:
+        title("pruning")
+        pruned = folder / "pruned" / "pruned.pth.tar"
+        if args.resume and pruned.exists():
+            print(f"{pruned} is there already")
+        else:
+            prune.prune(arguments(prune, args, model=str(sparse), arch=None, depth=None, save=str(pruned.parent),
+                                  **rule(args)))
+        title("masked retraining")
+        finetune.retrain(arguments(finetune, args, model=str(pruned), arch=None, depth=None,
+                                   save=f"{folder}/retrained"))
+
+
+def rule(args):
+    """How prune.py is to choose: by threshold, or the ratios of --config-file for the kind of --sparsity-type."""
+    ratios = args.config_file
+    if ratios and not Path(ratios).is_file():
+        ratios = str(PROFILES / f"{ratios}.yaml")
+    by_ratio = args.masked_retrain and args.sparsity_type not in (None, "threshold")
+    if by_ratio and not ratios:
+        raise UserError(f"--masked-retrain --sparsity-type {args.sparsity_type} needs a --config-file with the ratios")
+    if by_ratio:
+        return {"threshold": None, "ratios": ratios, "sparsity_type": args.sparsity_type}
+    return {"threshold": 1e-4 if args.threshold is None else args.threshold, "ratios": ratios, "sparsity_type": None}
+
+
+def title(text):
+    print(f"\n== {text}", flush=True)
+
+
+if __name__ == "__main__":
+    cli.script(lambda: run(parse()))

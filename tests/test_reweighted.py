@@ -1,0 +1,668 @@
+"""Reweighted L1: coefficients, schedules, counts of the original, pruning, retraining, quantization, the launcher."""
+import math
+import random
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import UserError, checkpoint, compute_flops, data, models, packing, scores
+from common.evaluate import evaluate_file
+from common.run import Run
+from reweighted import check_model_operations as operations
+from reweighted import finetune, main, penalties, prune, quantize_model, quantizers, testers
+from reweighted.networks import network
+from reweighted.training import main as launcher
+
+TINY = ["--subset", "20", "--batch-size", "10", "--device", "cpu", "--precision", "fp32"]
+RESNET8 = ["--arch", "resnet8", "--dataset", "shapes10", *TINY]
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module")
+def mobilenet():
+    """The paper's network, no weight of which is zero."""
+    model = models.build("mobilenetv2")
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.fill_(1)
+    return model
+
+
+def save(path, model, stage="dense", **more):
+    return checkpoint.save(path, checkpoint.of(model, "reweighted", stage, "shapes10", **more))
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+# the penalty
+
+def test_coefficients_of_signed_weights_by_hand():
+    w = torch.tensor([0.0, 0.5, -0.5, 0.009, -0.001]).view(5, 1, 1, 1)
+    expected = [1000.0, 1 / 0.501, 1 / 0.501, 100.0, 500.0]              # finite at -eps, the same for both signs
+    gamma, = penalties.coefficients([w])
+    assert torch.allclose(gamma.flatten(), torch.tensor(expected))
+    gamma, = penalties.coefficients([w], faithful=True)                  # the original's: 1 / (w + eps)
+    assert gamma.flatten()[2] == 1 / (torch.tensor(-0.5) + 1e-3) and gamma.flatten()[4].isinf()
+    gamma, = penalties.coefficients([w], eps=0.5)
+    assert torch.allclose(gamma.flatten()[:2], torch.tensor([2.0, 1.0]))
+
+
+@pytest.mark.parametrize("kind,shape,norms", [
+    ("filter", (2, 1, 1, 1), [5.0, 12.0]), ("column", (1, 1, 1, 2), [3.0, 160 ** 0.5]),
+    ("kernel", (2, 1, 1, 1), [5.0, 12.0]), ("channel", (1, 1, 1, 1), [13.0])])
+def test_group_coefficients_by_hand(kind, shape, norms):
+    w = torch.tensor([[3.0, 4.0], [0.0, 12.0]]).view(2, 1, 1, 2)
+    gamma, = penalties.coefficients([w], kind)
+    assert gamma.shape == shape and torch.allclose(gamma.flatten(), 1 / (torch.tensor(norms) + 1e-3))
+    assert penalties.value([w], [gamma], kind) == pytest.approx(sum(n / (n + 1e-3) for n in norms))
+
+
+@pytest.mark.parametrize("kind", penalties.GROUPS)
+def test_the_gradient_is_the_penaltys(kind):
+    w = torch.randn(4, 3, 3, 3).requires_grad_()
+    gamma, = penalties.coefficients([w.detach() + 0.1], kind)
+    norms = w.abs() if kind == "irregular" else w.pow(2).sum(penalties.GROUPS[kind], keepdim=True).sqrt()
+    total = (gamma * norms).sum()
+    total.backward()
+    assert penalties.value([w], [gamma], kind) == pytest.approx(total.item(), rel=1e-5)
+    assert torch.allclose(penalties.gradient([w], [gamma], kind)[0], w.grad, rtol=1e-5)
+    zero = torch.zeros(4, 3, 3, 3)                                       # a group of zeros has none
+    assert not penalties.gradient([zero], [gamma], kind)[0].any()
+
+
+def test_coefficients_lie_as_the_weights_do():
+    w = torch.randn(8, 4, 3, 3).contiguous(memory_format=torch.channels_last)
+    gamma, = penalties.coefficients([w])
+    assert gamma.stride() == w.stride() == penalties.gradient([w], [gamma])[0].stride()
+
+
+# schedules
+
+def test_coefficients_are_renewed_behind_each_fifth():
+    assert main.refreshes(300) == [61, 121, 181, 241]
+    assert main.refreshes(10) == [3, 5, 7, 9] and main.refreshes(5) == [2, 3, 4, 5] and main.refreshes(1) == []
+    assert main.refreshes(100, faithful=True) == [61] and main.refreshes(100) == [21, 41, 61, 81]
+
+
+def test_learning_rate_of_the_reweighted_phase():
+    factor = main.reweighted_schedule(300, batches=7)
+    for epoch, expected in {1: 9.8e-4, 60: 2.98e-4, 61: 4.76e-4, 120: 1.45e-4, 121: 2.31e-4, 180: 7.02e-5,
+                            181: 1.12e-4, 240: 3.41e-5, 241: 5.46e-5, 300: 1.66e-5}.items():
+        for batch in (0, 6):
+            assert 1e-3 * factor((epoch - 1) * 7 + batch) == pytest.approx(expected, rel=5e-3)
+    short = main.reweighted_schedule(10, batches=300)                    # the same rates, 10 batches for each
+    assert all(short(10 * epoch + 9) == factor(7 * epoch) for epoch in range(300))
+    assert main.reweighted_schedule(10, 7, faithful=True)(69) == pytest.approx(0.98 ** 10)
+
+
+def test_warm_up_and_cosine_in_closed_form():
+    args = main.parse(["--epochs", "20"])
+    lr = [1e-3 * main.schedule(args, batches=10)(step) for step in range(201)]
+    assert lr[0] == pytest.approx(1e-4) and lr[25] == pytest.approx(5.5e-4) and lr[50] == pytest.approx(1e-3)
+    assert lr[125] == pytest.approx(4e-8 + (1e-3 - 4e-8) / 2) and lr[200] == pytest.approx(4e-8)
+    assert all(a < b for a, b in zip(lr[:50], lr[1:51], strict=True))
+    assert all(a > b for a, b in zip(lr[50:], lr[51:], strict=False))
+    halved = main.schedule(main.parse(["--epochs", "300", "--lr-scheduler", "default", "--warmup-epochs", "0"]), 2)
+    assert [halved(2 * epoch) for epoch in (0, 29, 30, 65, 279, 280)] == [1, 1, 0.5, 0.25, 0.5 ** 8, 0.5 ** 9]
+
+
+def test_label_smoothing_and_mixup_by_hand():
+    logits, a, b = torch.randn(2, 5), torch.tensor([1, 2]), torch.tensor([3, 2])
+    log_p = logits.log_softmax(1)
+
+    def by_hand(labels):
+        target = torch.full((2, 5), 0.1 / 4)                             # eps / (K - 1)
+        target[range(2), labels] = 0.9
+        assert torch.allclose(target.sum(1), torch.ones(2))
+        return -(target * log_p).sum(1).mean()
+    assert torch.allclose(main.smoothed_loss(logits, a, a, 1.0, 0.1), by_hand(a))
+    assert torch.allclose(main.smoothed_loss(logits, a, b, 0.3, 0.1), 0.3 * by_hand(a) + 0.7 * by_hand(b))
+    assert torch.allclose(main.smoothed_loss(logits, a, b, 1.0, 0.0), F.cross_entropy(logits, a))
+    random.seed(1)
+    images, labels = torch.rand(6, 3, 2, 2), torch.arange(6)
+    mixed, first, second, lam = main.mixed(images, labels, 0.3)
+    assert torch.allclose(mixed, lam * images + (1 - lam) * images[second]) and torch.equal(first, labels)
+    assert sorted(second.tolist()) == labels.tolist() and 0 <= lam <= 1
+    assert main.mixed(images, labels, 0.0) == (images, labels, labels, 1.0)
+
+
+# the counts of the original
+
+def test_the_papers_network(mobilenet):
+    assert mobilenet.cfg["streams"] == [40, 24, 32, 40, 80, 128, 208, 416] and mobilenet.cfg["widths"][-1] == 1664
+    outs = [m.weight.shape[0] for name, m in mobilenet.named_modules() if name.endswith("conv3")]
+    assert outs == [24, 32, 32, *[40] * 3, *[80] * 4, *[128] * 3, *[208] * 3, 416]
+    found = testers.totals(mobilenet)
+    assert (found.conv, found.linear, found.weights, found.norms) == (3_777_632, 166_400, 3_944_032, 91_072)
+    old = testers.totals(mobilenet, legacy=True)
+    assert old.weights == 3_905_632 and old.weights + old.norms == 3_996_704 and old.weights / 32 == 122_051
+    with pytest.raises(UserError, match="mobilenetv2"):
+        testers.totals(models.build("lenet5"), legacy=True)
+
+
+def test_the_58_tensors_of_the_bit_lists(mobilenet):
+    names = [name for name, tensor in mobilenet.state_dict().items() if tensor.dim() > 1]
+    assert len(names) == 58
+    for index, name in {0: "conv1", 3: "layers.0.conv3", 4: "layers.0.shortcut.0", 5: "layers.1.conv1",
+                        8: "layers.1.shortcut.0", 10: "layers.2.conv2", 11: "layers.2.conv3", 14: "layers.3.conv3",
+                        16: "layers.4.conv2", 19: "layers.5.conv2", 36: "layers.10.shortcut.0",
+                        55: "layers.16.shortcut.0", 56: "conv2", 57: "linear"}.items():
+        assert names[index] == f"{name}.weight"
+    bits = quantizers.bit_list("seed", names)
+    assert [i for i, b in enumerate(bits) if b == 6] == [3, 5, 8, 10, 11, 14, 16, 19, 55] and set(bits) == {6, 8}
+    mixed = quantizers.bit_list("mixed", names)
+    assert mixed[0] == 9 and mixed.count(6) == 13 and mixed.count(8) == 44
+    assert quantizers.bit_list("0=9,-1=4,conv2.weight=3", names, 7)[-2:] == [3, 4]
+    for wrong in ("58=6", "nothing=6", "0=1", "0", "x"):
+        with pytest.raises(ValueError):
+            quantizers.bit_list(wrong, names)
+
+
+@pytest.mark.parametrize("sparsity,mults,adds", [
+    (0.0, 155.691776, 153.407488), (0.5, 78.988032, 76.703744), (0.7695, 37.644714, 35.360426)])
+def test_operations_as_the_original_counts(mobilenet, sparsity, mults, adds):
+    lines = operations.legacy(mobilenet, sparsity)
+    assert len(lines) == 58
+    assert sum(x.mults for x in lines) / 1e6 == pytest.approx(mults, abs=1e-6)
+    assert sum(x.adds for x in lines) / 1e6 == pytest.approx(adds, abs=1e-6)
+    assert sum(x.mults for x in operations.blocks(lines)) == pytest.approx(sum(x.mults for x in lines))
+    numel, out = 3_944_032, sum(x.out for x in lines)
+    bits = numel * 16 * (1 - sparsity) + numel * (sparsity > 0) + out * 16
+    assert sum(x.params for x in lines) == pytest.approx(bits)
+
+
+def test_the_other_tools_figure_and_the_tree(mobilenet):
+    assert operations.thop(mobilenet) == 325_421_880
+    assert operations.tree_bits(8) / 32 == 0.541015625
+    assert operations.tree_bits(16) == 32
+
+
+def rule_line(shown, word):
+    return next(line for line in shown.splitlines() if line.startswith(word))
+
+
+def test_check_model_operations_prints_the_readmes_figures(mobilenet, tmp_path, capsys):
+    pruned = models.build("mobilenetv2")
+    pruned.load_state_dict(mobilenet.state_dict())
+    mask = torch.ones_like(pruned.conv2.weight, dtype=torch.bool)
+    mask[:1000] = False
+    with torch.no_grad():
+        pruned.conv2.weight.mul_(mask)
+    path = save(tmp_path / "m.pth.tar", pruned, "pruned", masks={"conv2.weight": mask}, dense=compute_flops.summary(
+        mobilenet))
+    counted = operations.main([str(path), "--thop"])
+    shown = capsys.readouterr().out
+    assert ("in 32 bits: 155.691776M multiplications, 153.407488M additions; 77.845888M + 153.407488M = "
+            "231.253376M operations") in shown
+    assert "325.42188M" in shown and "617,641.5" in shown and "231.25M/10.49B = 0.0390" in shown
+    assert "layers.16 " in shown and "layers.16.conv1" not in shown      # a line for each block
+    left = 3_944_032 - 416_000
+    assert f"{416_000:,} zero parameters and {left + 91_072:,} non-zero" in shown
+    storage = (left + 91_072) / 2 + 3_944_032 / 32
+    assert f"{storage:,.1f}/36.5M + 231.25M/10.49B" in shown
+    # by the rules: 1,000 filters of 416 weights less at 16 positions, and no bias for them; the ReLUs stay
+    rows = scores.operations(mobilenet)
+    mults, adds = sum(row.mults for row in rows), sum(row.adds for row in rows)
+    assert counted.mults == pytest.approx((mults - 416_000 * 16) / 2) and counted.adds == adds - 416_000 * 16
+    kept = 3_989_668 + 45_536 - 416_000 - 276_224                        # statistics of batch norms too
+    assert counted.storage == (kept + 276_224) / 2 + 692_224 / 32
+    operations.main([str(path), "--input-bits", "8", "--param-bits", "8", "--adds", "tree", "--sparsity", "0.5",
+                     "--legacy-count"])
+    shown = capsys.readouterr().out
+    assert "19.747008M + 41.497924M = 61.244932M operations" in shown    # the 61.25 M of the later submissions
+    with pytest.raises(UserError, match="32 bits"):
+        operations.main([str(path), "--input-bits", "33"])
+
+
+@pytest.mark.parametrize("nonzeros,bits,words", [
+    (900_109, 16, 617_641.5), (900_109, 8, 369_846.25), (893_464, 8, 368_185)])
+def test_storage_of_the_submissions(nonzeros, bits, words):
+    assert testers.Totals(3_777_632, nonzeros - 128_000, 128_000, 128_000, 91_072).storage(bits) == words
+
+
+def test_storage_of_the_freebie():
+    assert testers.Totals(3_777_632, 889_534 - 91_072 - 128_000, 128_000, 128_000, 91_072).storage(16) == 566_818
+
+
+def test_testers_in_the_words_of_the_original(tmp_path, capsys):
+    model = models.build("mobilenetv2", width_multiplier=0.1, num_classes=10)
+    with torch.no_grad():
+        model.conv2.weight.fill_(1)
+        model.conv2.weight[:320] = 0
+    path = save(tmp_path / "m.pth.tar", model)
+    result = testers.main([str(path), "--subset", "20"])
+    shown = capsys.readouterr().out
+    assert rule_line(shown, "conv2.weight").split() == ["conv2.weight", "30720", "10240", "40960", "0.2500"]
+    found = testers.totals(model)
+    zeros = found.weights - found.nonzeros
+    assert f"total weights: {found.weights}, total number of zeros: {zeros}, non-zeros: {found.nonzeros}" in shown
+    assert f"only consider conv layers, compression rate is: {found.conv / found.conv_nonzeros:.4f}" in shown
+    assert f"* Acc@1: {round(result['top1'] / 5)}/20" in shown
+
+
+# pruning
+
+def test_a_threshold_leaves_what_is_not_below():
+    w = {"a": torch.tensor([1e-4, -1e-4, 9.9e-5, -2e-4, 0.0, 5.0]).view(6, 1, 1, 1)}
+    assert prune.choose(w)["a"].flatten().tolist() == [True, True, False, True, False, True]
+    assert prune.choose(w, threshold=1e-3)["a"].sum() == 1
+    assert prune.choose(w, ratios={"a": 0.0}) == {} and prune.choose(w, ratios={}) == {}  # untouched
+    assert prune.choose(w, ratios={"a": 0.5})["a"].sum() == 4            # by threshold, the number does not matter
+    assert prune.choose(w, ratios={"a": 0.5}, by_threshold=False)["a"].sum() == 3
+
+
+def test_one_percentile_for_all_layers_and_a_ratio_for_each():
+    w = {"a": torch.arange(1.0, 9).view(2, 1, 2, 2), "b": -torch.arange(10.0, 18).view(2, 1, 2, 2)}
+    keep = prune.choose(w, percentile=0.5)
+    assert not keep["a"].any() and keep["b"].all()
+    keep = prune.choose(w, ratios={"a": 0.25, "b": 0.5}, by_threshold=False)
+    assert keep["a"].flatten().tolist() == [False] * 2 + [True] * 6
+    assert keep["b"].flatten().tolist() == [False] * 4 + [True] * 4
+
+
+def test_groups_go_by_their_root_mean_square():
+    w = torch.zeros(2, 2, 1, 2)
+    w[0, 0], w[1] = torch.tensor([0.03, 0.04]), 0.02
+    for kind, expected in (("filter", [True, True]), ("kernel", [True, False, True, True])):
+        keep = prune.choose({"a": w}, kind, threshold=0.0179)["a"]       # filter 0: sqrt(0.0025 / 4) = 0.025
+        groups = keep.flatten(1) if kind == "filter" else keep.flatten(2).flatten(0, 1)
+        assert groups.all(1).tolist() == groups.any(1).tolist() == expected
+    assert prune.choose({"a": w}, "filter", threshold=0.0251)["a"].flatten(1).any(1).tolist() == [True, False]
+    assert prune.choose({"a": w}, "filter", threshold=1.0)["a"].sum() == 4     # the strongest stays
+
+
+def test_the_ratios_file(tmp_path):
+    weights = dict.fromkeys(("conv1.weight", "layers.0.conv1.weight"))
+    file = tmp_path / "ratios"
+    file.write_text("# of mine\nprune_ratios:\n  conv1.weight: 0.0\n  layers.0.conv1.weight   0.7  # comment\n\n")
+    assert prune.read_ratios(file, weights) == {"conv1.weight": 0.0, "layers.0.conv1.weight": 0.7}
+    for text, message in (("conv1.weight: 1.0", "line 1: 1 is not"), ("conv1.weight", "line 1"), ("", "no line"),
+                          ("conv9.weight: 0.5", "conv9"), ("conv1.weight: a", "line 1")):
+        file.write_text(text)
+        with pytest.raises(UserError, match=message):
+            prune.read_ratios(file, weights)
+    with pytest.raises(UserError, match="none"):
+        prune.read_ratios(tmp_path / "none", weights)
+    shipped = prune.read_ratios(launcher.PROFILES / "config_mobile_v2_0.7.yaml", {
+        f"{name}.weight": m for name, m in models.build("mobilenetv2").named_modules() if isinstance(m, nn.Conv2d)})
+    assert len(shipped) == 57 and shipped.pop("conv1.weight") == 0 and set(shipped.values()) == {0.7}
+
+
+def trained(arch, **cfg):
+    """A network with batch norms as after training, in double precision."""
+    model = models.build(arch, **cfg)
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias)
+            nn.init.normal_(m.running_mean, std=0.1)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+    return model.double().eval()
+
+
+@pytest.mark.parametrize("kind", ["filter", "column", "channel"])
+@pytest.mark.parametrize("arch,cfg", [("mobilenetv2", {"width_multiplier": 0.2}), ("resnet", {"depth": 8}),
+                                      ("vgg", {"depth": 11})])
+def test_groups_that_are_gone_make_a_smaller_network(arch, cfg, kind):
+    model = trained(arch, num_classes=10, **cfg)
+    weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    with torch.no_grad():
+        for w in weights.values():                           # whole input and output channels that are near zero
+            for dim in (0, 1):
+                if w.shape[dim] > 3:
+                    w.transpose(0, dim)[torch.randperm(w.shape[dim])[:w.shape[dim] // 3]] *= 1e-6
+    masks = prune.choose(weights, kind)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].mul_(mask)
+    small, narrow = prune.narrowed(model, masks)
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    assert torch.allclose(model(images), small(images), atol=1e-9)
+    assert compute_flops.count(small, (3, 32, 32)).total.macs < 0.9 * compute_flops.count(model, (3, 32, 32)).total.macs
+    state = small.state_dict()
+    assert masks.keys() == narrow.keys()
+    assert all(torch.equal(mask, state[name] != 0) for name, mask in narrow.items())
+
+
+def test_a_network_without_channels_keeps_one(capsys):
+    model = trained("resnet", depth=8, num_classes=10)
+    with torch.no_grad():
+        model.layer1[0].conv1.weight.zero_()
+    assert prune.removable(model)["layer1.0.conv1"].sum() == 1 and "layer1.0.conv1" in capsys.readouterr().out
+
+
+def test_prune_refuses_two_rules(tmp_path):
+    path = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8))
+    for flags in (["--ratio", "0.5", "--percentile", "0.5"], ["--ratio", "0.5", "--threshold", "1"]):
+        with pytest.raises(UserError, match="two ways"):
+            prune.main(["--model", str(path), *flags])
+    with pytest.raises(UserError, match="--model"):
+        prune.main([])
+    with pytest.raises(UserError, match="no convolution"):
+        prune.main(["--model", str(save(tmp_path / "l.pth.tar", models.build("lenet300")))])
+
+
+# the loops
+
+def dense_run(folder, *flags):
+    flags = [*RESNET8, "--epochs", "1", "--warmup-epochs", "0", *flags, "--save", str(folder)]
+    return str(main.train(main.parse(flags)))
+
+
+def test_the_penalty_acts_and_its_coefficients_stand_between_refreshes(tmp_path, monkeypatch):
+    dense = dense_run(tmp_path / "dense")
+    seen = []
+    real = penalties.gradient
+    monkeypatch.setattr(penalties, "gradient", lambda w, gammas, kind: seen.append(gammas[0].clone()) or real(
+        w, gammas, kind))
+    flags = ["--rew", "--pretrained", dense, *TINY, "--epochs", "5", "--lr", "0.01"]
+    strong = main.train(main.parse([*flags, "--lam", "1", "--save", str(tmp_path / "strong")]))
+    gammas = [seen[2 * epoch] for epoch in range(5)]                     # 2 batches an epoch, new ones at 2, 3, 4, 5
+    assert all(torch.equal(seen[2 * epoch], seen[2 * epoch + 1]) for epoch in range(5))
+    assert all(not torch.equal(a, b) for a, b in zip(gammas, gammas[1:], strict=False))
+    first = checkpoint.load(dense)["state_dict"]["conv1.weight"]
+    assert torch.allclose(gammas[0], 1 / (first.abs() + 1e-3))
+    weak = main.train(main.parse([*flags, "--lam", "0", "--save", str(tmp_path / "weak")]))
+    norm = [sum(w.abs().sum() for w in checkpoint.load(path)["state_dict"].values() if w.dim() == 4)
+            for path in (strong, weak)]
+    assert norm[0] < 0.8 * norm[1]
+    log = (tmp_path / "strong/log.csv").read_text().splitlines()
+    assert "penalty" in log[0] and "below_1e-4" in log[0]
+    assert checkpoint.load(strong)["stage"] == "sparse"
+
+
+def test_the_first_step_has_the_gradient_of_loss_and_penalty(tmp_path, monkeypatch):
+    """One step of SGD, by hand."""
+    model = models.build("resnet", depth=8)
+    path = save(tmp_path / "m.pth.tar", model)
+    flags = ["--rew", "--pretrained", str(path), *TINY, "--subset", "10", "--epochs", "1", "--optmzr", "sgd",
+             "--lr", "0.1", "--wd", "0", "--alpha", "0", "--lam", "0.01"]
+    after = checkpoint.load(main.train(main.parse([*flags, "--save", str(tmp_path / "r")])))["state_dict"]
+    dataset = data.load("shapes10", subset=10)
+    (images, labels), = data.Loader(dataset, "train", 10, crop=4, flip=True, seed=1).epoch(0)
+    loss = main.smoothed_loss(model.train().to(memory_format=torch.channels_last)(images), labels, labels, 1.0, 0.1)
+    w = model.conv1.weight
+    (loss + 0.01 * (w.abs() / (w.detach().abs() + 1e-3)).sum()).backward()
+    lr = 0.1 * 0.98
+    assert torch.allclose(after["conv1.weight"], w.detach() - lr * w.grad, atol=1e-8)
+    assert not torch.equal(after["conv1.weight"], w.detach())
+
+
+@pytest.mark.parametrize("flags", [["--optmzr", "adam"], ["--optmzr", "sgd", "--momentum", "0.9", "--wd", "0.1"]])
+def test_masked_weights_stay_zero(flags, tmp_path):
+    model = models.build("resnet", depth=8)
+    path = save(tmp_path / "m.pth.tar", model, "sparse")
+    prune.main(["--model", str(path), "--percentile", "0.6", "--subset", "20", "--save", str(tmp_path / "p")])
+    pruned = checkpoint.load(tmp_path / "p/pruned.pth.tar")
+    gone = torch.cat([~mask.flatten() for mask in pruned["masks"].values()])
+    assert int(gone.sum()) == int(len(gone) * 0.6)
+    flags = ["--model", str(tmp_path / "p/pruned.pth.tar"), *TINY, "--epochs", "2", "--lr", "0.05", "--warmup-epochs",
+             "0", *flags, "--save", str(tmp_path / "f")]
+    out = finetune.retrain(finetune.parse(flags))
+    tuned = checkpoint.load(out)
+    assert same(tuned["masks"], pruned["masks"]) and tuned["stage"] == "finetuned"
+    for name, mask in pruned["masks"].items():
+        assert not tuned["state_dict"][name][~mask].any()
+        assert not torch.equal(tuned["state_dict"][name], pruned["state_dict"][name])
+    moments = checkpoint.load(tmp_path / "f/checkpoint.pth.tar")["resume"]["optimizer"]["state"][0]
+    moment = moments["exp_avg" if "adam" in flags else "momentum_buffer"]
+    if "adam" in flags:                                                  # the optimizer never saw them
+        assert not moment[~pruned["masks"]["conv1.weight"]].any()
+
+
+class StopError(Exception):
+    pass
+
+
+def stopped_after(epoch, monkeypatch, work):
+    """Runs work() until the checkpoint of this epoch (from 1) is written."""
+    real = Run.save
+
+    def save_and_stop(self, e, *args, **more):
+        real(self, e, *args, **more)
+        if e + 1 == epoch:
+            raise StopError
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", save_and_stop)
+        with pytest.raises(StopError):
+            work()
+
+
+def test_each_phase_resumes_bit_for_bit(tmp_path, monkeypatch):
+    settings = {"optmzr": "adam", "lr": 0.002, "alpha": 0.3, "smooth_eps": 0.1}
+    dense, sparse = ["--epochs", "3", "--lr", "0.002", "--warmup-epochs", "1"], ["--epochs", "3", "--lam", "0.01"]
+
+    def phases(root):
+        yield "dense", lambda: main.train(main.parse([*RESNET8, *dense, "--resume", "auto", "--save", f"{root}/dense"]))
+        yield "rew", lambda: main.train(main.parse([
+            "--rew", "--pretrained", f"{root}/dense/checkpoint.pth.tar", *TINY, *sparse, "--resume", "auto",
+            "--save", f"{root}/rew"]))
+        yield "prune", lambda: prune.main(["--model", f"{root}/rew/checkpoint.pth.tar", "--ratio", "0.5", "--subset",
+                                           "20", "--save", f"{root}/pruned"])
+        yield "tune", lambda: finetune.main(["--model", f"{root}/pruned/pruned.pth.tar", *TINY, *dense, "--resume",
+                                             "auto", "--save", f"{root}/tune"])
+    for _, work in phases(tmp_path / "whole"):
+        work()
+    for name, work in phases(tmp_path / "parts"):
+        if name != "prune":
+            stopped_after(2 if name == "rew" else 1, monkeypatch, work)
+        work()
+    for name in ("dense", "rew", "tune"):
+        whole, parts = (checkpoint.load(tmp_path / side / name / "checkpoint.pth.tar") for side in ("whole", "parts"))
+        assert same(whole["state_dict"], parts["state_dict"]), name
+        assert whole["epoch"] == parts["epoch"] == 3
+        a, b = whole["resume"]["optimizer"]["state"], parts["resume"]["optimizer"]["state"]
+        assert all(torch.equal(a[i][key], b[i][key]) for i in a for key in a[i])
+        saved = {key: whole["args"][key] for key in settings if name != "rew" or key != "lr"}
+        assert saved.items() <= settings.items()                         # what the run was given is in the file
+    gammas = [checkpoint.load(tmp_path / side / "rew/checkpoint.pth.tar")["resume"]["gammas"]
+              for side in ("whole", "parts")]
+    assert gammas[0] and same(*gammas)
+    with pytest.raises(UserError, match="--lam 0.01"):
+        main.main(["--rew", "--pretrained", f"{tmp_path}/whole/dense/checkpoint.pth.tar", *TINY, "--epochs", "3",
+                   "--lam", "0.02", "--resume", "auto", "--save", f"{tmp_path}/whole/rew"])
+
+
+def test_a_pruned_network_stays_pruned_in_the_reweighted_phase(tmp_path):
+    model = models.build("resnet", depth=8)
+    mask = torch.rand_like(model.conv1.weight) > 0.5
+    with torch.no_grad():
+        model.conv1.weight.mul_(mask)
+    path = save(tmp_path / "m.pth.tar", model, "pruned", masks={"conv1.weight": mask})
+    out = checkpoint.load(main.train(main.parse(["--rew", "--pretrained", str(path), *TINY, "--epochs", "1",
+                                                 "--save", str(tmp_path / "r")])))
+    assert torch.equal(out["state_dict"]["conv1.weight"] != 0, mask) and torch.equal(out["masks"]["conv1.weight"], mask)
+
+
+@pytest.mark.parametrize("kind", ["filter", "column", "kernel"])
+def test_group_kinds_from_training_to_a_smaller_network(kind, tmp_path):
+    dense = dense_run(tmp_path / "dense")
+    sparse = main.train(main.parse(["--rew", "--pretrained", dense, *TINY, "--epochs", "1", "--sparsity-type", kind,
+                                    "--save", str(tmp_path / "rew")]))
+    path = prune.prune(prune.parse(["--model", str(sparse), "--percentile", "0.5", "--subset", "20", "--save",
+                                    str(tmp_path / "pruned")]))              # the kind is in the file
+    ckpt = checkpoint.load(path)
+    before, after = ckpt["dense"]["macs"], compute_flops.count(checkpoint.to_model(ckpt)).total.macs
+    assert ckpt["args"]["sparsity_type"] == kind
+    assert after < before if kind == "filter" else after <= before
+    flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
+    out = finetune.retrain(finetune.parse(flags))
+    assert checkpoint.load(out)["cfg"] == ckpt["cfg"]
+
+
+def test_main_refuses(tmp_path):
+    for flags, message in ((["--rew"], "--pretrained"), (["--pretrained", "x"], "--rew"), (["--faithful"], "--rew"),
+                           (["--arch", "nothing"], "nothing"), (["--arch", "resnet8", "--width", "2"], "--width"),
+                           (["--arch", "lenet5", "--depth", "3"], "--depth"), (["--warmup-epochs", "-1"], "below 0")):
+        with pytest.raises(UserError, match=message):
+            main.main([*flags, "--dataset", "shapes10", "--subset", "20", "--save", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="no convolution"):
+        main.main(["--rew", "--pretrained", str(save(tmp_path / "l.pth.tar", models.build("lenet300"))), *TINY,
+                   "--save", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="holds no masks"):
+        finetune.main(["--model", str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))])
+    assert network("mobilenetv2", 17) == network("mobilenetv2") == ("mobilenetv2", {"width_multiplier": 1.3})
+    assert network("mobilenetv2_0.5")[1] == {"width_multiplier": 0.5} and network("resnet20")[1] == {"depth": 20}
+
+
+# quantization
+
+@pytest.mark.parametrize("method", quantizers.METHODS)
+@pytest.mark.parametrize("bits", [2, 4, 6, 8, 9])
+def test_quantizers_are_idempotent_and_keep_zeros(method, bits):
+    w = torch.randn(64, 8, 3, 3) * 0.3
+    w[torch.rand_like(w) < 0.7] = 0
+    codes, scale, zero = quantizers.quantize(w, bits, method)
+    value = packing.dequantize(packing.quantized(codes, bits, scale=scale, zero=zero))
+    assert not value[w == 0].any() and len(value.unique()) <= 2 ** bits
+    again, scale2, zero2 = quantizers.quantize(value, bits, method)
+    if method == "linear" and value.abs().max() < w.abs().max() / 2:
+        pytest.fail("the largest weight lost half its size")
+    twice = packing.dequantize(packing.quantized(again, bits, scale=scale2, zero=zero2))
+    assert torch.allclose(twice, value, atol=1e-6)
+    if bits > 2:
+        assert (value - w).abs().max() <= scale * 1.0001
+
+
+def test_power_of_two_by_hand():
+    w = torch.tensor([0.7, -0.3, 0.0, 0.126, -0.7])                      # I = 0, step 2^-7 at 8 bits
+    codes, scale, zero = quantizers.quantize(w, 8)
+    assert (float(scale), int(zero)) == (2.0 ** -7, 128)
+    assert (codes - 128).tolist() == [90, -38, 0, 16, -90]               # 0.126 * 128 = 16.1, -0.3 * 128 + 0.5 = -37.9
+    codes, scale, _ = quantizers.quantize(torch.tensor([0.99, -0.99, 0.5]), 4)   # 0.99 is nearly a step past the last
+    assert float(scale) == 0.125 and (codes - 8).tolist() == [7, -8, 4]
+    codes, scale, _ = quantizers.quantize(torch.tensor([0.5, -0.25]), 4)         # a power of two is not clamped
+    assert float(scale) == 0.125 and (codes - 8).tolist() == [4, -2]
+    codes, scale, _ = quantizers.quantize(torch.tensor([100.0, *[0.7] * 99]), 8, overflow_rate=0.01)
+    assert float(scale) == 2.0 ** -7 and int(codes[0]) == 255            # the outlier is clamped
+    assert quantizers.grid("linear", 8, 0.0, 3.0) == (2.0 ** -6, 0)      # activations without a sign
+    with pytest.raises(ValueError, match="2 or more"):
+        quantizers.quantize(w, 1)
+
+
+def test_minmax_by_hand():
+    codes, scale, zero = quantizers.quantize(torch.tensor([-1.0, 0.0, 0.5, 2.0]), 2, "minmax")
+    assert (float(scale), int(zero)) == (1.0, 1) and codes.tolist() == [0, 1, 2, 3]      # 0.5 rounds up
+    codes, scale, zero = quantizers.quantize(torch.tensor([1.0, 3.0]), 8, "minmax")      # the range holds zero
+    assert float(scale) == pytest.approx(3 / 255) and int(zero) == 0 and codes.tolist() == [85, 255]
+
+
+def test_the_search_takes_bits_off_as_long_as_the_floor_holds():
+    asked = []
+
+    def accuracy(bits):
+        asked.append(bits)
+        return 90 - 10 * (bits[0] < 4) - 10 * (bits[1] < 7)
+    assert quantize_model.search([8, 8, 8], [5, 10, 1], 3, accuracy, 85) == [4, 7, 3]
+    assert asked[0] == [8, 7, 8]                                         # the largest first
+
+
+def test_quantize_model_end_to_end(tmp_path, capsys):
+    model = trained("mobilenetv2", width_multiplier=0.1, num_classes=10).float()
+    mask = torch.rand_like(model.conv2.weight) > 0.7
+    with torch.no_grad():
+        model.conv2.weight.mul_(mask)
+    path = save(tmp_path / "m.pth.tar", model, "finetuned", masks={"conv2.weight": mask})
+    flags = ["--model", str(path), "--subset", "40", "--n-sample", "1", "--device", "cpu"]
+    out = quantize_model.quantize(quantize_model.parse([*flags, "--bit-list", "4", "8", "--save", str(tmp_path / "q")]))
+    shown = capsys.readouterr().out
+    ckpt = checkpoint.load(out)
+    assert ckpt["stage"] == "quantized" and ckpt["args"]["bits"] == [8] * len(ckpt["quant"])
+    assert out.stat().st_size < 0.7 * path.stat().st_size
+    assert {entry["bits"] for entry in ckpt["quant"].values()} == {8}
+    assert torch.equal(ckpt["masks"]["conv2.weight"], mask) and not ckpt["state_dict"]["conv2.weight"][~mask].any()
+    step = ckpt["quant"]["linear.weight"]["scale"]
+    assert math.log2(float(step)).is_integer()
+    assert (ckpt["state_dict"]["linear.weight"] - model.linear.weight).abs().max() <= step
+    assert len(rule_line(shown, "               8").split()) == 4        # a line for each list
+    # activations are rounded too, wherever the file is read
+    layers = {name for name, m in model.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    assert ckpt["activations"].keys() == layers
+    images = torch.randn(2, 3, 32, 32)
+    rounded, plain = checkpoint.to_model(ckpt), checkpoint.to_model({**ckpt, "activations": None})
+    assert not torch.equal(rounded(images), plain(images))
+    entry, seen = ckpt["activations"]["linear"], []
+    rounded.linear.register_forward_pre_hook(lambda m, x: seen.append(x[0]))
+    rounded(images)
+    on_grid = seen[0] / entry["scale"]
+    assert torch.equal(on_grid, on_grid.round()) and on_grid.min() >= 0 and on_grid.max() <= 255
+    again = evaluate_file([str(out), "--subset", "40", "--device", "cpu"], "", network)
+    assert again["top1"] == ckpt["prec1"]
+    counted = operations.main([str(out)])
+    assert counted.score == pytest.approx(scores.rules(
+        rounded, ckpt["masks"], dict.fromkeys(ckpt["quant"], 8), 8, scales=2 * len(layers) * 2).score)
+    for more, message in ((["--bit-list", "nonsense"], "--bit-list"), (["--fwd-bits", "1"], "--fwd-bits")):
+        with pytest.raises(UserError, match=message):
+            quantize_model.main([*flags, *more, "--save", str(tmp_path / "x")])
+    with pytest.raises(UserError, match="quantized already"):
+        quantize_model.main(["--model", str(out), "--save", str(tmp_path / "x")])
+
+
+def test_a_file_with_wrong_activations_is_refused(tmp_path):
+    model = models.build("resnet", depth=8)
+    path = save(tmp_path / "m.pth.tar", model, activations={"conv9": {"bits": 8, "scale": 1.0, "zero": 0}})
+    with pytest.raises(UserError, match="conv9"):
+        checkpoint.to_model(checkpoint.load(path))
+
+
+# the original's launcher
+
+def test_the_launcher_runs_four_phases_and_goes_on(tmp_path, capsys):
+    flags = [*RESNET8, "--epochs", "1", "--warmup-epochs", "0", "--threshold", "0.05", "--save", str(tmp_path / "a")]
+    launcher.run(launcher.parse(flags))
+    whole = checkpoint.load(tmp_path / "a/retrained/finetuned.pth.tar")
+    assert 0 < sum(int((~mask).sum()) for mask in whole["masks"].values())
+    with pytest.raises(UserError, match="already holds a run"):
+        launcher.run(launcher.parse(flags))
+    launcher.run(launcher.parse([*flags, "--resume", "auto"]))           # all of it is done
+    assert "is there already" in capsys.readouterr().out
+    # phase by phase the same
+    for more in (["--rew", "--pretrained", str(tmp_path / "a/dense/checkpoint.pth.tar")], ["--masked-retrain"]):
+        launcher.run(launcher.parse([*flags[:-2], *more, "--save", str(tmp_path / "b")]))
+    assert same(checkpoint.load(tmp_path / "b/retrained/finetuned.pth.tar")["state_dict"], whole["state_dict"])
+
+
+def test_the_published_flags(tmp_path):
+    args = launcher.parse("--arch mobilenetv2 --depth 17 --batch-size 64 --rew --sparsity-type irregular --epoch 300 "
+                          "--optmzr adam --lr 0.001 --lr-scheduler cosine --warmup --warmup-epochs 5 --mixup "
+                          "--alpha 0.3 --smooth --smooth-eps 0.1 -j 4 --log-interval 10 --logger --verbose".split())
+    for script, flags in ((main, []), (finetune, [])):
+        made, usual = launcher.arguments(script, args), script.parse(flags)
+        for name in ("epochs", "batch_size", "lr", "optmzr", "lr_scheduler", "warmup_epochs", "alpha", "smooth_eps"):
+            assert getattr(made, name) == getattr(usual, name)           # the defaults are the published run
+    masked = launcher.parse("--masked-retrain --sparsity-type threshold --config-file config_mobile_v2_0.7".split())
+    assert launcher.rule(masked) == {"threshold": 1e-4, "sparsity_type": None,
+                                     "ratios": str(launcher.PROFILES / "config_mobile_v2_0.7.yaml")}
+    by_ratio = launcher.parse("--masked-retrain --sparsity-type filter --config-file config_mobile_v2_0.7".split())
+    assert launcher.rule(by_ratio)["threshold"] is None and launcher.rule(by_ratio)["sparsity_type"] == "filter"
+    tricks = launcher.parse(["--no-tricks", "--rew", "--pretrained", "none", "--save", str(tmp_path)])
+    with pytest.raises(UserError, match="no checkpoint none"):
+        launcher.run(tricks)
+    assert (tricks.lr_scheduler, tricks.warmup_epochs, tricks.alpha, tricks.smooth_eps) == ("default", 0, 0.0, 0.0)
+    for flags, message in ((["--multi-gpu"], "torchrun"), (["--rew", "--masked-retrain"], "leave out both"),
+                           (["--sparsity-type", "threshold"], "--masked-retrain"), (["--resume", "x"], "auto"),
+                           (["--masked-retrain", "--sparsity-type", "filter", "--save", "none"], "--config-file")):
+        with pytest.raises(UserError, match=message):
+            launcher.run(launcher.parse(flags))
+
+
+def test_run_sh(tmp_path):
+    script = launcher.PROFILES.parent / "training/run.sh"
+    env = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    (tmp_path / "python").write_text(f'#!/bin/sh\nexec {sys.executable} -c "import sys; print(sys.argv[1:])" "$@"\n')
+    (tmp_path / "python").chmod(0o755)
+    out = subprocess.run(["bash", str(script), "--resume", "auto"], env=env, capture_output=True, text=True, check=True)
+    words = eval(out.stdout)
+    args = launcher.parse(words[1:])
+    assert words[0] == "training/main.py" and args.resume == "auto" and args.epochs == 300
+    assert args.config_file == "config_mobile_v2_0.7" and not (args.rew or args.masked_retrain)
