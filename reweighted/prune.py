@@ -33,8 +33,8 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common.device import device_of, facts
 from common.evaluate import evaluate
-from common.run import device_of, facts, output_folder
 from reweighted import penalties
 from reweighted.networks import network
 from reweighted.testers import describe
@@ -180,7 +180,7 @@ def prune(args):
     ckpt = originals.load(args.model, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{models.name(ckpt['arch'], ckpt['cfg'])}-pruned"
-    folder = output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
+    folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original, model = checkpoint.to_model(ckpt), checkpoint.to_model(ckpt)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}

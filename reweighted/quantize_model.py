@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, packing, scores
+from common.device import device_of, facts
 from common.evaluate import evaluate
-from common.run import device_of, facts, output_folder
 from reweighted import quantizers
 from reweighted.networks import network
 
@@ -114,7 +114,8 @@ def quantize(args):
         raise UserError(f"{args.model} is quantized already; give the network before")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{models.name(ckpt['arch'], ckpt['cfg'])}-quantized"
-    folder, device = output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar"), device_of(args.device)
+    folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")
+    device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     names = [name for name, tensor in ckpt["state_dict"].items() if tensor.dim() > 1]
     sizes = [int(ckpt["state_dict"][name].count_nonzero()) for name in names]

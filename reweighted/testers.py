@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import nn
 
 from common import UserError, checkpoint, cli, data, originals
+from common.device import device_of
 from common.evaluate import evaluate
-from common.run import device_of
 from reweighted.networks import network
 
 BUNDLED = "chkpt/cifar100_mobilenetv2.pt"
