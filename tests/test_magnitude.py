@@ -338,6 +338,62 @@ def test_prune_writes_what_it_says(trained, tmp_path, capsys):
     assert ckpt["dense"]["params"] == counted.params and ckpt["recipe"]["schedule"] == [2, 3]
 
 
+def test_pruning_to_what_is_pruned_already_changes_nothing(trained, tmp_path):
+    for flags in ([], ["--per-layer"]):
+        folder = tmp_path / "-".join(["x", *flags])
+        first = cut(trained / "dense/checkpoint.pth.tar", folder / "a", "--percent", "0.5", *flags)
+        again = cut(folder / "a/pruned.pth.tar", folder / "b", "--percent", "0.5", *flags)
+        assert same(first["masks"], again["masks"]) and same(first["state_dict"], again["state_dict"])
+        with pytest.raises(UserError, match="pruned to 0.5000"):
+            cut(folder / "a/pruned.pth.tar", folder / "c", "--percent", "0.49", *flags)
+
+
+def test_prune_has_the_accuracies_and_the_recipe_on_record(trained, tmp_path, monkeypatch):
+    seen = []
+
+    def nonzeros(model, loader):
+        seen.append(int(model.conv1.weight.count_nonzero()))
+        return {"loss": float(len(seen)), "top1": 10.0 * len(seen)}
+
+    monkeypatch.setattr(prune, "evaluate", nonzeros)
+    ckpt = cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.8", "--per-layer")
+    assert seen == [432, 432 - int(0.8 * 432)] and ckpt["prec1"] == ckpt["best_prec1"] == 20
+    lines = (tmp_path / "p/prune.txt").read_text().splitlines()
+    assert lines[0] == "Before pruning: Test Loss:  1.00000000, Test Acc:  10.00"
+    assert lines[2] == "After Pruning: Test Loss:  2.00000000, Test Acc:  20.00"
+    assert ckpt["recipe"] == {"epochs": 4, "batch_size": 10, "lr": 0.1, "schedule": [2, 3], "gamma": 0.1,
+                              "momentum": 0.9, "weight_decay": 1e-4}
+    assert (ckpt["stage"], ckpt["rule"]) == ("pruned", "magnitude, per layer")
+
+
+@pytest.mark.parametrize("flags, before, rule", [
+    ([], None, "magnitude"), (["--criterion", "random"], None, "random"), ([], "magnitude", "magnitude"),
+    (["--faithful", "--scope", "conv+linear"], None, "magnitude, conv+linear, faithful"),
+    (["--per-layer"], "random", "random, then magnitude, per layer")])
+def test_the_rule_in_words(flags, before, rule):
+    assert prune.rule_of(prune.parse(["--resume", "m.pth.tar", *flags]), {"rule": before}) == rule
+
+
+def test_the_thresholds_are_in_the_report(trained, tmp_path):
+    dense = trained / "dense/checkpoint.pth.tar"
+    masks = cut(dense, tmp_path / "a", "--percent", "0.5")["masks"]
+    weights = {n: w.abs() for n, w in checkpoint.load(dense)["state_dict"].items() if n in masks}
+    smallest = {n: float(weights[n][mask].min()) for n, mask in masks.items()}
+    assert f"\nPruning threshold: {min(smallest.values())}\n" in (tmp_path / "a/prune.txt").read_text()
+    masks = cut(dense, tmp_path / "b", "--percent", "0.5", "--per-layer")["masks"]
+    lines = [line for line in (tmp_path / "b/prune.txt").read_text().splitlines() if line.startswith("layer index")]
+    for line, (name, mask) in zip(lines, masks.items(), strict=True):
+        assert f" {name} " in line and line.endswith(f"threshold: {float(weights[name][mask].min()):.4g}")
+    cut(dense, tmp_path / "c", "--percent", "0.5", "--criterion", "random")
+    assert "threshold" not in (tmp_path / "c/prune.txt").read_text()
+
+
+def test_the_random_control_has_a_seed(trained, tmp_path):
+    first, again, other = (cut(trained / "dense/checkpoint.pth.tar", tmp_path / str(i), "--percent", "0.5",
+                               "--criterion", "random", "--seed", seed)["masks"] for i, seed in enumerate("112"))
+    assert same(first, again) and not same(first, other)
+
+
 def test_the_options_of_the_rule(trained, tmp_path):
     dense = trained / "dense/checkpoint.pth.tar"
     layer = cut(dense, tmp_path / "layer", "--percent", "0.5", "--per-layer")["masks"]
@@ -495,6 +551,10 @@ def test_images_are_cropped_and_mirrored(trained, tmp_path, monkeypatch):
     tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--epochs", 1)
     main.main([*TINY, "--arch", "resnet8", "--epochs", "1", "--save", str(tmp_path / "m")])
     assert seen == [{"crop": 4, "flip": True}] * 2
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet5"), "hoyer", "dense", "shapes10"))
+    cut(tmp_path / "m.pth.tar", tmp_path / "p")
+    tune(tmp_path / "p/pruned.pth.tar", tmp_path / "l", "--epochs", 1)
+    assert seen[2:] == [{"crop": 0, "flip": False}]           # a digit is neither mirrored nor cut off
 
 
 def test_scratch_b_has_the_multiplications_of_the_dense_training(trained, tmp_path):
@@ -533,6 +593,22 @@ def test_a_run_is_not_resumed_with_other_masks(trained, tmp_path):
     cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.9", "--overwrite")
     with pytest.raises(UserError, match="refuses to resume with different masks"):
         finetune.main([*TINY, *map(str, flags)])
+
+
+def test_a_resumed_dense_run_keeps_its_first_and_early_weights(tmp_path, monkeypatch):
+    """By default the early weights are those after a twentieth of the epochs: 2 of 40."""
+    flags = [*TINY, "--arch", "resnet8", "--epochs", "40", "--save", str(tmp_path / "m")]
+    for resume, epochs in ([], 2), (["--resume", "auto"], 1):
+        with monkeypatch.context() as patch:
+            patch.setattr(Run, "save", stopping(Run.save, epochs))
+            with pytest.raises(KeyboardInterrupt):
+                main.main([*flags, *resume])
+        kept = [checkpoint.load(tmp_path / f"m/{name}.pth.tar") for name in ("init", "early", "checkpoint")]
+        assert [ckpt["epoch"] for ckpt in kept] == [0, 2, 3 if resume else 2]
+        torch.manual_seed(1)
+        name, cfg = network("resnet8")
+        assert same(kept[0]["state_dict"], dict(models.build(name, num_classes=10, **cfg).state_dict()))
+    assert not same(kept[1]["state_dict"], kept[2]["state_dict"])
 
 
 def test_a_finished_run_is_not_resumed_elsewhere(trained, tmp_path):
@@ -614,6 +690,10 @@ def test_rounds_of_weight_rewinding(trained, tmp_path):
     done = in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "it", "--percent", 0.3, "--epochs", 2,
                      "--retrain", "weight-rewind", "--rewind-to", trained / "dense/early.pth.tar")
     assert done["epoch"] == 4 and log(tmp_path / "it/round-02") == pytest.approx([0.01, 0.001])
+    rounds = [checkpoint.load(tmp_path / f"it/round-0{i}/finetuned.pth.tar") for i in (1, 2)]
+    assert done["run"]["minutes"] == pytest.approx(sum(ckpt["run"]["minutes"] for ckpt in rounds))
+    assert same(done["state_dict"], rounds[1]["state_dict"]) and done["rule"] == "magnitude, iterative"
+    assert [ckpt["args"]["percent"] for ckpt in rounds] == pytest.approx([0.2, 0.3])
 
 
 def test_weight_rewinding_in_a_trial_run_of_two_epochs(tmp_path, capsys):

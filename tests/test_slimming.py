@@ -467,3 +467,91 @@ def test_a_command_without_save_gets_a_folder_named_after_its_network(tmp_path, 
     main.main(["--arch", "resnet", "--depth", "20", "--dataset", "shapes10", *few])
     assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
         "shapes10-preresnet20-finetuned", "shapes10-preresnet20-pruned", "shapes10-resnet20-dense"]
+
+
+@pytest.mark.parametrize("keep, count", [([0, 0, 1, 1, 1], 4), ([0, 0, 1, 1, 1, 1, 1], 4), ([0, 0, 1, 1, 1, 1], 4)])
+def test_of_equally_strong_channels_those_that_were_kept_stay(keep, count):
+    keep = torch.tensor(keep, dtype=torch.bool)
+    kept = prune.keep_some({"a": keep}, {"a": torch.full(keep.shape, 0.5)}, round_to=4)["a"]
+    assert int(kept.sum()) == count and int((kept & keep).sum()) == min(count, int(keep.sum()))
+
+
+def test_zeroing_takes_gamma_and_beta_and_nothing_else():
+    model, whole = trained_like("vgg", 11), trained_like("vgg", 11)
+    keep = {"feature.1": torch.arange(64) % 2 == 0}
+    masks = prune.zero(model, keep)
+    assert masks.keys() == {"feature.1.weight", "feature.1.bias"}
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(model.state_dict()[name], tensor * keep["feature.1"] if name in masks else tensor)
+        assert name not in masks or torch.equal(masks[name], keep["feature.1"])
+
+
+def test_the_random_control_has_a_seed():
+    scores = {"a": torch.zeros(50), "b": torch.zeros(30)}
+    first, again, other = (prune.random_scores(scores, seed) for seed in (1, 1, 2))
+    for name, zeros in scores.items():
+        assert len(first[name]) == len(zeros) and torch.equal(first[name], again[name])
+        assert not torch.equal(first[name], other[name])
+    assert not torch.equal(first["a"][:30], first["b"])
+
+
+def test_masks_of_a_second_pruning_take_the_place_of_the_first(tmp_path):
+    saved(tmp_path / "m.pth.tar", "vgg")
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.3")
+    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--mask", "--percent", "0.6")
+    ckpt = checkpoint.load(tmp_path / "b/pruned.pth.tar")
+    assert sum(int((~m).sum()) for n, m in ckpt["masks"].items() if n.endswith("weight")) == int(0.6 * 2752)
+    for name, mask in ckpt["masks"].items():
+        assert torch.equal(ckpt["state_dict"][name] != 0, mask)
+
+
+@pytest.mark.parametrize("stage", ["pruned", "finetuned"])
+def test_compact_keeps_the_stage(stage, tmp_path):
+    saved(tmp_path / "m.pth.tar", "vgg")
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.3")
+    ckpt = checkpoint.load(tmp_path / "a/pruned.pth.tar")
+    checkpoint.save(tmp_path / "b.pth.tar", {**ckpt, "stage": stage})
+    cut(tmp_path / "b.pth.tar", tmp_path / "c", "--compact")
+    assert checkpoint.load(tmp_path / "c/pruned.pth.tar")["stage"] == stage
+    cut(tmp_path / "b.pth.tar", tmp_path / "d", "--percent", "0.5")
+    assert checkpoint.load(tmp_path / "d/pruned.pth.tar")["stage"] == "pruned"
+
+
+def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys):
+    """evaluate() sees the whole network, the masked one and the narrow one; the file has the last one's accuracy."""
+    seen = []
+
+    def widths(model, loader):
+        seen.append((compute_flops.count(model).total.params, int(model.feature[1].weight.count_nonzero())))
+        return {"top1": 10.0 * len(seen)}
+
+    saved(tmp_path / "m.pth.tar", "vgg")
+    monkeypatch.setattr(prune, "evaluate", widths)
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.5")
+    ckpt = checkpoint.load(tmp_path / "p/pruned.pth.tar")
+    whole, masked, narrow = seen
+    assert whole[0] == masked[0] > narrow[0] and whole[1] > masked[1] == narrow[1] == ckpt["cfg"]["widths"][0]
+    assert "10.00 % before, 20.00 % masked, 30.00 % narrowed" in capsys.readouterr().out
+    assert ckpt["prec1"] == ckpt["best_prec1"] == 30
+    assert "\nTest accuracy:\n0.3000\n" in (tmp_path / "p/prune.txt").read_text()
+
+
+@pytest.mark.parametrize("stage, noted", [("dense", True), ("sparse", False)])
+def test_a_network_trained_without_the_penalty_is_noted(stage, noted, tmp_path, capsys):
+    model = trained_like("densenet", 10)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", stage, "shapes10"))
+    cut(tmp_path / "m.pth.tar", tmp_path / "p")
+    assert ("without -sr" in capsys.readouterr().out) == noted
+
+
+@pytest.mark.parametrize("faithful", [True, False])
+def test_the_originals_milestones_never_come_in_an_odd_number_of_epochs(faithful, tmp_path):
+    saved(tmp_path / "m.pth.tar", "densenet")
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.3")
+    few = ["--subset", "20", "--epochs", "3", "--device", "cpu", *["--faithful"] * faithful]
+    main.main(["--dataset", "shapes10", "--arch", "densenet", "--depth", "7", *few, "--save", str(tmp_path / "a")])
+    finetune.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), *few, "--save", str(tmp_path / "b")])
+    for folder in "ab":
+        with open(tmp_path / folder / "log.csv", newline="") as file:
+            rates = [float(row["lr"]) for row in csv.DictReader(file)]
+        assert rates == pytest.approx([0.1, 0.1, 0.1] if faithful else [0.1, 0.01, 0.001])
