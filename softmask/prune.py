@@ -1,0 +1,1 @@
+def prune(*a): pass
