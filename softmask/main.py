@@ -182,7 +182,8 @@ def main(argv=None):
         run.save(epoch, result, optimizer, scheduler, resume={"net": net, "averaged": averaged}, **more)
     run.finish(model)
     if masks and run.rank == 0:
-        prune(run.folder / "checkpoint.pth.tar", run.folder, args, test, run.device)
+        args.model, args.overwrite = str(run.folder / "checkpoint.pth.tar"), True
+        prune(args)
 
 
 def stored(net, unstructured):
