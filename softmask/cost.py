@@ -42,6 +42,7 @@ class Cost(nn.Module):
         modules, rows = dict(model.named_modules()), compute_flops.count(model).rows
         inside, lost = branches_of(model, records)
         self.weights = [f"{row.name}.weight" for row in rows if row.macs][:-1]
+        self.norms = [row.name for row in rows if not row.macs]
         if unstructured:
             self.sizes = [model.get_parameter(name).numel() for name in self.weights]
             makes = {name.rpartition(".")[0]: i for i, name in enumerate(self.weights)}
@@ -85,3 +86,27 @@ class Cost(nn.Module):
 
     def flops(self, alive):
         return (self.terms[:, 1] * self.products(alive)).sum()
+
+
+def legacy_flops(model, dense_cfg, halve=False):
+    """FLOPs as the original's eval.py counts them, for one image: a float.
+
+    Its counter reads the channels a layer takes in from a number that pruning does not change, so a convolution costs
+    2 k k (dense inputs) (living outputs) H W, and a batch norm 4 per element (it sees a batch of two). halve: half for
+    convolutions, as with its --freebie and --half. With model.cfg for dense_cfg the inputs are the true ones.
+    """
+    with torch.device("meta"):
+        dense = models.build(model.arch, **dense_cfg)
+    modules, convolutions, others = dict(model.named_modules()), 0, 0
+    for row in compute_flops.count(model).rows:
+        layer = modules[row.name]
+        if isinstance(layer, nn.Conv2d):
+            positions = row.macs // layer.weight.numel()
+            inputs, dense_inputs = layer.weight.shape[1], dense.get_submodule(row.name).weight.shape[1]
+            convolutions += 2 * row.macs // inputs * dense_inputs
+            convolutions += positions * layer.bias.numel() if layer.bias is not None else 0
+        elif isinstance(layer, nn.Linear):
+            others += 2 * layer.weight.numel() + (layer.bias.numel() if layer.bias is not None else 0)
+        else:
+            others += 4 * row.norm_elements
+    return convolutions / (2 if halve else 1) + others

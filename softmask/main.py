@@ -80,6 +80,17 @@ def factor(args, epoch):
     return 1.0
 
 
+def distillation(logits, told):
+    """Mean over the images of - sum softmax(told) log softmax(logits); both (N, classes)."""
+    return -(F.softmax(told, 1) * F.log_softmax(logits, 1)).sum(1).mean()
+
+
+def confidence(logits):
+    """Mean over the images of sum p log p, which is minus the entropy of the prediction; logits (N, classes)."""
+    log_p = F.log_softmax(logits, 1)
+    return (log_p.exp() * log_p).sum(1).mean()
+
+
 def check(args):
     """Refuses what would be ignored."""
     if args.target is None:
@@ -144,15 +155,15 @@ def main(argv=None):
         for images, labels in run.bar(train.epoch(epoch)):
             with run.autocast():
                 logits = call(images)
-            log_p = F.log_softmax(logits.float(), 1)
-            loss = F.cross_entropy(logits.float(), labels, label_smoothing=args.lseps)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=args.lseps)
             run.track(loss=loss)
             if teacher:
                 with torch.no_grad(), run.autocast():
-                    told = F.softmax(teacher(images).float(), 1)
-                loss = (1 - args.ltea) * loss - args.ltea * (told * log_p).sum(1).mean()
+                    told = teacher(images).float()
+                loss = (1 - args.ltea) * loss + args.ltea * distillation(logits, told)
             if args.confp:
-                loss = loss + args.confp * (log_p.exp() * log_p).sum(1).mean()
+                loss = loss + args.confp * confidence(logits)
             if masks:
                 entries, sparsity = net.counted_masks(), net.sparsity(args.pflops)
                 if epoch >= args.wme:

@@ -55,6 +55,9 @@ class SoftMask(nn.Module):
                     for kind, p in model.get_submodule(layer).named_parameters() if layer else ():
                         shape = (-1, *[1] * (p.dim() - 1))
                         self.scaled[f"{layer}.{kind}"] = i, record.group_size, lost.get(layer), shape
+            for row in self.cost.norms:                      # of a branch, on a stream that has no mask
+                for kind in ("weight", "bias") if row in lost else ():
+                    self.scaled.setdefault(f"{row}.{kind}", (None, 1, lost[row], (-1,)))
 
         # Which entries of m a mask has (used), and which the loss counts, with repetitions (counted).
         self.sizes = self.cost.sizes
@@ -91,7 +94,7 @@ class SoftMask(nn.Module):
         masked, done = {}, {}
         for name, (i, group, branch, shape) in self.scaled.items():
             if (i, branch) not in done:
-                mask = masks[i].repeat_interleave(group) if group > 1 else masks[i]
+                mask = self.m.new_ones(1) if i is None else masks[i].repeat_interleave(group) if group > 1 else masks[i]
                 done[i, branch] = mask if branch is None else mask * whole[branch]
             masked[name] = plain[name] * done[i, branch].view(shape)
         return masked
@@ -123,4 +126,4 @@ class SoftMask(nn.Module):
         masked = self.parameters_masked()
         for name, p in self.model.named_parameters():
             if name in masked:
-                p.copy_(torch.where(masked[name] == 0, p, p * p / masked[name]))
+                p.copy_(torch.where(masked[name] == 0, p, p * p / masked[name]))         # p / M

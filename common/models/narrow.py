@@ -34,6 +34,7 @@ class Channels:
     group_size: int = 1           # channels that can only go together (a group of a grouped convolution)
     stream: bool = False    # the producers add up (residual stream), instead of following each other
     branch: str = ""        # a block they are inside of, which may lose them all and is its shortcut then
+    branch_norm: str = ""   # the batch norm that block's branch ends with, if it does
 
     def names(self):
         """Under these `narrow` takes their keep vector."""
@@ -73,7 +74,8 @@ def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), sho
             elif grouped:
                 inner.append(Channels(pairs, [Consumer(last[0])], [], group_size=modules[pairs[1][0]].weight.shape[1]))
             else:
-                inner += [Channels([pair], [Consumer(after[0])], [], branch=block if removable else "")
+                branch = (block, last[1]) if removable else ("", "")
+                inner += [Channels([pair], [Consumer(after[0])], [], 1, False, *branch)
                           for pair, after in pairwise([*pairs, last])]
             if modules[block].starts_stream:
                 begin = [projection] if projection[0] in modules else []
@@ -174,13 +176,11 @@ def choose(model, modules, keep):
 
 def check_empty(modules, choices):
     """UserError where a residual branch that goes still adds a constant to the stream (its last batch norm does)."""
-    empty = {record.branch for record, stays in choices if record.branch and not stays.any()}
     for record, stays in choices:
-        for producer, norm in record.producers * record.stream:
-            branch = producer.rpartition(".")[0]
-            if branch in empty and norm and after_norm(modules[norm], torch.zeros(len(stays)).double())[stays].any():
-                raise UserError(f"narrow: {branch} is left without channels, but {norm} still adds a constant; zero "
-                                "its weight and bias first")
+        norm = record.branch_norm
+        if norm and not stays.any() and after_norm(modules[norm], torch.zeros(1).double()).any():
+            raise UserError(f"narrow: {record.branch} is left without channels, but {norm} still adds a constant; zero "
+                            "its weight and bias first")
 
 
 def width_of(layer):
