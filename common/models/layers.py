@@ -38,13 +38,13 @@ def read(select, norm, x):
     return norm(x) if select is None else select(x, norm)
 
 
-def fill(widths, default, what):
-    """The widths of a network: the default, or as many numbers as it has."""
+def fill(widths, default, what, least=1):
+    """The widths of a network: the default, or as many numbers as it has, each at least `least`."""
     widths = list(default) if widths is None else list(widths)
     pools = [[width == "M" for width in listed] for listed in (widths, default)]
     assert pools[0] == pools[1], (
         f"{what} takes {len(default)} widths like {list(default)}; got {widths}")
-    assert all(w == "M" or isinstance(w, int) and w >= 1 for w in widths), (
+    assert all(w == "M" or isinstance(w, int) and w >= least for w in widths), (
         f"{what}: a layer without channels in {widths}")
     return widths
 

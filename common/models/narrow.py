@@ -33,6 +33,8 @@ class Channels:
     places: list            # [(cfg key, position), ...]: where the count is kept
     group_size: int = 1           # channels that can only go together (a group of a grouped convolution)
     stream: bool = False    # the producers add up (residual stream), instead of following each other
+    branch: str = ""        # a block they are inside of, which may lose them all and is its shortcut then
+    branch_norm: str = ""   # the batch norm that block's branch ends with, if it does
 
     def names(self):
         """Under these `narrow` takes their keep vector."""
@@ -43,7 +45,8 @@ class Channels:
         return [name for name in found if name]
 
 
-def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), shortcut_before=(), grouped=False):
+def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), shortcut_before=(), grouped=False,
+                      removable=False):
     """The records of a residual network: what is inside its blocks, in the order of cfg["widths"], then its streams.
 
     counts: blocks per stage; one whose `starts_stream` is true adds to another stream than it reads.
@@ -51,6 +54,7 @@ def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), sho
     chain: the (layer, norm after it) of a block in their order, the last adds to the stream; grouped: the second of
     three passes on the channels of the first. shortcut: (layer, norm after it) of a block's projection, if it has one.
     before, shortcut_before: (norm, selection) between the stream and the chain, and the projection.
+    removable: blocks may lose all their inner channels; one that has is without the modules of its chain.
     """
     modules = dict(model.named_modules())
     blocks = iter([name for name, module in modules.items() if hasattr(module, "starts_stream")])
@@ -60,27 +64,34 @@ def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), sho
         for block in islice(blocks, count):
             *pairs, last, projection, own, other = [[name and f"{block}.{name}" for name in names]
                                                     for names in (*chain, shortcut, before, shortcut_before)]
-            consumer = Consumer(pairs[0][0], *own)
-            stream.consumers.append(consumer)
+            consumer, whole = Consumer(pairs[0][0], *own), pairs[0][0] in modules
+            if whole:
+                stream.consumers.append(consumer)
             if consumer.select:
                 inner.append(Channels([], [consumer], []))
-            if grouped:
+            if not whole:
+                inner += [None] * len(pairs)                 # their places in widths
+            elif grouped:
                 inner.append(Channels(pairs, [Consumer(last[0])], [], group_size=modules[pairs[1][0]].weight.shape[1]))
             else:
-                inner += [Channels([pair], [Consumer(after[0])], []) for pair, after in pairwise([*pairs, last])]
+                branch = (block, last[1]) if removable else ("", "")
+                inner += [Channels([pair], [Consumer(after[0])], [], 1, False, *branch)
+                          for pair, after in pairwise([*pairs, last])]
             if modules[block].starts_stream:
                 begin = [projection] if projection[0] in modules else []
                 stream.consumers += [Consumer(layer, *other) for layer, _ in begin]
                 stream = Channels(begin, [], [], stream=True)
                 streams.append(stream)
-            stream.producers.append(last)
+            if whole:
+                stream.producers.append(last)
         stream.places.append(("streams", stage))
     stream.consumers.append(tail)
     if tail.select:
         inner.append(Channels([], [tail], []))
     for i, record in enumerate(inner):
-        record.places.append(("widths", i))
-    return inner + streams
+        if record:
+            record.places.append(("widths", i))
+    return [record for record in inner if record] + streams
 
 
 @torch.no_grad()
@@ -90,6 +101,7 @@ def narrow(model, keep):
     keep: {layer name: bool tensor (output channels,)}; before a channel selection the batch norm's name, over
     the batch norm's own channels. What is not named stays whole. A dropped channel that is constant (zero weights,
     or zero gamma) leaves its constant in the next bias; one that is not constant is simply dropped.
+    A residual branch that loses all channels of one layer goes as a whole: its block is the shortcut.
     ValueError names the layers where a vector has the wrong length, is empty, differs within a residual stream, or
     where a constant cannot be moved because the next convolution pads with zeros.
     """
@@ -116,6 +128,7 @@ def narrow(model, keep):
             select.indices = (arrives.cumsum(0) - 1)[select.indices[stays]]
         for key, position in record.places:
             cfg[key][position] = int(stays.sum())
+    check_empty(modules, choices)
 
     state = whole.state_dict()
     for name, tensor in state.items():
@@ -127,7 +140,7 @@ def narrow(model, keep):
         state[name] = tensor
     slim = type(model)(**cfg).to(next(model.parameters()))   # on its device, in its precision
     slim.arch = model.arch
-    slim.load_state_dict(state)
+    slim.load_state_dict({name: state[name] for name in slim.state_dict()})          # without the empty branches
     return slim.train(model.training)
 
 
@@ -149,7 +162,7 @@ def choose(model, modules, keep):
         other, first = chosen.setdefault(record, (vector, name))
         if not torch.equal(other, vector):
             raise UserError(f"narrow: {first} and {name} share their channels, but their keep vectors differ")
-        if not vector.any():
+        if not vector.any() and not record.branch:
             raise UserError(f"narrow: no channel of {name} is left")
         units = vector.view(-1, record.group_size)
         if not torch.equal(units.any(1), units.all(1)):
@@ -157,7 +170,17 @@ def choose(model, modules, keep):
     for record in records:
         name = record.names()[0]
         chosen.setdefault(record, (torch.ones(width_of(modules[name]), dtype=torch.bool), name))
-    return [(record, chosen[record][0]) for record in records]
+    empty = {record.branch for record in records if record.branch and not chosen[record][0].any()}
+    return [(record, chosen[record][0] & (record.branch not in empty)) for record in records]
+
+
+def check_empty(modules, choices):
+    """UserError where a residual branch that goes still adds a constant to the stream (its last batch norm does)."""
+    for record, stays in choices:
+        norm = record.branch_norm
+        if norm and not stays.any() and after_norm(modules[norm], torch.zeros(1).double()).any():
+            raise UserError(f"narrow: {record.branch} is left without channels, but {norm} still adds a constant; zero "
+                            "its weight and bias first")
 
 
 def width_of(layer):

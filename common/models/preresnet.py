@@ -18,40 +18,50 @@ def downsample(channels, out, stride, project):
 
 
 class BasicBlock(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3, the first reading `reads` channels."""
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3, the first reading `reads` channels;
+    mid 0: the shortcut alone."""
 
     def __init__(self, channels, out, stride, project, selection, reads, mid):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.select = ChannelSelection(channels, reads) if selection else None
-        self.conv1 = nn.Conv2d(reads, mid, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(mid)
-        self.conv2 = nn.Conv2d(mid, out, 3, padding=1, bias=False)
+        self.mid = mid
+        if mid:
+            self.bn1 = nn.BatchNorm2d(channels)
+            self.select = ChannelSelection(channels, reads) if selection else None
+            self.conv1 = nn.Conv2d(reads, mid, 3, stride, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(mid)
+            self.conv2 = nn.Conv2d(mid, out, 3, padding=1, bias=False)
         self.downsample = downsample(channels, out, stride, project)
         self.starts_stream = project
 
     def forward(self, x):
+        if not self.mid:
+            return self.downsample(x)
         out = self.conv1(F.relu(read(self.select, self.bn1, x)))
         out = self.conv2(F.relu(self.bn2(out)))
         return out + self.downsample(x)
 
 
 class Bottleneck(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 1 x 1, 3 x 3, 1 x 1, the first reading `reads`."""
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 1 x 1, 3 x 3, 1 x 1, the first reading `reads`;
+    a mid 0: the shortcut alone."""
 
     def __init__(self, channels, out, stride, project, selection, reads, mid1, mid2):
         super().__init__()
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.select = ChannelSelection(channels, reads) if selection else None
-        self.conv1 = nn.Conv2d(reads, mid1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(mid1)
-        self.conv2 = nn.Conv2d(mid1, mid2, 3, stride, padding=1, bias=False)
-        self.bn3 = nn.BatchNorm2d(mid2)
-        self.conv3 = nn.Conv2d(mid2, out, 1, bias=False)
+        self.mid = min(mid1, mid2)
+        if self.mid:
+            self.bn1 = nn.BatchNorm2d(channels)
+            self.select = ChannelSelection(channels, reads) if selection else None
+            self.conv1 = nn.Conv2d(reads, mid1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(mid1)
+            self.conv2 = nn.Conv2d(mid1, mid2, 3, stride, padding=1, bias=False)
+            self.bn3 = nn.BatchNorm2d(mid2)
+            self.conv3 = nn.Conv2d(mid2, out, 1, bias=False)
         self.downsample = downsample(channels, out, stride, project)
         self.starts_stream = project
 
     def forward(self, x):
+        if not self.mid:
+            return self.downsample(x)
         out = self.conv1(F.relu(read(self.select, self.bn1, x)))
         out = self.conv2(F.relu(self.bn2(out)))
         out = self.conv3(F.relu(self.bn3(out)))
@@ -61,9 +71,9 @@ class Bottleneck(nn.Module):
 class PreResNet(nn.Module):
     """Images (N, 3, 32, 32) -> logits (N, num_classes).
 
-    widths: channels inside the blocks, 1 per basic block, 2 per bottleneck. With selection each block's list begins
-    with how many channels it reads, and the last number is how many fc reads: the `cfg` of the slimming repository.
-    streams: channels of the stem and of the three stages.
+    widths: channels inside the blocks, 1 per basic block, 2 per bottleneck (0: the block is its shortcut). With
+    selection each block's list begins with how many channels it reads, and the last number is how many fc reads: the
+    `cfg` of the slimming repository. streams: channels of the stem and of the three stages.
     """
 
     def __init__(self, depth=164, num_classes=10, block=None, selection=False, gamma=1.0, widths=None, streams=None):
@@ -74,7 +84,7 @@ class PreResNet(nn.Module):
         for mid, shapes in zip((16, 32, 64), plan, strict=True):
             for channels, *_ in shapes:
                 default += [channels] * selection + [mid] * (convolutions - 1)
-        widths = fill(widths, default + [streams[3]] * selection, f"preresnet{depth}")
+        widths = fill(widths, default + [streams[3]] * selection, f"preresnet{depth}", least=1 if selection else 0)
         self.cfg = dict(depth=depth, num_classes=num_classes, block=block, selection=selection, gamma=gamma,
                         widths=widths, streams=streams)
 
@@ -106,4 +116,4 @@ class PreResNet(nn.Module):
             chain = [("conv1", "bn2"), ("conv2", "bn3"), ("conv3", "")]
         select = "select" if self.cfg["selection"] else ""
         return residual_channels(self, [len(self.layer1)] * 3, ("conv1", ""), chain, ("downsample.0", ""),
-                                 Consumer("fc", "bn", select), before=("bn1", select))
+                                 Consumer("fc", "bn", select), before=("bn1", select), removable=not select)

@@ -43,38 +43,46 @@ def downsample(channels, out, stride, project, shortcut):
 
 
 class BasicBlock(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3."""
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3; mid 0: the shortcut alone."""
 
     def __init__(self, channels, out, stride, project, shortcut, mid):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, mid, 3, stride, padding=1, bias=False)
-        self.bn1 = nn.BatchNorm2d(mid)
-        self.conv2 = nn.Conv2d(mid, out, 3, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(out)
+        self.mid = mid
+        if mid:
+            self.conv1 = nn.Conv2d(channels, mid, 3, stride, padding=1, bias=False)
+            self.bn1 = nn.BatchNorm2d(mid)
+            self.conv2 = nn.Conv2d(mid, out, 3, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(out)
         self.downsample = downsample(channels, out, stride, project, shortcut)
         self.starts_stream = project
 
     def forward(self, x):
+        if not self.mid:
+            return F.relu(self.downsample(x))
         out = F.relu(self.bn1(self.conv1(x)))
         out = self.bn2(self.conv2(out))
         return F.relu(out + self.downsample(x))
 
 
 class Bottleneck(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 1 x 1, 3 x 3, 1 x 1."""
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 1 x 1, 3 x 3, 1 x 1; a mid 0: the shortcut alone."""
 
     def __init__(self, channels, out, stride, project, shortcut, mid1, mid2):
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, mid1, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(mid1)
-        self.conv2 = nn.Conv2d(mid1, mid2, 3, stride, padding=1, bias=False)
-        self.bn2 = nn.BatchNorm2d(mid2)
-        self.conv3 = nn.Conv2d(mid2, out, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(out)
+        self.mid = min(mid1, mid2)
+        if self.mid:
+            self.conv1 = nn.Conv2d(channels, mid1, 1, bias=False)
+            self.bn1 = nn.BatchNorm2d(mid1)
+            self.conv2 = nn.Conv2d(mid1, mid2, 3, stride, padding=1, bias=False)
+            self.bn2 = nn.BatchNorm2d(mid2)
+            self.conv3 = nn.Conv2d(mid2, out, 1, bias=False)
+            self.bn3 = nn.BatchNorm2d(out)
         self.downsample = downsample(channels, out, stride, project, shortcut)
         self.starts_stream = project
 
     def forward(self, x):
+        if not self.mid:
+            return F.relu(self.downsample(x))
         out = F.relu(self.bn1(self.conv1(x)))
         out = F.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
@@ -83,7 +91,7 @@ class Bottleneck(nn.Module):
 
 class ResNet(nn.Module):
     """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels inside the blocks, 1 per basic block, 2 per
-    bottleneck; streams: of the stem and the three stages."""
+    bottleneck (0: the block is its shortcut); streams: of the stem and the three stages."""
 
     def __init__(self, depth=56, num_classes=10, block=None, shortcut="conv", widths=None, streams=None):
         super().__init__()
@@ -93,7 +101,8 @@ class ResNet(nn.Module):
         streams, plan = three_stages(streams, 16, expansion, n, f"resnet{depth}")
         assert shortcut == "conv" or streams == [16, 16, 32, 64], (
             f"resnet with padded shortcuts has streams [16, 16, 32, 64]; got {streams}")
-        widths = fill(widths, [mid for mid in (16, 32, 64) for _ in range(n * (convolutions - 1))], f"resnet{depth}")
+        widths = fill(widths, [mid for mid in (16, 32, 64) for _ in range(n * (convolutions - 1))], f"resnet{depth}",
+                      least=0)
         self.cfg = dict(depth=depth, num_classes=num_classes, block=block, shortcut=shortcut, widths=widths,
                         streams=streams)
 
@@ -119,5 +128,5 @@ class ResNet(nn.Module):
     def channels(self):
         chain = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")][:BLOCKS[self.cfg["block"]][0]]
         records = residual_channels(self, [len(self.layer1)] * 3, ("conv1", "bn1"), chain,
-                                    ("downsample.0", "downsample.1"), Consumer("fc"))
+                                    ("downsample.0", "downsample.1"), Consumer("fc"), removable=True)
         return [record for record in records if not record.stream or self.cfg["shortcut"] == "conv"]

@@ -17,22 +17,27 @@ from common.models.narrow import Consumer, residual_channels
 
 
 class Block(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride) through `mid` channels."""
+    """(N, channels, H, W) -> (N, out, H / stride, W / stride) through `mid` channels; mid 0: the shortcut alone."""
 
     def __init__(self, channels, out, stride, project, mid, dropout, variant):
         super().__init__()
-        self.usual = variant == "usual"
+        self.usual, self.mid = variant == "usual", mid
         self.starts_stream = project
-        self.bn1 = nn.BatchNorm2d(channels)
-        self.conv1 = nn.Conv2d(channels, mid, 3, stride if self.usual else 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(mid)
-        self.conv2 = nn.Conv2d(mid, out, 3, 1 if self.usual else stride, 1, bias=False)
-        self.dropout = nn.Dropout(dropout)
+        self.activates_shortcut = self.usual and project
+        if mid or self.activates_shortcut:
+            self.bn1 = nn.BatchNorm2d(channels)
+        if mid:
+            self.conv1 = nn.Conv2d(channels, mid, 3, stride if self.usual else 1, 1, bias=False)
+            self.bn2 = nn.BatchNorm2d(mid)
+            self.conv2 = nn.Conv2d(mid, out, 3, 1 if self.usual else stride, 1, bias=False)
+            self.dropout = nn.Dropout(dropout)
         self.convShortcut = nn.Conv2d(channels, out, 1, stride, bias=False) if project else nn.Identity()
 
     def forward(self, x):
-        active = F.relu(self.bn1(x))
-        shortcut = self.convShortcut(active if self.usual and self.starts_stream else x)
+        active = F.relu(self.bn1(x)) if self.mid or self.activates_shortcut else x
+        shortcut = self.convShortcut(active if self.activates_shortcut else x)
+        if not self.mid:
+            return shortcut
         out = self.conv1(active)
         if self.usual:
             out = self.dropout(F.relu(self.bn2(out)))
@@ -42,8 +47,8 @@ class Block(nn.Module):
 
 
 class WideResNet(nn.Module):
-    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels between the two convolutions of each block;
-    streams: of the stem and the three stages."""
+    """Images (N, 3, 32, 32) -> logits (N, num_classes). widths: channels between the two convolutions of each block
+    (0: the block is its shortcut); streams: of the stem and the three stages."""
 
     def __init__(self, depth=28, widen_factor=10, num_classes=10, dropout=0.0, variant="usual", widths=None,
                  streams=None):
@@ -56,7 +61,7 @@ class WideResNet(nn.Module):
             f"wideresnet has widen_factor >= 1 and dropout in [0, 1); got {widen_factor}, {dropout}")
         what = f"wrn-{depth}-{widen_factor}"
         streams, plan = three_stages(streams, 16, widen_factor, n, what)
-        widths = fill(widths, [w * widen_factor for w in (16, 32, 64) for _ in range(n)], what)
+        widths = fill(widths, [w * widen_factor for w in (16, 32, 64) for _ in range(n)], what, least=0)
         self.cfg = dict(depth=depth, widen_factor=widen_factor, num_classes=num_classes, dropout=dropout,
                         variant=variant, widths=widths, streams=streams)
 
@@ -78,4 +83,5 @@ class WideResNet(nn.Module):
     def channels(self):
         active = ["bn1"] if self.cfg["variant"] == "usual" else []
         return residual_channels(self, [len(self.block1.layer)] * 3, ("conv1", ""), [("conv1", "bn2"), ("conv2", "")],
-                                 ("convShortcut", ""), Consumer("fc", "bn1"), before=["bn1"], shortcut_before=active)
+                                 ("convShortcut", ""), Consumer("fc", "bn1"), before=["bn1"], shortcut_before=active,
+                                 removable=True)

@@ -1,0 +1,105 @@
+"""Soft-binary mask: the score and the accuracy of a network, in the original's words, then by the challenge's rules.
+
+    python eval.py --pruned chkpt/quantized_model.pth.tar --half --nbit 8
+    python eval.py --pruned chkpt/pruned_model.pth.tar --freebie --half
+
+    score = parameters / 36.5 M  +  FLOPs / 10.49 G                  fractions of WideResNet-28-10, smaller is better
+
+The first block repeats the original's arithmetic: all parameters divided by 32 / --nbit whatever the file holds, FLOPs
+by its own counter (cost.py), those of convolutions halved by --freebie or --half. The last line counts what the file
+really has, by the rules of the MicroNet challenge (common/scores.py). --half evaluates in bf16.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from torch import nn
+
+from common import UserError, checkpoint, cli, data, originals, scores
+from common.evaluate import evaluate
+from common.run import device_of
+from softmask.cost import legacy_flops
+from softmask.networks import network
+from softmask.quantizers import round_inputs
+
+RULE = "-" * 80
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    parser.set_defaults(test_batch_size=64)
+    add = parser.add_argument
+    add("file", nargs="?", metavar="FILE", help="the network")
+    add("--pruned", "--model", "--resume", dest="pruned", metavar="FILE", help="the same")
+    add("--half", action="store_true", help="evaluate in bf16, and halve the FLOPs of convolutions")
+    add("--nbit", type=cli.positive, default=32, help="bits of a parameter")
+    add("--freebie", action="store_true", help="16-bit parameters and halved FLOPs for a network without quantization")
+    add("--arch", help="for a bare state_dict: which network it is")
+    add("--depth", type=int)
+    return parser.parse_args(argv)
+
+
+def describe(params, flops, halved, nbit, freebie, half):
+    """The original's printout of its score, as a string: params and the two FLOPs are those of the network."""
+    divisor = 32 / (16 if freebie else nbit)
+    left = int(params / divisor)
+    used = halved if freebie or half else flops
+    a, b, score = scores.published(left, used)
+    return "\n".join([
+        RULE, f"Freebie 16-bit is {freebie}", f"Pytorch half-precision is {half}", f"Weight-bit is {nbit}",
+        f"params count /  {divisor:g}",
+        f"original param count {params} @ {params / 1e6:.2f} M", f"quantized param count {left} @ {left / 1e6:.2f} M",
+        f"original FLOPs count {flops} @ {flops / 1e9:.2f} GFLOPs", f"FLOPs count {used} @ {used / 1e9:.2f} GFLOPs",
+        RULE, f"Reference param count {scores.PARAMETERS} @ {scores.PARAMETERS / 1e6:.2f} M",
+        f"Reference FLOPs count {scores.OPERATIONS} @ {scores.OPERATIONS / 1e9:.2f} GFLOPs",
+        RULE, f"Score = Param/refParam + FLOPs/refFLOPs = {a:.5f} + {b:.5f} = {score:.5f}", RULE])
+
+
+def by_the_rules(model, ckpt, freebie):
+    """One line: storage and operations as the file has them; activations at their bits if every layer has some."""
+    quant, activations = ckpt.get("quant") or {}, ckpt.get("activations") or {}
+    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    read_at = max(activations[name]["bits"] for name in layers) if activations.keys() >= set(layers) else 32
+    scales = sum(entry[part].numel() for entry in quant.values() for part in ("scale", "zero", "codebook")
+                 if part in entry) + 2 * len(activations)
+    counted = scores.rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in quant.items()}, read_at,
+                           freebie=freebie, scales=scales)
+    return (f"rules: {counted.storage:,.0f} words, {counted.mults:,.0f} multiplications and {counted.adds:,.0f} "
+            f"additions of 32 bits (activations: {read_at}): {counted.storage / scores.PARAMETERS:.5f} + "
+            f"{counted.operations / scores.OPERATIONS:.5f} = {counted.score:.5f}")
+
+
+def main(argv=None):
+    args = parse(argv)
+    path = args.file or args.pruned
+    if not path:
+        raise UserError("which network? python eval.py --pruned FILE")
+    if args.nbit > 32 or args.freebie and args.nbit != 32:
+        raise UserError(f"--nbit {args.nbit}" + (": the freebie is for networks without quantization, of 32 bits"
+                                                 if args.freebie else " is more than 32"))
+    ckpt = originals.load(path, network, args.arch, args.depth)
+    device = device_of(args.device)
+    model = checkpoint.to_model(ckpt).to(device)
+    params = sum(p.numel() for p in model.parameters())
+    dense_cfg = (ckpt["dense"] or ckpt)["cfg"]
+    flops, halved = (legacy_flops(model, dense_cfg, halve) for halve in (False, True))
+    printed = describe(params, flops, halved, args.nbit, args.freebie, args.half)
+    rules = by_the_rules(model, ckpt, args.freebie)
+    print(printed, flush=True)
+
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, path)
+    round_inputs(model, ckpt.get("activations") or {})
+    result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device), args.half)
+    count = len(dataset.y_test)
+    right = round(result["top1"] * count / 100)
+    print(f"\nTest set: Average loss: {result['loss']:.4f}, Accuracy: {right}/{count} ({result['top1']:.2f}%)\n")
+    print(f"published: {printed.splitlines()[-2].rpartition('FLOPs = ')[2]}\n{rules}")
+    return result
+
+
+if __name__ == "__main__":
+    cli.script(main)

@@ -1,0 +1,75 @@
+"""Soft-binary mask: training the narrow network on, without masks.
+
+    python finetune.py --pruned logs/cifar100-wrn_34_9-sparse/pruned_model.pth.tar --epochs 20
+
+The original stops after pruning. Network, widths and data set come from the file; single weights that a mask prunes
+(--nfp, or another method) are set back to zero after every step. The last epoch's network is finetuned.pth.tar.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+
+from common import checkpoint, cli, data, models, originals
+from common.evaluate import evaluate
+from common.run import Run
+from softmask.networks import network
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=20, batch_size=64, lr=0.01, seed=1)
+    add = parser.add_argument
+    add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="pruned_model.pth.tar")
+    add("--momentum", type=cli.nonnegative, default=0.9)
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse(argv)
+    ckpt = originals.load(args.pruned, network)
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
+    run = Run(args, "softmask", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
+
+    # network
+    model = run.place(checkpoint.to_model(ckpt))
+    run.describe(model)
+    net = run.parallel(model)
+    parameters = dict(model.named_parameters())
+    masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}
+
+    # data
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, args.pruned)
+    train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
+
+    optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+    run.resume(model, optimizer, scheduler, masks)
+
+    for epoch in run.epochs(args.epochs):
+        model.train()
+        for images, labels in run.bar(train.epoch(epoch)):
+            with run.autocast():
+                loss = F.cross_entropy(net(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for name, mask in masks.items():             # what was pruned stays zero
+                    parameters[name].mul_(mask)
+            run.track(loss=loss)
+        scheduler.step()
+        run.log(epoch, **evaluate(model, test))
+        run.save(epoch, model, optimizer, scheduler, masks=ckpt.get("masks"))
+    run.finish(model, "finetuned.pth.tar", masks=ckpt.get("masks"))
+
+
+if __name__ == "__main__":
+    cli.script(main)

@@ -1,0 +1,210 @@
+"""End-to-end pruning with a soft-binary weight mask: train, and let masks of [0, 1] close whole channels meanwhile.
+
+    L = CE + delta (wg mean(M) - tw var(M) / mean(M)),     M = clamp(temp m + 0.5, 0, 1),   delta = target - sparsity
+
+M multiplies the weights of a channel and its batch norms (mask.py). The sparsity is the fraction of all parameters that
+masks at 0 have taken away, exact at every step. From --swa-start on, the network that counts is the average of the
+epochs' weights and masks, with batch norms estimated anew (stochastic weight averaging).
+
+    python main.py --target 0.4 --wg 30 --tw 10 --wme 50 --mwd 5e-4 --swa-start 161      WideResNet-34-9 on CIFAR-100
+    python main.py                                                                       the same without masks, dense
+
+The narrow network is pruned_model.pth.tar in --save (prune.py makes it). The original reports 80.28 % for its 300
+epochs, 12 hours on a GPU of 2019; README.md has shorter runs on CPU cores.
+"""
+import math
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+from torch.optim.swa_utils import AveragedModel, update_bn
+
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common.evaluate import evaluate
+from common.run import Run
+from softmask.mask import SoftMask, penalty
+from softmask.networks import network
+from softmask.prune import prune
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, epochs=300, batch_size=64, lr=0.01, seed=1)
+    parser.set_defaults(test_batch_size=64)
+    add = parser.add_argument
+    add("--arch", default="wideresnet", help="any network of common/models: resnet20, vgg, preresnet56, ...")
+    add("--depth", type=int, help="default: 34 for wideresnet")
+    add("--wf", type=cli.positive, help="widen factor of wideresnet (default: 9)")
+    add("--d", type=cli.fraction, default=0.0, help="dropout of wideresnet")
+    add("--momentum", type=cli.nonnegative, default=0.9)
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--schedule", choices=("constant", "cosine", "step", "swa"), default="constant", help="of the learning rate; "
+        "step: a tenth at 50 and 75 %% of the epochs; swa: linearly to --swa-lr between 50 and 90 %% of --swa-start")
+    add("--target", type=cli.fraction, help="fraction of the parameters to remove (default: train without masks)")
+    add("--wg", type=cli.nonnegative, default=30.0, help="pull on the mean of the masks")
+    add("--tw", type=cli.nonnegative, default=10.0, help="pull on their variance / mean")
+    add("--wme", type=int, default=50, help="epochs before the mask loss begins")
+    add("--mwd", type=cli.nonnegative, default=5e-4, help="weight decay of m, which pulls masks to 0.5")
+    add("--temp", type=cli.nonnegative, default=1.0, help="slope of the mask")
+    add("--minit", type=float, default=0.0, help="temp m at the start; 0: masks of 0.5")
+    add("--pflops", action="store_true", help="--target is a fraction of the FLOPs")
+    add("--ftarget", type=cli.fraction, help="besides, this fraction of the FLOPs is to go")
+    add("--wg2", type=cli.nonnegative, help="pull on the mean for --ftarget (default: --wg)")
+    add("--tw2", type=cli.nonnegative, help="pull on the variance for --ftarget (default: --tw)")
+    add("--stage-masks", action="store_true", help="a mask for each stage of a residual network, counted once")
+    add("--nfp", action="store_true", help="no filter pruning: a mask for every single weight")
+    add("--lseps", type=cli.fraction, default=0.0, help="label smoothing")
+    add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p")
+    add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
+    add("--teacher", metavar="FILE", help="distill from this network")
+    add("--ltea", type=float, default=0.5, help="weight of --teacher; the labels have 1 - ltea")
+    add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged")
+    add("--swa-lr", type=cli.nonnegative, help="last learning rate of --schedule swa (default: half of --lr)")
+    add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
+    return parser.parse_args(argv)
+
+
+def factor(args, epoch):
+    """The learning rate of an epoch, as a multiple of --lr."""
+    if args.schedule == "cosine":
+        return (1 + math.cos(math.pi * epoch / args.epochs)) / 2
+    if args.schedule == "step":
+        return 0.1 ** sum(epoch >= int(mark * args.epochs) for mark in (0.5, 0.75))
+    if args.schedule == "swa":
+        last = args.swa_lr / args.lr if args.swa_lr is not None and args.lr else 0.5
+        gone = min(max((epoch / max(args.swa_start, 1) - 0.5) / 0.4, 0), 1)
+        return 1 + gone * (last - 1)
+    return 1.0
+
+
+def distillation(logits, told):
+    """Mean over the images of - sum softmax(told) log softmax(logits); both (N, classes)."""
+    return -(F.softmax(told, 1) * F.log_softmax(logits, 1)).sum(1).mean()
+
+
+def confidence(logits):
+    """Mean over the images of sum p log p, which is minus the entropy of the prediction; logits (N, classes)."""
+    log_p = F.log_softmax(logits, 1)
+    return (log_p.exp() * log_p).sum(1).mean()
+
+
+def check(args):
+    """Refuses what would be ignored."""
+    if args.target is None:
+        for name in ("ftarget", "pflops", "stage_masks", "nfp"):
+            if getattr(args, name):
+                raise UserError(f"--{name.replace('_', '-')} needs --target")
+    if args.nfp and args.stage_masks:
+        raise UserError("--nfp masks single weights, --stage-masks channels; choose one")
+    if not 0 <= args.ltea <= 1:
+        raise UserError(f"--ltea {args.ltea:g} is not in [0, 1]")
+    if args.temp == 0:
+        raise UserError("--temp 0 gives the masks no slope")
+
+
+def main(argv=None):
+    args = parse(argv)
+    check(args)
+    args.dataset = args.dataset or "cifar100"
+    args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
+    arch, cfg = network(args.arch, args.depth, args.wf, args.d)
+    stage = "dense" if args.target is None else "sparse"
+
+    # data
+    dataset = data.load(args.dataset, args.data_dir, arch.startswith("lenet"), args.subset)
+    run = Run(args, "softmask", stage, models.name(arch, {**cfg, "width_multiplier": 1.3}))
+    train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
+
+    # network
+    if args.pretrained:
+        model = checkpoint.to_model(originals.load(args.pretrained, network))
+    else:
+        model = models.build(arch, num_classes=dataset.num_classes, **cfg)
+    data.check_fit(dataset, model, args.pretrained or args.arch)
+    model = run.place(model)
+    run.dense = compute_flops.summary(model)
+    run.describe(model)
+    masks = []
+    if args.target is None:
+        net = model
+    else:
+        net = SoftMask(model, args.temp, args.minit, args.stage_masks, args.nfp).to(run.device)
+        masks = [net.m]
+        if args.pretrained:
+            net.absorb()                                     # begins as what it was
+        run.print(f"  {net.m.numel():,} mask parameters, {net.counted.numel():,} entries in their loss; "
+                  f"{net.cost.all_flops:,} FLOPs with batch norms and biases")
+    call = run.parallel(net)
+    teacher = None
+    if args.teacher:
+        teacher = run.place(checkpoint.to_model(originals.load(args.teacher, network)))
+        data.check_fit(dataset, teacher, args.teacher)
+    averaged = AveragedModel(net)
+
+    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "weight_decay": args.weight_decay},
+                                 {"params": masks, "weight_decay": args.mwd}][:1 + len(masks)],
+                                args.lr, momentum=args.momentum)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: factor(args, epoch))
+    run.resume(model, optimizer, scheduler, net=net, averaged=averaged)
+
+    for epoch in run.epochs(args.epochs):
+        net.train()
+        for images, labels in run.bar(train.epoch(epoch)):
+            with run.autocast():
+                logits = call(images)
+            logits = logits.float()
+            loss = F.cross_entropy(logits, labels, label_smoothing=args.lseps)
+            run.track(loss=loss)
+            if teacher:
+                with torch.no_grad(), run.autocast():
+                    told = teacher(images).float()
+                loss = (1 - args.ltea) * loss + args.ltea * distillation(logits, told)
+            if args.confp:
+                loss = loss + args.confp * confidence(logits)
+            if masks:
+                entries, sparsity = net.counted_masks(), net.sparsity(args.pflops)
+                if epoch >= args.wme:
+                    loss = loss + penalty(entries, args.target - sparsity, args.wg, args.tw)
+                    if args.ftarget is not None:
+                        wg2, tw2 = (b if a is None else a for a, b in ((args.wg2, args.wg), (args.tw2, args.tw)))
+                        loss = loss + penalty(entries, args.ftarget - net.sparsity(flops=True), wg2, tw2)
+                run.track(mask=entries.mean(), sparsity=sparsity)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        scheduler.step()
+
+        # the network that counts: the last iterate, later the average of the epochs
+        current = net
+        if epoch >= args.swa_start:
+            averaged.update_parameters(net)
+            with run.autocast():
+                update_bn(train.epoch(epoch), averaged)
+            current = averaged.module
+        result, more, reached = current, {}, {}
+        if masks:
+            result = current.folded()
+            reached = {"sparsity": float(current.sparsity()), "flops_gone": float(current.sparsity(flops=True))}
+            more = stored(current, args.nfp)
+        run.log(epoch, **evaluate(result, test), **reached)
+        run.save(epoch, result, optimizer, scheduler, resume={"net": net, "averaged": averaged}, **more)
+    run.finish(model)
+    if masks and run.rank == 0:
+        args.model, args.overwrite = str(run.folder / "checkpoint.pth.tar"), True
+        prune(args)
+
+
+def stored(net, unstructured):
+    """What a checkpoint holds besides the folded network: the mask values, {layer: (channels,)}, for prune.py; for
+    single weights bool masks of the weights instead, which every method's scripts keep."""
+    masks = dict(zip(net.names, net.masks(), strict=True))
+    if unstructured:
+        return {"masks": {name: (mask > 0).view(net.model.get_parameter(name).shape) for name, mask in masks.items()}}
+    return {"soft_masks": {name: mask.detach().clone() for name, mask in masks.items()}}
+
+
+if __name__ == "__main__":
+    cli.script(main)

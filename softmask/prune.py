@@ -1,0 +1,140 @@
+"""Soft-binary mask: taking out the channels whose mask is 0.
+
+    python prune.py --model logs/cifar100-wrn_34_9-sparse/checkpoint.pth.tar
+
+    a channel stays  <=>  M > 0
+
+What stays keeps its mask between 0 and 1 inside its weights. The network that is left computes what the masked one
+does; a residual branch that has lost all channels of a layer goes, and its block is the shortcut. main.py ends with
+this. pruned_model.pth.tar is the narrow network, prune.txt the report, prune.png the channels of each layer and the
+histogram of the mask values. With single-weight masks (--nfp) the shape stays, and the zeros are stored as masks.
+
+Expect seconds, and the accuracy of the masked network.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common.evaluate import evaluate
+from common.run import device_of, facts, output_folder
+from softmask.networks import network
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    add = parser.add_argument
+    add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
+    add("--save", help="folder to write to (default: the one the file is in)")
+    add("--overwrite", action="store_true", help="write over an earlier pruned_model.pth.tar")
+    return parser.parse_args(argv)
+
+
+def choose(model, soft_masks):
+    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask is above 0.
+
+    A layer whose channels are all closed keeps one of them (its weights are zero) where nothing can stand in for it;
+    inside a residual branch it keeps none.
+    """
+    keep = {}
+    for record in model.channels():
+        name = record.producers[0][0] if record.producers else None
+        if name not in soft_masks:
+            continue
+        alive = soft_masks[name] > 0
+        if not alive.any() and record.branch:
+            print(f"{name}: all its masks are 0; {record.branch} becomes its shortcut")
+        elif not alive.any():
+            alive[0] = True
+            print(f"{name}: all its masks are 0; it keeps one channel, whose weights are zero")
+        keep[name] = alive.repeat_interleave(record.group_size)
+    return keep
+
+
+def main(argv=None):
+    prune(parse(argv))
+
+
+def prune(args):
+    """args: model, save, overwrite, dataset, data_dir, subset, device, test_batch_size."""
+    ckpt = originals.load(args.model, network)
+    soft_masks = ckpt.get("soft_masks")
+    if ckpt["method"] != "softmask" or ckpt["stage"] != "sparse" or not (soft_masks or ckpt.get("masks")):
+        raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    folder = output_folder(args.save or str(Path(args.model).parent), args.overwrite, holds="pruned_model.pth.tar")
+    device = device_of(args.device)
+    model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
+
+    # the same network without the others
+    masks = ckpt.get("masks") or None
+    if soft_masks:
+        keep = choose(model, soft_masks)
+        small = models.narrow(model, keep)
+    else:
+        keep, small = masks, model
+    before, after = compute_flops.count(model), compute_flops.count(small)
+    dense = ckpt["dense"]
+    report = describe(keep, before, after, ckpt["args"], after.total.params if soft_masks else after.total.nonzeros)
+    print(report)
+
+    # what that does to the accuracy
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, args.model)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    images, _ = next(iter(test))
+    with torch.no_grad():
+        difference = float((model(images) - small(images)).abs().max() / model(images).abs().max())
+    masked, pruned = (evaluate(m, test)["top1"] for m in (model, small))
+    accuracy = (f"accuracy on {args.dataset}: {masked:.2f} % masked, {pruned:.2f} % pruned; "
+                f"their logits differ by {difference:.1e} of the largest")
+    print(accuracy)
+
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "prune.txt").write_text(f"{accuracy}\n{report}\n")
+    draw(folder / "prune.png", keep, soft_masks)
+    settings = {**ckpt["args"], **vars(args)}
+    path = checkpoint.save(folder / "pruned_model.pth.tar", checkpoint.of(
+        small, "softmask", "pruned", args.dataset, epoch=ckpt["epoch"], prec1=pruned, best_prec1=pruned, args=settings,
+        dense=dense, masks=masks, run=facts(device)))
+    print(f"wrote {path}, prune.txt and prune.png")
+
+
+def describe(keep, before, after, settings, left):
+    """The report: every layer, the channels that stay, parameters and FLOPs before and after, and the target."""
+    lines = [compute_flops.table(after, before if len(after.rows) == len(before.rows) else None), "",
+             f"{'layer':34} {'had':>9} {'keeps':>9}"]
+    lines += [f"{name:34} {mask.numel():9,} {int(mask.sum()):9,}" for name, mask in keep.items()]
+    was, now = before.total, after.total
+    lines += [f"{what:34} {a:15,} {b:15,} {100 * (1 - b / a):8.2f} % gone" for what, a, b in (
+        ("parameters", was.params, left), ("MACs", was.macs, now.sparse_macs),
+        ("FLOPs (2 x MACs)", 2 * was.macs, 2 * now.sparse_macs))]
+    what = "FLOPs" if settings["pflops"] else "parameters"
+    lines.append(f"the target was {100 * settings['target']:.2f} % of the {what}")
+    return "\n".join(lines)
+
+
+def draw(path, keep, soft_masks):
+    """Left: the channels of every layer, had and kept. Right: the histogram of the mask values."""
+    plt = plots.pyplot()
+    figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
+    had, keeps = ({name: f(mask) for name, mask in keep.items()} for f in (torch.numel, lambda m: int(m.sum())))
+    plots.layer_bars(left, had, keeps, "channels" if soft_masks else "weights", log=not soft_masks)
+    if soft_masks:
+        values = torch.cat(list(soft_masks.values()))
+        right.hist(values.numpy(), bins=50, range=(0, 1), color="tab:blue")
+        right.set(xlabel="mask value", ylabel="channels", yscale="log",
+                  title=f"masks: {int((values == 0).sum())} at 0, {int((values == 1).sum())} at 1, of {len(values)}")
+    else:
+        right.bar(("0", "above 0"), [sum(had.values()) - sum(keeps.values()), sum(keeps.values())], color="tab:blue")
+        right.set(xlabel="mask value", ylabel="weights", title="masks of single weights")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+if __name__ == "__main__":
+    cli.script(main)

@@ -1,0 +1,121 @@
+"""Soft-binary mask: weights as b-bit integers, for any method's network.
+
+    python quantize_model.py --pruned log-w1/pruned_model.pth.tar --wbit 8 --save log-w1
+
+Every weight with more than one dimension (convolutions and the classifier) is quantized; batch norms and biases stay
+float32. What layers read is rounded to --abit bits as well, in ranges seen on training images, since the score counts a
+multiplication by its wider operand. quantized_model.pth.tar holds the integers and their scales: at 8 bits it is a
+quarter of the float32 file. --rule gives single layers another quantizer or other bits:
+
+    python quantize_model.py --pruned log-w1/pruned_model.pth.tar --wbit 4 --method kmeans --rule "conv1|fc" linear 8
+
+Expect seconds, and the accuracy within some tenths at 8 bits.
+"""
+import re
+import sys
+from itertools import islice
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from torch import nn
+
+from common import UserError, checkpoint, cli, data, models, originals, packing
+from common.evaluate import evaluate
+from common.run import device_of, facts, output_folder
+from softmask.networks import network
+from softmask.quantizers import METHODS, calibrate, quantize, round_inputs
+
+
+def parse(argv=None):
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    add = parser.add_argument
+    add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="the network to quantize")
+    add("--wbit", type=int, default=8, help="bits of a weight, 2 to 16; 32: leave them")
+    add("--method", choices=tuple(METHODS), default="linear")
+    add("--per-channel", action="store_true", help="a scale or a codebook for each output channel")
+    add("--rule", nargs=3, action="append", default=[], metavar=("REGEX", "METHOD", "BITS"), help="for the layers "
+        "whose whole name matches; the first rule that matches counts")
+    add("--abit", type=int, default=8, help="bits of what a layer reads, 2 to 16; 32: leave it")
+    add("--calibrate", type=cli.positive, default=1000, help="training images to find the ranges of --abit with")
+    add("--save", help="folder to write to (default: the one the file is in)")
+    add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
+    add("--arch", help="for a bare state_dict: which network it is")
+    add("--depth", type=int)
+    return parser.parse_args(argv)
+
+
+def bits_of(text, flag):
+    """2 to 16, or 32. UserError otherwise."""
+    if not str(text).isdigit() or int(text) not in (*range(2, 17), 32):
+        raise UserError(f"{flag} {text} is none of 2 to 16 bits, or 32")
+    return int(text)
+
+
+def plan(args, layers):
+    """{layer: (method, bits)}: the first --rule that matches the layer's name, else --method and --wbit."""
+    rules = [(regex, method, bits_of(bits, f"--rule {regex} {method}")) for regex, method, bits in args.rule]
+    rules.append((".*", args.method, bits_of(args.wbit, "--wbit")))
+    for regex, method, _ in rules:
+        if method not in METHODS:
+            raise UserError(f"--rule {regex} {method}: there are {', '.join(METHODS)}")
+        try:
+            matches = any(re.fullmatch(regex, layer) for layer in layers)
+        except re.error as error:
+            raise UserError(f"--rule {regex}: {error}") from error
+        if not matches:
+            raise UserError(f"--rule {regex} matches no layer; they are called {layers[0]}, ..., {layers[-1]}")
+    return {layer: next(rule[1:] for rule in rules if re.fullmatch(rule[0], layer)) for layer in layers}
+
+
+def main(argv=None):
+    args = parse(argv)
+    bits_of(args.abit, "--abit")
+    ckpt = originals.load(args.pruned, network, args.arch, args.depth)
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    folder = output_folder(args.save or str(Path(args.pruned).parent), args.overwrite, holds="quantized_model.pth.tar")
+    device = device_of(args.device)
+    model = checkpoint.to_model(ckpt).to(device)
+    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    chosen = plan(args, layers)
+
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, model, args.pruned)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    before = evaluate(model, test)
+
+    # weights
+    parameters, masks, quant = dict(model.named_parameters()), ckpt.get("masks", {}), {}
+    print(f"{'layer':34} {'quantizer':>12} {'bits':>5} {'levels':>7} {'bytes':>10} {'mean error':>11}")
+    for layer, (method, bits) in chosen.items():
+        name = f"{layer}.weight"
+        if bits == 32:
+            continue
+        quant[name] = quantize(parameters[name], method, bits, args.per_channel, masks.get(name))
+        value = packing.dequantize(quant[name]).to(device)
+        weight = parameters[name].detach()
+        error = float((value - weight).abs().mean() / weight.abs().mean().clamp(min=1e-30))
+        stored = sum(part.nbytes for part in quant[name].values() if hasattr(part, "nbytes"))
+        print(f"{layer:34} {method:>12} {bits:5d} {len(value.unique()):7,} {stored:10,} {100 * error:9.2f} %")
+        parameters[name].data.copy_(value)
+
+    # what layers read
+    activations = None
+    if args.abit != 32:
+        train = data.Loader(dataset, "train", min(args.calibrate, 100), device, shuffle=True)
+        activations = calibrate(model, islice(train.epoch(0), -(-args.calibrate // 100)), layers, args.abit)
+        round_inputs(model, activations)
+    after = evaluate(model, test)
+
+    path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(
+        model, "softmask", "quantized", args.dataset, epoch=ckpt["epoch"], prec1=after["top1"],
+        best_prec1=after["top1"], args=vars(args), dense=ckpt["dense"], masks=masks or None, quant=quant or None,
+        activations=activations, run=facts(device)))
+    print(f"{models.name(ckpt['arch'], ckpt['cfg'])} on {args.dataset}: {before['top1']:.2f} % before, "
+          f"{after['top1']:.2f} % at {args.wbit} bits (activations: {args.abit})\n"
+          f"wrote {path}, {path.stat().st_size:,} bytes; {args.pruned} has {Path(ckpt['path']).stat().st_size:,}")
+
+
+if __name__ == "__main__":
+    cli.script(main)

@@ -1,0 +1,136 @@
+"""Three quantizers of a weight tensor, and one of what layers read. Each gives integers and what turns them back.
+
+    linear        value = (code - zero) scale,  scale = (hi - lo) / (2^b - 1)    lo, hi: without 0.1 % at either end
+    kmeans        value = codebook[code]        2^b - 1 centroids of the weights that are not zero, and 0
+    fixed_point   value = code 2^(i - b + 1),   code = floor(x 2^(b - 1 - i)) in [-2^(b-1), 2^(b-1) - 1]
+
+A weight of zero stays zero. Quantizing twice changes nothing more. per_channel: a scale or a codebook for each output
+channel. The entries are those of common/packing.py, so that a file holds b bits a weight.
+"""
+import math
+
+import torch
+
+from common import packing
+
+
+def ends(rows, tail=0.001):
+    """(lo, hi) of each row (n, 1) after clipping the smallest and largest `tail` of it, with 0 between them."""
+    k = max(math.ceil(tail * rows.shape[1]), 1)
+    ordered = rows.sort(1).values
+    return ordered[:, k - 1:k].clamp(max=0), ordered[:, -k:][:, :1].clamp(min=0)
+
+
+def grid(lo, hi, bits):
+    """(scale, zero point) of 2^bits levels from lo to hi, one of which is 0."""
+    scale = (hi - lo) / (2 ** bits - 1)
+    scale = torch.where(scale > 0, scale, 1.0)
+    return scale, (-lo / scale).round()
+
+
+def linear(rows, bits):
+    scale, zero = grid(*ends(rows), bits)
+    codes = ((rows / scale).round() + zero).clamp(0, 2 ** bits - 1)
+    return codes, {"scale": scale, "zero": zero}
+
+
+def fixed_point(rows, bits):
+    """The integer bits i are the fewest that hold the row's largest value; negative for small weights."""
+    low, high = (-rows.amin(1, keepdim=True)).clamp(min=1e-30), rows.amax(1, keepdim=True).clamp(min=1e-30)
+    i = torch.maximum(low.log2().ceil(), high.log2().floor() + 1)        # -2^i may be reached, 2^i may not
+    scale, half = torch.exp2(i - bits + 1), 2 ** (bits - 1)
+    codes = (rows / scale).floor().clamp(-half, half - 1) + half
+    return codes, {"scale": scale, "zero": torch.full_like(scale, half)}
+
+
+def kmeans(rows, bits):
+    codebook = torch.stack([centroids(row, 2 ** bits) for row in rows])
+    edges = (codebook[:, 1:] + codebook[:, :-1]) / 2
+    codes = torch.searchsorted(edges.contiguous(), rows.contiguous())
+    return codes, {"codebook": codebook}
+
+
+def centroids(values, count):
+    """`count` sorted centroids of the values (n,), one of them 0: Lloyd's algorithm from equal distances.
+
+    In one dimension the values of a centroid lie between two edges of the sorted values, so a step costs no distances.
+    """
+    values = values[values != 0].sort().values.double()
+    found = values.unique()
+    if len(found) >= count:
+        found = torch.linspace(float(values[0]), float(values[-1]), count - 1, dtype=torch.float64)
+        sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
+        for _ in range(100):
+            inner = torch.searchsorted(values, (found[1:] + found[:-1]) / 2)
+            bounds = torch.cat([inner.new_zeros(1), inner, inner.new_tensor([len(values)])])
+            number, total = bounds.diff(), sums[bounds].diff()
+            moved = torch.where(number > 0, total / number.clamp(min=1), found)
+            if torch.equal(moved, found):
+                break
+            found = moved
+    found = torch.cat([found, found.new_zeros(1)]).sort().values.float()
+    return torch.cat([found, found[-1:].expand(count - len(found))])     # fewer values than centroids
+
+
+METHODS = {"linear": linear, "kmeans": kmeans, "fixed_point": fixed_point}
+
+
+@torch.no_grad()
+def quantize(weight, method, bits, per_channel=False, mask=None):
+    """The packing entry of a weight (float tensor) at 1 to 16 bits; kmeans and fixed_point need 2.
+
+    mask: bool, True where kept; the others are stored as one bit each.
+    """
+    weight = weight.detach().float().cpu()
+    rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
+    codes, parts = METHODS[method](rows, bits)
+    shape = (-1, *[1] * (weight.dim() - 1)) if per_channel else ()
+    if "codebook" in parts:
+        parts = {"codebook": parts["codebook"] if per_channel else parts["codebook"][0]}
+    else:
+        parts = {name: part.reshape(shape) for name, part in parts.items()}
+    return packing.quantized(codes.long().reshape(weight.shape), bits, mask=mask, **parts)
+
+
+# What layers read
+
+
+def round_inputs(model, activations):
+    """From now on every named layer reads its input at the activation's bits, as integer arithmetic would.
+
+    activations: {layer: {"bits", "scale", "zero"}}. Returns the hooks; remove() undoes it.
+    """
+    def rounding(scale, zero, top):
+        return lambda layer, inputs: (((inputs[0] / scale).round() + zero).clamp(0, top).sub(zero).mul(scale),)
+
+    return [model.get_submodule(name).register_forward_pre_hook(
+        rounding(float(a["scale"]), int(a["zero"]), 2 ** a["bits"] - 1)) for name, a in activations.items()]
+
+
+@torch.no_grad()
+def calibrate(model, batches, layers, bits):
+    """{layer: {"bits", "scale", "zero"}} for the inputs of these layers, from batches of training images.
+
+    The range is the mean over the batches of what is left when 0.01 % at either end is clipped.
+    """
+    seen = {name: [] for name in layers}
+
+    def look(name):
+        def hook(layer, inputs):
+            flat = inputs[0].flatten()
+            flat = flat[::max(len(flat) // 200_000, 1)]
+            seen[name].append(torch.cat(ends(flat[None].float(), tail=1e-4), 1)[0])
+        return hook
+
+    hooks = [model.get_submodule(name).register_forward_pre_hook(look(name)) for name in layers]
+    model.eval()
+    for images, _ in batches:
+        model(images)
+    for hook in hooks:
+        hook.remove()
+    found = {}
+    for name, ranges in seen.items():
+        lo, hi = torch.stack(ranges).mean(0)
+        scale, zero = grid(lo, hi, bits)
+        found[name] = {"bits": bits, "scale": float(scale), "zero": int(zero)}
+    return found

@@ -1,0 +1,681 @@
+"""Soft-binary masks: each formula by hand, counts from masks, exact pruning, averaging, quantizers and the score."""
+import argparse
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import UserError, checkpoint, compute_flops, data, models, packing
+from common.run import Run
+from softmask import eval as evaluation
+from softmask import finetune, main, prune, quantize_model, quantizers
+from softmask.cost import Cost, legacy_flops
+from softmask.mask import SoftMask, penalty
+from softmask.networks import network
+
+NETS = {
+    "wrn-16-2": ("wideresnet", dict(depth=16, widen_factor=2, variant="softmask")),
+    "wrn-usual": ("wideresnet", dict(depth=16, widen_factor=2, variant="usual")),
+    "resnet20": ("resnet", dict(depth=20)),
+    "resnet-bottleneck": ("resnet", dict(depth=20, block="bottleneck")),
+    "resnet-pad": ("resnet", dict(depth=14, shortcut="pad")),
+    "preresnet14": ("preresnet", dict(depth=14)),
+    "preresnet-bottleneck": ("preresnet", dict(depth=20, block="bottleneck")),
+    "preresnet-select": ("preresnet", dict(depth=14, selection=True)),
+    "vgg": ("vgg", dict(depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])),
+    "vgg-bearpaw": ("vgg", dict(depth=11, variant="bearpaw",
+                                widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10, "M"])),
+    "vgg-head512": ("vgg", dict(depth=11, variant="head512", head=[20],
+                                widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])),
+    "densenet-bc": ("densenet", dict(depth=16, growth=4, block="bottleneck", compression=2)),
+    "resnext": ("resnext", dict(depth=11, cardinality=2, widen_factor=1)),
+    "mobilenetv2": ("mobilenetv2", dict(width_multiplier=0.25, num_classes=10)),
+    "lenet5": ("lenet5", {}),
+}
+STAGE_MASKS = ("mobilenetv2",)                               # whose streams' widths are no multiples of one another
+
+
+def trained_like(name, seed=0, **more):
+    """A network in evaluation mode whose batch norms look trained."""
+    torch.manual_seed(seed)
+    arch, cfg = NETS[name]
+    model = models.build(arch, **{**cfg, **more})
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.3)
+            nn.init.normal_(m.running_mean, 0, 0.3)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+        elif isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None:
+            nn.init.normal_(m.bias, 0, 0.1)
+    return model.eval()
+
+
+def masked(name, seed=0, dead=0.4, **options):
+    """The same under random masks, a fraction of them at 0 and some at 1."""
+    net = SoftMask(trained_like(name, seed), stage_masks=name in STAGE_MASKS, **options).eval()
+    torch.manual_seed(seed + 1)
+    with torch.no_grad():
+        net.m.uniform_(-0.4, 0.8)
+        net.m[torch.rand(len(net.m)) < dead] = -0.7
+    return net
+
+
+def images_for(model):
+    torch.manual_seed(2)
+    return torch.randn(3, *models.input_shape(model.arch), dtype=next(model.parameters()).dtype)
+
+
+def narrowed(net):
+    soft = dict(zip(net.names, net.masks(), strict=True))
+    return models.narrow(net.folded(), prune.choose(net.model, soft))
+
+
+# The mask and its loss
+
+
+def test_the_mask_by_hand():
+    net = masked("wrn-16-2")
+    net.m.data[:6] = torch.tensor([-0.6, -0.5, -0.25, 0.0, 0.5, 0.7])
+    torch.testing.assert_close(net.entries()[:6], torch.tensor([0, 0, 0.25, 0.5, 1, 1]))
+    net.temp = 4.0
+    torch.testing.assert_close(net.entries()[:6], torch.tensor([0, 0, 0, 0.5, 1, 1]))
+
+
+def test_masks_begin_at_a_half_or_where_minit_says():
+    model = trained_like("vgg")
+    assert SoftMask(model).entries().eq(0.5).all()
+    torch.testing.assert_close(SoftMask(model, temp=5.0, init=0.2).entries(), torch.full((65,), 0.7))
+
+
+@pytest.mark.parametrize("temp", [1.0, 3.0])
+def test_the_gradient_is_temp_inside_and_zero_where_a_mask_is_saturated(temp):
+    net = SoftMask(trained_like("vgg"), temp=temp)
+    net.m.data[:4] = torch.tensor([-2.0, 2.0, -0.1, 0.1])
+    net.entries().sum().backward()
+    assert net.m.grad[:4].tolist() == [0, 0, temp, temp]
+
+
+def test_the_loss_on_a_hand_made_vector():
+    v = torch.tensor([0.0, 0.5, 1.0, 0.5])                   # mean 1/2, unbiased variance (1/4 + 1/4) / 3 = 1/6
+    assert float(penalty(v, 0.4, 30, 10)) == pytest.approx(0.4 * (30 / 2 - 10 / 6 / 0.5))
+    assert float(penalty(v, 0.4, 3, 0)) == pytest.approx(0.6)
+    assert float(penalty(v, 0.4, 0, 3)) == pytest.approx(-0.4)
+
+
+def test_the_loss_turns_round_when_more_is_gone_than_the_target():
+    def gradient(delta, wg, tw):
+        v = torch.tensor([0.2, 0.4, 0.9], requires_grad=True)
+        penalty(v, delta, wg, tw).backward()
+        return v.grad
+    torch.testing.assert_close(gradient(0.1, 3, 10), -gradient(-0.1, 3, 10))
+    assert (gradient(0.1, 3, 0) > 0).all() and (gradient(-0.1, 3, 0) < 0).all()      # descent: down, then up
+    apart = gradient(0.1, 0, 10)
+    assert apart[0] > 0 and apart[2] < 0                     # the small down, the large up
+
+
+def test_the_mask_parameters_of_the_paper():
+    arch, cfg = network("wideresnet")
+    model = models.build(arch, num_classes=100, **cfg)
+    net = SoftMask(model)
+    assert (net.m.numel(), net.counted.numel()) == (5616, 15984)
+    assert (net.cost.all_params, net.cost.all_flops) == (37_446_900, 11_941_966_436)
+    net = SoftMask(model, stage_masks=True)
+    assert net.m.numel() == net.counted.numel() == 5616 + 16 + 144 + 288
+
+
+def test_what_a_mask_scales_in_a_wide_block():
+    net = masked("wrn-16-2")
+    model, masks = net.model, dict(zip(net.names, net.masks(), strict=True))
+    got = dict(net.folded().named_parameters())
+    inner, stream = masks["block2.layer.1.conv1"], masks["block2.layer.0.convShortcut"]
+    block = model.block2.layer[1]
+    for name, p, mask in [("conv1.weight", block.conv1.weight, inner), ("bn2.weight", block.bn2.weight, inner),
+                          ("bn2.bias", block.bn2.bias, inner), ("conv2.weight", block.conv2.weight, stream),
+                          ("bn1.weight", block.bn1.weight, stream), ("bn1.bias", block.bn1.bias, stream)]:
+        assert torch.equal(got[f"block2.layer.1.{name}"], p * mask.view(-1, *[1] * (p.dim() - 1))), name
+    assert torch.equal(got["fc.weight"], model.fc.weight) and torch.equal(got["fc.bias"], model.fc.bias)
+    torch.testing.assert_close(net.folded()(images_for(model)), net(images_for(model)))
+
+
+def test_streams_take_every_fth_entry_of_one_mask():
+    net = masked("wrn-16-2")
+    masks = dict(zip(net.names, net.masks(), strict=True))
+    whole = masks["block3.layer.0.convShortcut"]
+    assert torch.equal(whole, net.entries()[:128])
+    for name, step in (("block2.layer.0.convShortcut", 2), ("block1.layer.0.convShortcut", 4), ("conv1", 8)):
+        assert torch.equal(masks[name], whole[::step])
+    # 1 + 3 x 3 layers add to a stream, so the loss counts that mask ten times, and each inner mask once
+    assert net.counted.bincount().tolist() == [10] * 128 + [1] * 448
+    torch.testing.assert_close(net.counted_masks().sum(), 10 * whole.sum() + net.entries()[128:].sum())
+
+
+def test_streams_that_cannot_share_a_mask_name_the_way_out():
+    with pytest.raises(UserError, match="--stage-masks"):
+        SoftMask(trained_like("mobilenetv2"))
+    model = models.narrow(trained_like("preresnet-select"), {"bn": torch.arange(64) < 32})
+    with pytest.raises(UserError, match="reads only some"):
+        SoftMask(model)
+
+
+def test_weight_decay_on_masks_pulls_them_to_a_half():
+    net = SoftMask(trained_like("vgg"))
+    net.m.data[:3] = torch.tensor([-0.6, 0.6, 0.3])
+    net.m.grad = torch.zeros_like(net.m)
+    torch.optim.SGD([net.m], lr=1, weight_decay=0.5).step()
+    torch.testing.assert_close(net.entries()[:3], torch.tensor([0.2, 0.8, 0.65]))
+
+
+# Counting and pruning
+
+
+@pytest.mark.parametrize("name", NETS)
+@pytest.mark.parametrize("dead", [0.0, 0.4, 0.9])
+def test_masked_and_pruned_networks_agree_and_the_sparsity_is_exact(name, dead):
+    net = masked(name, dead=dead).double()
+    small, images = narrowed(net), images_for(net.model)
+    with torch.no_grad():
+        difference = (net(images) - small(images)).abs().max()
+        if dead and name not in ("resnext", "lenet5"):
+            assert (net.model(images) - small(images)).abs().max() > 100 * difference
+    assert difference <= 1e-9
+    before, after = compute_flops.count(net.model).total, compute_flops.count(small).total
+    assert float(net.sparsity()) == pytest.approx(1 - after.params / before.params, abs=1e-7)
+    now = Cost(small, [r for r in small.channels() if r.producers])
+    assert float(net.sparsity(flops=True)) == pytest.approx(1 - now.all_flops / net.cost.all_flops, abs=1e-7)
+    assert now.all_flops == sum(2 * row.macs + row.norm_elements for row in compute_flops.count(small).rows) + sum(
+        p.numel() * row.macs // dict(small.named_modules())[row.name].weight.numel()
+        for row in compute_flops.count(small).rows if row.macs
+        for p in [dict(small.named_modules())[row.name].bias] if p is not None)
+
+
+def test_wrn_34_9_is_pruned_exactly():
+    arch, cfg = network("wideresnet")
+    torch.manual_seed(0)
+    net = SoftMask(models.build(arch, num_classes=100, **cfg)).eval()
+    with torch.no_grad():
+        net.m.uniform_(-0.4, 0.8)
+        net.m[torch.rand(len(net.m)) < 0.3] = -0.7
+        small, images = narrowed(net), torch.randn(1, 3, 32, 32)
+        a, b = net(images), small(images)
+    assert (a - b).abs().max() <= 1e-4 * a.abs().max()
+    params = sum(p.numel() for p in small.parameters())
+    assert float(net.sparsity()) == pytest.approx(1 - params / 37_446_900, abs=1e-6)
+
+
+@pytest.mark.parametrize("name, first, branch", [
+    ("wrn-16-2", "block1.layer.1.conv1", "block1.layer.1"), ("wrn-16-2", "block2.layer.0.conv1", "block2.layer.0"),
+    ("wrn-usual", "block2.layer.0.conv1", "block2.layer.0"), ("wrn-usual", "block3.layer.1.conv1", "block3.layer.1"),
+    ("resnet20", "layer1.1.conv1", "layer1.1"), ("resnet20", "layer2.0.conv1", "layer2.0"),
+    ("resnet-pad", "layer2.0.conv1", "layer2.0"), ("preresnet14", "layer3.1.conv1", "layer3.1"),
+    ("resnet-bottleneck", "layer2.0.conv2", "layer2.0"), ("resnet-bottleneck", "layer1.1.conv1", "layer1.1"),
+    ("preresnet-bottleneck", "layer1.1.conv1", "layer1.1")])
+def test_an_empty_branch_becomes_its_shortcut_and_counts_as_nothing(name, first, branch, tmp_path):
+    net = masked(name, dead=0.2).double()
+    index = net.used.split(net.sizes)[net.names.index(first)]
+    net.m.data[index] = -0.9
+    small, images = narrowed(net), images_for(net.model)
+    with torch.no_grad():
+        assert (net(images) - small(images)).abs().max() <= 1e-9
+    left = [n for n, _ in small.get_submodule(branch).named_parameters()]
+    assert not any(n.startswith("conv") and not n.startswith("convShortcut") for n in left)
+    after = compute_flops.count(small).total
+    assert float(net.sparsity()) == pytest.approx(1 - after.params / net.cost.all_params, abs=1e-7)
+    assert 0 in small.cfg["widths"]
+    path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(small.float(), "softmask", "pruned", "shapes10"))
+    again = checkpoint.to_model(checkpoint.load(path))
+    assert torch.equal(again(images.float()), small(images.float()))
+    whole = {n: torch.ones(model_width, dtype=torch.bool) for n, model_width in [
+        (r.producers[0][0], small.get_submodule(r.producers[0][0]).weight.shape[0]) for r in small.channels()]}
+    assert models.narrow(small, whole).cfg == small.cfg      # and can be narrowed again
+
+
+def test_a_layer_that_nothing_stands_in_for_keeps_a_channel(capsys):
+    net = masked("vgg").double()
+    net.m.data[net.used.split(net.sizes)[2]] = -0.9
+    small, images = narrowed(net), images_for(net.model)
+    assert "feature.8: all its masks are 0; it keeps one channel" in capsys.readouterr().out
+    assert small.cfg["widths"][4] == 1
+    assert (net(images) - small(images)).abs().max() <= 1e-9
+    params = sum(p.numel() for p in small.parameters())
+    assert float(net.sparsity()) == pytest.approx(1 - params / net.cost.all_params, abs=1e-7)
+
+
+def test_single_weight_masks_count_weights():
+    net = masked("vgg", unstructured=True)
+    layers = [m for m in net.model.modules() if isinstance(m, nn.Conv2d)]
+    assert net.m.numel() == sum(m.weight.numel() for m in layers)        # all but the classifier
+    zeros = sum(int((dict(net.folded().named_parameters())[name] == 0).sum()) for name in net.names)
+    total = sum(p.numel() for p in net.model.parameters())
+    assert zeros and float(net.sparsity()) == pytest.approx(zeros / total, abs=1e-7)
+    macs = compute_flops.count(net.folded()).total
+    assert float(net.sparsity(flops=True)) == pytest.approx(2 * (macs.macs - macs.sparse_macs) / net.cost.all_flops,
+                                                            abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["wrn-16-2", "vgg-bearpaw", "resnet20"])
+def test_a_pretrained_network_begins_under_its_masks_as_it_was(name):
+    model = trained_like(name)
+    before = model(images_for(model)).detach()
+    net = SoftMask(copy.deepcopy(model)).eval()
+    assert not torch.allclose(net(images_for(model)), before, rtol=1e-3)
+    net.absorb()
+    torch.testing.assert_close(net(images_for(model)), before, rtol=1e-4, atol=1e-4)
+
+
+# The rest of the loss, the schedule
+
+
+def test_distillation_and_confidence_by_hand():
+    logits, told = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
+    p, q = F.softmax(logits, 1)[0], F.softmax(told, 1)[0]
+    assert float(main.distillation(logits, told)) == pytest.approx(float(-sum(q[i] * p[i].log() for i in range(3))))
+    assert float(main.confidence(logits)) == pytest.approx(float(sum(p[i] * p[i].log() for i in range(3))))
+    assert float(main.confidence(torch.zeros(4, 10))) == pytest.approx(-2.302585)     # mean over images of -entropy
+
+
+@pytest.mark.parametrize("flags, factors", [
+    ([], [1, 1, 1, 1, 1]), (["--schedule", "cosine"], [1, 0.9045, 0.5, 0.0955, 0.0245]),
+    (["--schedule", "step"], [1, 1, 0.1, 0.01, 0.01]),
+    # constant to 50 % of 8 epochs, linear to 0.3 at 90 %
+    (["--schedule", "swa", "--swa-start", "8", "--swa-lr", "0.03", "--lr", "0.1"], [1, 1, 0.78125, 0.3, 0.3]),
+    (["--schedule", "swa", "--swa-start", "8"], [1, 1, 0.84375, 0.5, 0.5])])
+def test_schedules(flags, factors):
+    args = main.parse(["--epochs", "10", *flags])
+    at = (0, 2, 5, 8, 9)
+    assert [main.factor(args, epoch) for epoch in at] == pytest.approx(factors, abs=1e-4)
+
+
+def test_the_defaults_are_the_published_run():
+    args = main.parse([])
+    assert (args.epochs, args.batch_size, args.lr, args.weight_decay, args.momentum, args.test_batch_size) == (
+        300, 64, 0.01, 1e-4, 0.9, 64)
+    assert (args.wg, args.tw, args.wme, args.mwd, args.swa_start, args.schedule, args.temp, args.minit) == (
+        30, 10, 50, 5e-4, 161, "constant", 1, 0)
+
+
+# main.py
+
+TINY = ["--depth", "10", "--wf", "1", "--dataset", "shapes10", "--subset", "60", "--batch-size", "20", "--device",
+        "cpu", "--precision", "fp32", "--lr", "0.05"]
+MASKS = ["--target", "0.4", "--wme", "1", "--wg", "3", "--tw", "10"]
+
+
+def train(folder, *flags, tiny=TINY):
+    main.main([*tiny, "--save", str(folder), *map(str, flags)])
+    return torch.load(folder / "checkpoint.pth.tar", weights_only=True)
+
+
+def test_training_saves_settings_masks_and_the_pruned_network(tmp_path, capsys):
+    ckpt = train(tmp_path, *MASKS, "--epochs", 2, "--wd", 3e-4, "--mwd", 7e-4)
+    groups = ckpt["resume"]["optimizer"]["param_groups"]
+    assert [group["weight_decay"] for group in groups] == [3e-4, 7e-4] and len(groups[1]["params"]) == 1
+    assert ckpt["stage"] == "sparse" and set(ckpt["soft_masks"]) <= set(n for n, _ in checkpoint.to_model(
+        checkpoint.load(tmp_path / "checkpoint.pth.tar")).named_modules())
+    pruned = checkpoint.load(tmp_path / "pruned_model.pth.tar")
+    assert (pruned["stage"], pruned["method"], pruned["args"]["target"]) == ("pruned", "softmask", 0.4)
+    assert pruned["dense"]["params"] == ckpt["dense"]["params"] and pruned["prec1"] == ckpt["prec1"]
+    assert "masked" in (tmp_path / "prune.txt").read_text() and (tmp_path / "prune.png").stat().st_size > 5000
+    assert "288 mask parameters" not in capsys.readouterr().out
+
+
+def test_the_checkpoint_is_the_masked_network(tmp_path):
+    ckpt = train(tmp_path, *MASKS, "--epochs", 2)
+    net = SoftMask(models.build(ckpt["arch"], **ckpt["cfg"]))
+    net.load_state_dict(ckpt["resume"]["net"])
+    images = torch.randn(4, 3, 32, 32)
+    plain = checkpoint.to_model(checkpoint.load(tmp_path / "checkpoint.pth.tar"))
+    assert torch.equal(net.eval()(images), plain(images))
+    for name, mask in zip(net.names, net.masks(), strict=True):
+        assert torch.equal(ckpt["soft_masks"][name], mask)
+
+
+def test_weight_decay_has_an_effect(tmp_path):
+    a = train(tmp_path / "a", "--epochs", 1, "--wd", 0)
+    b = train(tmp_path / "b", "--epochs", 1, "--wd", 0.5)
+    assert a["state_dict"]["conv1.weight"].norm() > 1.2 * b["state_dict"]["conv1.weight"].norm()
+
+
+@pytest.mark.parametrize("flags", [["--wme", 1], ["--wg", 30], ["--tw", 40], ["--target", 0.8], ["--confp", 0.5],
+                                   ["--lseps", 0.2], ["--temp", 2], ["--minit", 0.1], ["--pflops"], ["--ftarget", 0.5],
+                                   ["--stage-masks"], ["--length", 8], ["--mwd", 0.5], ["--d", 0.3]],
+                         ids=lambda flags: flags[0])
+def test_every_flag_of_the_masks_changes_the_run(flags, tmp_path):
+    usual = [*MASKS, "--wme", 0, "--wg", 8, "--tw", 20, "--epochs", 2, "--lr", 0.2]
+    changed = train(tmp_path / "b", *usual, *flags)["resume"]["net"]["m"]
+    usual = train(tmp_path / "a", *usual)["resume"]["net"]["m"]
+    assert usual.shape != changed.shape or not torch.equal(usual, changed)
+
+
+def test_masks_reach_the_target_and_stay_there(tmp_path):
+    flags = ["--target", "0.4", "--wme", 1, "--wg", 8, "--tw", 30, "--mwd", 0, "--stage-masks", "--subset", 400]
+    ckpt = train(tmp_path, *flags, "--epochs", 8, "--schedule", "cosine", "--lr", 0.1)
+    reached = [row["sparsity"] for row in ckpt["resume"]["rows"]]
+    assert reached[0] == 0 and reached[-1] == pytest.approx(0.4, abs=0.08), reached
+
+
+def averaged_run(folder, monkeypatch, *flags):
+    """(checkpoint, [state of the trained network after each epoch]) of three epochs, averaged from the second on."""
+    states, save = [], Run.save
+
+    def saving(self, *args, **kwargs):
+        states.append({k: v.clone() for k, v in kwargs["resume"]["net"].state_dict().items()})
+        save(self, *args, **kwargs)
+    monkeypatch.setattr(Run, "save", saving)
+    return train(folder, "--epochs", 3, "--swa-start", 1, *flags), states
+
+
+@pytest.mark.parametrize("flags", [[], MASKS], ids=["dense", "masks"])
+def test_the_average_is_the_mean_of_the_epochs_with_statistics_of_its_own(flags, tmp_path, monkeypatch):
+    ckpt, states = averaged_run(tmp_path, monkeypatch, *flags)
+    averaged = ckpt["resume"]["averaged"]
+    assert int(averaged["n_averaged"]) == 2
+    for name, tensor in states[0].items():
+        if tensor.is_floating_point() and "running" not in name:
+            torch.testing.assert_close(averaged[f"module.{name}"], (states[1][name] + states[2][name]) / 2)
+
+    # The statistics of the first batch norm over all batches of the last epoch: the mean of their means and variances.
+    prefix = "model." if flags else ""
+    net = SoftMask(models.build(ckpt["arch"], **ckpt["cfg"])) if flags else models.build(ckpt["arch"], **ckpt["cfg"])
+    net.load_state_dict({name.removeprefix("module."): v for name, v in averaged.items() if name != "n_averaged"})
+    stem = net.folded().conv1 if flags else net.conv1
+    loader = data.Loader(data.load("shapes10", subset=60), "train", 20, seed=1, crop=4, flip=True)
+    seen = [stem(images).transpose(0, 1).flatten(1) for images, _ in loader.epoch(2)]
+    first = f"module.{prefix}block1.layer.0.bn1.running_"
+    torch.testing.assert_close(averaged[f"{first}mean"], torch.stack([x.mean(1) for x in seen]).mean(0))
+    torch.testing.assert_close(averaged[f"{first}var"], torch.stack([x.var(1) for x in seen]).mean(0))
+
+    # It is the averaged network that is saved, evaluated and pruned.
+    if flags:
+        assert torch.equal(ckpt["state_dict"]["conv1.weight"], stem.weight)
+        assert torch.equal(ckpt["soft_masks"]["conv1"], net.masks()[net.names.index("conv1")])
+    else:
+        assert torch.equal(ckpt["state_dict"]["conv1.weight"], averaged["module.conv1.weight"])
+
+
+@pytest.mark.parametrize("flags", [[], MASKS], ids=["dense", "masks"])
+def test_a_run_stopped_in_mid_average_continues_bit_for_bit(flags, tmp_path, monkeypatch):
+    flags = [*flags, "--epochs", 4, "--swa-start", 1, "--schedule", "swa", "--d", 0.2]
+    whole = train(tmp_path / "whole", *flags)
+    save = Run.save
+
+    def stopping(self, epoch, *args, **kwargs):
+        save(self, epoch, *args, **kwargs)
+        if epoch == 2:
+            raise KeyboardInterrupt
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(tmp_path / "cut", *flags)
+    again = train(tmp_path / "cut", *flags, "--resume", "auto")
+    for part in ("net", "averaged"):
+        for name, tensor in whole["resume"][part].items():
+            assert torch.equal(tensor, again["resume"][part][name]), name
+    for name, tensor in whole["state_dict"].items():
+        assert torch.equal(tensor, again["state_dict"][name]), name
+
+
+def test_starting_from_a_network_of_another_method_and_from_a_teacher(tmp_path):
+    torch.manual_seed(0)
+    model = models.build("vgg", depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])
+    path = checkpoint.save(tmp_path / "dense.pth.tar", checkpoint.of(model, "slimming", "dense", "shapes10"))
+    flags = [*MASKS, "--epochs", 1, "--pretrained", path]
+    ckpt = train(tmp_path / "a", *flags, tiny=TINY[4:])
+    assert ckpt["arch"] == "vgg" and ckpt["cfg"]["widths"] == model.cfg["widths"]
+    told = train(tmp_path / "b", *flags, "--teacher", path, tiny=TINY[4:])
+    assert not torch.equal(told["resume"]["net"]["m"], ckpt["resume"]["net"]["m"])
+
+
+def test_single_weight_masks_are_kept_by_what_comes_after(tmp_path):
+    train(tmp_path, *MASKS, "--epochs", 2, "--nfp", "--wg", 30000, "--tw", 0, "--lr", 0.2)
+    pruned = checkpoint.load(tmp_path / "pruned_model.pth.tar")
+    zeros = {name: ~mask for name, mask in pruned["masks"].items()}
+    assert sum(int(z.sum()) for z in zeros.values()) > 100
+    assert all(pruned["state_dict"][name][z].eq(0).all() for name, z in zeros.items())
+    finetune.main(["--pruned", str(tmp_path / "pruned_model.pth.tar"), "--epochs", "1", "--subset", "60",
+                   "--batch-size", "20", "--device", "cpu", "--save", str(tmp_path / "f")])
+    tuned = checkpoint.load(tmp_path / "f" / "finetuned.pth.tar")
+    assert all(tuned["state_dict"][name][z].eq(0).all() for name, z in zeros.items())
+    assert not torch.equal(tuned["state_dict"]["fc.weight"], pruned["state_dict"]["fc.weight"])
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--nfp"], "--nfp needs --target"), (["--ftarget", "0.3"], "--ftarget needs --target"),
+    (["--target", "0.3", "--nfp", "--stage-masks"], "choose one"), (["--target", "1.2"], "fraction"),
+    (["--ltea", "2"], "ltea"), (["--temp", "0"], "temp"), (["--arch", "resnet20", "--wf", "2"], "wideresnet"),
+    (["--arch", "cnn"], "softmask has --arch"), (["--depth", "11"], "6n\\+4")])
+def test_flags_that_make_no_sense_are_refused(flags, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        main.main(["--dataset", "shapes10", "--save", str(tmp_path / "x"), *flags])
+    assert not (tmp_path / "x").exists()
+
+
+def test_pruning_takes_masked_networks_only(tmp_path):
+    train(tmp_path, "--epochs", 1)
+    with pytest.raises(UserError, match="has no soft masks"):
+        prune.main(["--model", str(tmp_path / "checkpoint.pth.tar")])
+
+
+# Quantizers
+
+
+def weights(n=4000, channels=8):
+    w = torch.randn(channels, n // channels, generator=torch.Generator().manual_seed(0)) * 0.1
+    w[torch.rand(w.shape, generator=torch.Generator().manual_seed(1)) < 0.3] = 0
+    return w
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8, 12])
+@pytest.mark.parametrize("per_channel", [False, True])
+@pytest.mark.parametrize("method", quantizers.METHODS)
+def test_levels_zeros_and_quantizing_twice(method, per_channel, bits):
+    w = weights()
+    entry = quantizers.quantize(w, method, bits, per_channel)
+    value = packing.dequantize(entry)
+    assert value[w == 0].eq(0).all()
+    for row in value if per_channel else [value]:
+        assert len(row.unique()) <= 2 ** bits
+    assert len(entry["codes"]) == w.numel() * bits // 8
+    again = packing.dequantize(quantizers.quantize(value, method, bits, per_channel))
+    torch.testing.assert_close(again, value, rtol=1e-5, atol=1e-7)
+    error = (value - w).abs().mean() / w.abs().mean()
+    assert error < {2: 0.95, 3: 0.6, 4: 0.3, 8: 0.03, 12: 0.01}[bits]
+
+
+def test_linear_by_hand():
+    """2 bits between -1 and 2: step 1, and 0 is the second level."""
+    entry = quantizers.quantize(torch.tensor([-1.0, -0.4, 0.0, 0.6, 1.4, 2.0]), "linear", 2)
+    assert (float(entry["scale"]), int(entry["zero"])) == (1.0, 1)
+    assert packing.codes_of(entry).tolist() == [0, 1, 1, 2, 2, 3]
+    assert packing.dequantize(entry).tolist() == [-1, 0, 0, 1, 1, 2]
+
+
+def test_linear_clips_a_thousandth_at_either_end():
+    w = torch.cat([torch.linspace(-1, 1, 1998), torch.tensor([-50.0, 50.0])])        # ceil(0.001 N) = 2: the second
+    value = packing.dequantize(quantizers.quantize(w, "linear", 8))
+    assert value.abs().max() == pytest.approx(1, abs=0.01)
+
+
+def test_fixed_point_by_hand():
+    """4 bits, largest value 0.9: no integer bits, steps of 1/8, rounded down; -1 may be reached, 1 may not."""
+    w = torch.tensor([0.9, 0.3, -0.3, 0.0, -1.0])
+    entry = quantizers.quantize(w, "fixed_point", 4)
+    assert packing.dequantize(entry).tolist() == [0.875, 0.25, -0.375, 0, -1]
+    assert float(entry["scale"]) == 0.125
+    assert float(quantizers.quantize(torch.tensor([1.0]), "fixed_point", 4)["scale"]) == 0.25
+    assert float(quantizers.quantize(torch.tensor([0.1]), "fixed_point", 4)["scale"]) == 2 ** -6
+
+
+def test_kmeans_finds_the_clusters():
+    w = torch.cat([c + 0.01 * torch.randn(50, generator=torch.Generator().manual_seed(3)) for c in (-2.0, 1.0, 3.0)])
+    value = packing.dequantize(quantizers.quantize(torch.cat([w, torch.zeros(9)]), "kmeans", 2))
+    assert value.unique().tolist() == pytest.approx([-2, 0, 1, 3], abs=0.01) and value[-9:].eq(0).all()
+    for part, centre in zip(value[:150].split(50), w.split(50), strict=True):
+        assert part.unique().item() == pytest.approx(float(centre.mean()), abs=1e-6)
+
+
+def test_a_mask_survives_quantization():
+    w, mask = weights(), weights() != 0
+    entry = quantizers.quantize(w, "linear", 4, mask=mask)
+    assert "kept" in entry and len(entry["codes"]) < w.numel() / 2 and packing.dequantize(entry)[~mask].eq(0).all()
+
+
+def test_rounding_what_a_layer_reads():
+    layer = nn.Sequential(nn.Linear(3, 3, bias=False))
+    layer[0].weight.data = torch.eye(3)
+    hooks = quantizers.round_inputs(layer, {"0": {"bits": 2, "scale": 0.5, "zero": 1}})
+    assert layer(torch.tensor([[-3.0, 0.3, 9.0]])).tolist() == [[-0.5, 0.5, 1.0]]    # levels -0.5, 0, 0.5, 1
+    hooks[0].remove()
+    assert layer(torch.tensor([[-3.0, 0.3, 9.0]])).tolist() == [[-3, pytest.approx(0.3), 9]]
+    batches = [(torch.tensor([[0.0, 1.0, 3.0]]), None), (torch.tensor([[-2.0, 0.5, 1.0]]), None)]
+    found = quantizers.calibrate(layer, batches, ["0"], 2)["0"]          # mean ends: -1 and 2
+    assert found == {"bits": 2, "scale": pytest.approx(1.0), "zero": 1}
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    """A pruned network of some thousand parameters in pruned_model.pth.tar, as any method may have written it."""
+    folder = tmp_path_factory.mktemp("bundle")
+    model = trained_like("vgg", widths=[16, "M", 24, "M", 32, 32, "M", 48, 48, "M", 64, 64])
+    checkpoint.save(folder / "pruned_model.pth.tar", checkpoint.of(
+        model, "slimming", "pruned", "shapes10", dense=compute_flops.summary(trained_like("vgg", widths=[
+            20, "M", 24, "M", 32, 32, "M", 48, 48, "M", 64, 64]))))
+    return folder
+
+
+QUANTIZE = ["--subset", "60", "--device", "cpu", "--calibrate", "20"]
+
+
+@pytest.mark.parametrize("bits, ratio", [(8, 4), (4, 8)])
+def test_the_quantized_file_is_small_and_is_what_was_evaluated(bits, ratio, bundle, tmp_path, capsys):
+    quantize_model.main(["--pruned", str(bundle / "pruned_model.pth.tar"), "--wbit", str(bits), "--save",
+                         str(tmp_path), *QUANTIZE])
+    ckpt = checkpoint.load(tmp_path / "quantized_model.pth.tar")
+    model = checkpoint.to_model(ckpt)
+    assert ckpt["stage"] == "quantized" and ckpt["quant"]["classifier.weight"]["bits"] == bits
+    assert set(ckpt["activations"]) == {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
+    weights = sum(len(entry["codes"]) for entry in ckpt["quant"].values())
+    assert weights == sum(p.numel() for p in model.parameters() if p.dim() > 1) * bits // 8
+    for name, p in model.named_parameters():
+        assert (name in ckpt["quant"]) == (p.dim() > 1)
+        if name in ckpt["quant"]:
+            assert len(p.unique()) <= 2 ** bits
+    out = capsys.readouterr().out
+    result = evaluation.main(["--pruned", str(tmp_path / "quantized_model.pth.tar"), "--subset", "60", "--device",
+                              "cpu", "--nbit", str(bits)])
+    assert result["top1"] == pytest.approx(ckpt["prec1"]) and f"{ckpt['prec1']:.2f} % at {bits} bits" in out
+
+
+def test_layers_at_bits_of_their_own(bundle, tmp_path):
+    quantize_model.main(["--pruned", str(bundle / "pruned_model.pth.tar"), "--wbit", "4", "--method", "kmeans",
+                         "--rule", "classifier|feature.0", "linear", "8", "--rule", "feature.1\\d", "linear", "32",
+                         "--abit", "32", "--per-channel", "--save", str(tmp_path), *QUANTIZE])
+    ckpt = checkpoint.load(tmp_path / "quantized_model.pth.tar")
+    bits = {name: (entry["bits"], "codebook" in entry) for name, entry in ckpt["quant"].items()}
+    assert bits["classifier.weight"] == bits["feature.0.weight"] == (8, False)
+    assert bits["feature.4.weight"] == (4, True) and "feature.11.weight" not in bits and "activations" not in ckpt
+    assert ckpt["quant"]["classifier.weight"]["scale"].shape == (10, 1)
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--wbit", "1"], "--wbit 1 is none of 2 to 16"), (["--abit", "20"], "--abit 20"),
+    (["--rule", "nothing", "linear", "8"], "nothing matches no layer"),
+    (["--rule", ".*", "odd", "8"], "there are linear"),
+    (["--rule", "(", "linear", "8"], "--rule \\("), (["--rule", ".*", "linear", "eight"], "eight is none of")])
+def test_quantizing_as_nobody_can_is_refused(flags, message, bundle, tmp_path):
+    with pytest.raises(UserError, match=message):
+        quantize_model.main(["--pruned", str(bundle / "pruned_model.pth.tar"), "--save", str(tmp_path / "x"), *QUANTIZE,
+                             *flags])
+    assert not (tmp_path / "x").exists()
+
+
+# The score
+
+
+def meta(**cfg):
+    with torch.device("meta"):
+        return models.build("wideresnet", **cfg)
+
+
+def test_the_original_counter_on_the_dense_network_and_on_a_pruned_one():
+    arch, cfg = network("wideresnet")
+    dense = meta(num_classes=100, **cfg)
+    assert sum(p.numel() for p in dense.parameters()) == 37_446_900
+    assert legacy_flops(dense, dense.cfg) == 11_950_752_356
+    widths = [141, 144, 144, 143, 143, 277, 254, 254, 255, 255, 557, 294, 294, 294, 295]
+    pruned = meta(num_classes=100, **cfg, widths=widths, streams=[16, 136, 278, 527])
+    assert sum(p.numel() for p in pruned.parameters()) == 23_181_353
+    assert legacy_flops(pruned, dense.cfg) == 10_625_795_100
+    assert legacy_flops(pruned, dense.cfg, halve=True) == 5_318_413_340
+    assert legacy_flops(pruned, pruned.cfg) == 9_465_458_076             # with the inputs that are really there
+
+
+EIGHT_BITS = """\
+--------------------------------------------------------------------------------
+Freebie 16-bit is False
+Pytorch half-precision is True
+Weight-bit is 8
+params count /  4
+original param count 23181353 @ 23.18 M
+quantized param count 5795338 @ 5.80 M
+original FLOPs count 10625795100.0 @ 10.63 GFLOPs
+FLOPs count 5318413340.0 @ 5.32 GFLOPs
+--------------------------------------------------------------------------------
+Reference param count 36500000.0 @ 36.50 M
+Reference FLOPs count 10490000000.0 @ 10.49 GFLOPs
+--------------------------------------------------------------------------------
+Score = Param/refParam + FLOPs/refFLOPs = 0.15878 + 0.50700 = 0.66577
+--------------------------------------------------------------------------------"""
+FREEBIE = [("Freebie 16-bit is False", "Freebie 16-bit is True"), ("Weight-bit is 8", "Weight-bit is 32"),
+           ("params count /  4", "params count /  2"),
+           ("quantized param count 5795338 @ 5.80 M", "quantized param count 11590676 @ 11.59 M"),
+           ("0.15878 + 0.50700 = 0.66577", "0.31755 + 0.50700 = 0.82455")]
+
+
+def test_the_printouts_of_the_original_readme():
+    counts = 23_181_353, 10_625_795_100.0, 5_318_413_340.0
+    assert evaluation.describe(*counts, nbit=8, freebie=False, half=True) == EIGHT_BITS
+    expected = EIGHT_BITS
+    for old, new in FREEBIE:
+        expected = expected.replace(old, new)
+    assert evaluation.describe(*counts, nbit=32, freebie=True, half=True) == expected
+    whole = evaluation.describe(*counts, nbit=32, freebie=False, half=False)
+    assert "params count /  1\n" in whole and "\nFLOPs count 10625795100.0" in whole
+
+
+def test_six_bits_are_32_over_6():
+    assert "quantized param count 4346503" in evaluation.describe(23_181_353, 1.0, 1.0, 6, freebie=False, half=True)
+
+
+def test_eval_prints_both_tallies(bundle, tmp_path, capsys):
+    path = bundle / "pruned_model.pth.tar"
+    flags = ["--subset", "60", "--device", "cpu"]
+    evaluation.main(["--pruned", str(path), "--freebie", "--half", *flags])
+    out = capsys.readouterr().out
+    lines = out.splitlines()
+    ckpt = checkpoint.load(path)
+    model = checkpoint.to_model(ckpt)
+    params = sum(p.numel() for p in model.parameters())
+    assert f"original FLOPs count {legacy_flops(model, ckpt['dense']['cfg'])} @" in out
+    assert lines[5] == f"original param count {params} @ 0.{params // 10000:02d} M" and "/60 (" in out
+    score = next(line for line in lines if line.startswith("Score"))
+    assert lines[-2] == "published: " + score.partition("FLOPs = ")[2] and lines[-1].startswith("rules: ")
+    with pytest.raises(UserError, match="freebie"):
+        evaluation.main(["--pruned", str(path), "--freebie", "--nbit", "8", *flags])
+    quantize_model.main(["--pruned", str(path), "--save", str(tmp_path), *QUANTIZE])
+    capsys.readouterr()
+    evaluation.main([str(tmp_path / "quantized_model.pth.tar"), "--half", "--nbit", "8", *flags])
+    small = capsys.readouterr().out.splitlines()[-1]
+    assert "(activations: 8)" in small and float(small.split()[-1]) < float(lines[-1].split()[-1])
+    with pytest.raises(UserError, match="freebie"):
+        evaluation.main([str(tmp_path / "quantized_model.pth.tar"), "--freebie", *flags])
+
+
+def test_the_namespace_that_main_hands_to_prune_is_all_it_needs(tmp_path):
+    train(tmp_path, *MASKS, "--epochs", 1)
+    prune.prune(argparse.Namespace(model=str(tmp_path / "checkpoint.pth.tar"), save=str(tmp_path / "p"),
+                                   overwrite=False, dataset=None, data_dir=None, subset=60, device="cpu",
+                                   test_batch_size=64))
+    assert (tmp_path / "p" / "pruned_model.pth.tar").exists()
