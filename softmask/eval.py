@@ -17,11 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import nn
 
 from common import UserError, checkpoint, cli, data, originals, scores
+from common.device import device_of
 from common.evaluate import evaluate
-from common.run import device_of
 from softmask.cost import legacy_flops
 from softmask.networks import network
-from softmask.quantizers import round_inputs
 
 RULE = "-" * 80
 
@@ -92,7 +91,6 @@ def main(argv=None):
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
     data.check_fit(dataset, model, path)
-    round_inputs(model, ckpt.get("activations") or {})
     result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device), args.half)
     count = len(dataset.y_test)
     right = round(result["top1"] * count / 100)

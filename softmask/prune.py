@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common.device import device_of, facts
 from common.evaluate import evaluate
-from common.run import device_of, facts, output_folder
 from softmask.networks import network
 
 
@@ -66,7 +66,7 @@ def prune(args):
     if ckpt["method"] != "softmask" or ckpt["stage"] != "sparse" or not (soft_masks or ckpt.get("masks")):
         raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    folder = output_folder(args.save or str(Path(args.model).parent), args.overwrite, holds="pruned_model.pth.tar")
+    folder = cli.output_folder(args.save or str(Path(args.model).parent), args.overwrite, holds="pruned_model.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
 

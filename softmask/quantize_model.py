@@ -21,10 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from torch import nn
 
 from common import UserError, checkpoint, cli, data, models, originals, packing
+from common.device import device_of, facts
 from common.evaluate import evaluate
-from common.run import device_of, facts, output_folder
 from softmask.networks import network
-from softmask.quantizers import METHODS, calibrate, quantize, round_inputs
+from softmask.quantizers import METHODS, calibrate, quantize
 
 
 def parse(argv=None):
@@ -74,7 +74,8 @@ def main(argv=None):
     bits_of(args.abit, "--abit")
     ckpt = originals.load(args.pruned, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    folder = output_folder(args.save or str(Path(args.pruned).parent), args.overwrite, holds="quantized_model.pth.tar")
+    args.save = args.save or str(Path(args.pruned).parent)
+    folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
@@ -105,7 +106,7 @@ def main(argv=None):
     if args.abit != 32:
         train = data.Loader(dataset, "train", min(args.calibrate, 100), device, shuffle=True)
         activations = calibrate(model, islice(train.epoch(0), -(-args.calibrate // 100)), layers, args.abit)
-        round_inputs(model, activations)
+        checkpoint.quantize_inputs(model, activations, args.pruned)
     after = evaluate(model, test)
 
     path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(

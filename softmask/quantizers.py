@@ -95,18 +95,6 @@ def quantize(weight, method, bits, per_channel=False, mask=None):
 # What layers read
 
 
-def round_inputs(model, activations):
-    """From now on every named layer reads its input at the activation's bits, as integer arithmetic would.
-
-    activations: {layer: {"bits", "scale", "zero"}}. Returns the hooks; remove() undoes it.
-    """
-    def rounding(scale, zero, top):
-        return lambda layer, inputs: (((inputs[0] / scale).round() + zero).clamp(0, top).sub(zero).mul(scale),)
-
-    return [model.get_submodule(name).register_forward_pre_hook(
-        rounding(float(a["scale"]), int(a["zero"]), 2 ** a["bits"] - 1)) for name, a in activations.items()]
-
-
 @torch.no_grad()
 def calibrate(model, batches, layers, bits):
     """{layer: {"bits", "scale", "zero"}} for the inputs of these layers, from batches of training images.
