@@ -67,7 +67,12 @@ def evaluate_file(argv, description, network):
     args = parser.parse_args(argv)
     if not (args.file or args.named):
         raise UserError("which checkpoint? python eval.py FILE")
-    ckpt = originals.load(args.file or args.named, network, args.arch, args.depth)
+    return evaluate_checkpoint(args.file or args.named, args, network)
+
+
+def evaluate_checkpoint(path, args, network):
+    """What evaluate_file prints of the file; args: its flags."""
+    ckpt = originals.load(path, network, args.arch, args.depth)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     total = compute_flops.count(model).total

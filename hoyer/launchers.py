@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from common import UserError, checkpoint, cli
-from common.evaluate import evaluate_file
+from common.evaluate import evaluate_checkpoint
 from hoyer import finetune, main, networks, prune
 from hoyer.networks import find, stem
 
@@ -82,9 +82,7 @@ def evaluate(args):
 
     def network(arch, depth):
         return networks.network(arch, depth, **networks.options(args))
-    given = {name: getattr(args, name) for name in ("dataset", "data_dir", "device", "subset", "arch", "depth")}
-    flags = [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
-    evaluate_file([find(path), *flags], __doc__, network)
+    evaluate_checkpoint(find(path), argparse.Namespace(**vars(args), half=False, latency=False), network)
 
 
 def pruning_flags(doc, sensitivity):
