@@ -2,16 +2,25 @@
 
     python results/summary.py logs/demo/slimming/*/*.pth.tar
 
-Milliseconds are medians of fp32 forward passes of 1 and 128 pictures on this machine, the networks taking turns.
+Accuracy is the last epoch's on the test set, or right after pruning. Milliseconds are medians of fp32 forward passes
+of 1 and 128 images on this machine, the networks taking turns; networks of one shape are measured once.
 """
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import checkpoint, cli, compute_flops
+from common import checkpoint, cli, compute_flops, models
 from common.device import device_of
 from common.evaluate import milliseconds
+
+
+def stage_of(ckpt):
+    """The stage, and what tells two of the same method apart: 'pruned at random', 'finetuned, lr-rewind'."""
+    if ckpt["args"].get("criterion") == "random":
+        return f"{ckpt['stage']} at random"
+    way = ckpt["args"].get("retrain")                        # of magnitude
+    return f"{ckpt['stage']}, {way}" if way else ckpt["stage"]
 
 
 def main(argv=None):
@@ -22,16 +31,20 @@ def main(argv=None):
     device = device_of(args.device)
     ckpts = [checkpoint.load(file) for file in args.files]
     networks = [checkpoint.to_model(ckpt).to(device) for ckpt in ckpts]
-    times = [milliseconds(networks, batch) for batch in (1, 128)]
-    print(f"{'method':10} {'stage':10} {'network':13} {'data':9} {'epochs':>6} {'accuracy':>9} {'params':>11} "
-          f"{'non-zeros':>11} {'MACs':>12} {'ms, batch 1':>12} {'batch 128':>10}")
-    for ckpt, model, one, many in zip(ckpts, networks, *times, strict=True):
+
+    # a mask or another training does not change the time of a network
+    shapes = [(ckpt["arch"], str(ckpt["cfg"]), "activations" in ckpt) for ckpt in ckpts]
+    distinct = dict(zip(shapes, networks, strict=True))
+    times = [dict(zip(distinct, milliseconds([*distinct.values()], batch, rounds=7), strict=True))
+             for batch in (1, 128)]
+
+    print(f"{'method':10} {'stage':20} {'network':12} {'data':8} {'epochs':>6} {'accuracy':>9} {'parameters':>10} "
+          f"{'non-zeros':>10} {'MACs':>11} {'ms, batch 1':>11} {'batch 128':>9}")
+    for ckpt, model, shape in zip(ckpts, networks, shapes, strict=True):
         total = compute_flops.count(model).total
-        network = f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}"
-        stage = ckpt["args"].get("retrain", ckpt["stage"])   # how magnitude/ fine-tuned
-        print(f"{ckpt['method']:10} {stage:10} {network:13} {Path(ckpt['dataset']).stem:9} {ckpt['epoch'] or '':>6} "
-              f"{ckpt['prec1']:7.2f} % {total.params:11,} {total.nonzeros:11,} "
-              f"{total.macs:12,} {one:12.2f} {many:10.1f}")
+        print(f"{ckpt['method']:10} {stage_of(ckpt):20} {models.name(ckpt['arch'], ckpt['cfg']):12} "
+              f"{Path(ckpt['dataset']).stem:8} {ckpt['epoch'] or '':>6} {ckpt['prec1']:7.2f} % {total.params:10,} "
+              f"{total.nonzeros:10,} {total.macs:11,} {times[0][shape]:11.2f} {times[1][shape]:9.1f}")
 
 
 if __name__ == "__main__":
