@@ -75,10 +75,11 @@ def test_no_layer_loses_all_its_channels(capsys):
 
 
 def test_round_to_gives_multiples_and_keeps_the_strongest():
-    scores = {"a": torch.arange(32.0), "b": torch.arange(20.0), "c": torch.arange(6.0)}
-    keep = {"a": scores["a"] > 20, "b": scores["b"] > 2, "c": scores["c"] > 3}       # 11, 17 and 2 channels
+    scores = {"a": torch.arange(32.0), "b": torch.arange(20.0), "c": torch.arange(6.0), "d": torch.arange(32.0)}
+    keep = {name: scores[name] >= least for name, least in (("a", 21), ("b", 3), ("c", 4), ("d", 19))}
+    assert [int(mask.sum()) for mask in keep.values()] == [11, 17, 2, 13]
     kept = prune.keep_some(keep, scores, round_to=8)
-    assert {name: int(mask.sum()) for name, mask in kept.items()} == {"a": 8, "b": 16, "c": 6}
+    assert {name: int(mask.sum()) for name, mask in kept.items()} == {"a": 8, "b": 16, "c": 6, "d": 16}
     assert kept["a"].nonzero().flatten().tolist() == list(range(24, 32))
 
 
@@ -469,11 +470,19 @@ def test_a_command_without_save_gets_a_folder_named_after_its_network(tmp_path, 
         "shapes10-preresnet20-finetuned", "shapes10-preresnet20-pruned", "shapes10-resnet20-dense"]
 
 
-@pytest.mark.parametrize("keep, count", [([0, 0, 1, 1, 1], 4), ([0, 0, 1, 1, 1, 1, 1], 4), ([0, 0, 1, 1, 1, 1], 4)])
-def test_of_equally_strong_channels_those_that_were_kept_stay(keep, count):
+@pytest.mark.parametrize("keep", [[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0]])
+def test_of_equally_strong_channels_those_that_were_kept_stay(keep):
     keep = torch.tensor(keep, dtype=torch.bool)
     kept = prune.keep_some({"a": keep}, {"a": torch.full(keep.shape, 0.5)}, round_to=4)["a"]
-    assert int(kept.sum()) == count and int((kept & keep).sum()) == min(count, int(keep.sum()))
+    assert int(kept.sum()) == 4 and int((kept & keep).sum()) == min(4, int(keep.sum()))
+
+
+def test_channels_of_a_residual_stream_are_no_candidates():
+    """Magnitude's ResNet adds up what its second convolutions make; only what is inside a block can go."""
+    model = models.build("resnet", depth=8, shortcut="pad")
+    assert list(prune.candidates(model)) == [f"layer{stage}.0.bn1" for stage in (1, 2, 3)]
+    chosen = prune.candidates(trained_like("resnet", 20))    # and with selections every batch norm has some
+    assert len(chosen) == 2 * 3 * 3 + 1 and len(chosen["bn"]) == 256
 
 
 def test_zeroing_takes_gamma_and_beta_and_nothing_else():
