@@ -20,8 +20,8 @@ import torch
 from common import UserError, checkpoint, cli, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
-from reweighted.main import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
 from reweighted.networks import network
+from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
 
 
 def parse(argv=None):

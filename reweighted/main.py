@@ -14,15 +14,12 @@ gets smaller, what is large is nearly left alone, and the weights fall into two 
 then prune.py and finetune.py; training/main.py runs all four. The original reports 81.92 % for the dense MobileNetV2
 on CIFAR-100. An epoch of it takes ten minutes or more on two CPU cores. README.md has what was measured.
 """
-import math
-import random
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
@@ -30,22 +27,7 @@ from common.evaluate import evaluate
 from common.run import Run
 from reweighted import penalties
 from reweighted.networks import network
-
-LENGTH = 300                                                 # epochs of each phase of the original
-
-
-def add_recipe(parser):
-    """The flags of dense training and of masked retraining."""
-    add = parser.add_argument
-    add("--optmzr", choices=("adam", "sgd"), default="adam")
-    add("--momentum", type=cli.nonnegative, default=0.9, help="of sgd")
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="of sgd; adam has none")
-    add("--lr-scheduler", choices=("cosine", "default"), default="cosine", help="cosine: by the batch, to 4e-8; "
-        "default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, 280 of 300")
-    add("--warmup-epochs", type=int, default=5, help="of a linear rise from --warmup-lr; 0 for none")
-    add("--warmup-lr", type=cli.nonnegative, default=1e-4)
-    add("--alpha", type=cli.nonnegative, default=0.3, help="of mixup's Beta(alpha, alpha); 0 for none")
-    add("--smooth-eps", type=cli.fraction, default=0.1, help="of label smoothing; 0 for none")
+from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
 
 
 def parse(argv=None):
@@ -65,37 +47,6 @@ def parse(argv=None):
     add("--faithful", action="store_true", help="with --rew, as in the original: gamma = 1 / (w + eps) without the "
         "absolute value; lambda, the rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any --epochs")
     return parser.parse_args(argv)
-
-
-def mixed(images, labels, alpha):
-    """Mixup (Zhang et al. 2018): (lam x_i + (1 - lam) x_j, y_i, y_j, lam) with lam from Beta(alpha, alpha)."""
-    if not alpha:
-        return images, labels, labels, 1.0
-    lam, other = random.betavariate(alpha, alpha), torch.randperm(len(images)).to(images.device)
-    return torch.lerp(images[other], images, lam), labels, labels[other], lam
-
-
-def smoothed_loss(logits, labels, others, lam, eps):
-    """Cross-entropy with mixup's two labels; 1 - eps on the true class, eps / (K - 1) on each other one."""
-    classes = logits.shape[1]
-    smoothing = eps * classes / (classes - 1)                # torch gives the true class eps / K too
-    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return loss if lam == 1 else lam * loss + (1 - lam) * F.cross_entropy(logits, others, label_smoothing=smoothing)
-
-
-def schedule(args, batches):
-    """Learning rate of batch number `step`, as a factor of --lr: warm-up, then cosine or halvings."""
-    warm, total = args.warmup_epochs * batches, args.epochs * batches
-    first, floor = args.warmup_lr / args.lr if args.lr else 1, min(4e-8 / args.lr, 1) if args.lr else 1
-    marks = [mark * args.epochs // LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
-
-    def factor(step):
-        if step < warm:
-            return first + (1 - first) * step / warm
-        if args.lr_scheduler == "default":
-            return 0.5 ** sum(step // batches >= mark for mark in marks)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1))) / 2
-    return factor
 
 
 def refreshes(epochs, faithful=False):
@@ -118,12 +69,6 @@ def reweighted_schedule(epochs, batches, faithful=False):
         jumps = sum(mark <= epoch for mark in marks)
         return 0.98 ** (epoch - jumps) * 1.6 ** jumps
     return factor
-
-
-def make_optimizer(args, model):
-    if args.optmzr == "adam":
-        return torch.optim.Adam(model.parameters(), args.lr)
-    return torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
 
 
 def main(argv=None):

@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from common import UserError, cli, models
-from reweighted import finetune, main, penalties, prune
+from reweighted import finetune, main, penalties, prune, recipe
 from reweighted.networks import network
 
 PROFILES = Path(__file__).resolve().parent.parent / "profile"
@@ -26,8 +26,8 @@ NO_EFFECT_WITH_NUMBER = ("--workers", "--log-interval", "--s", "--lr-decay")
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=main.LENGTH, batch_size=64, lr=0.001, seed=1)
-    main.add_recipe(parser)
+    cli.add_flags(parser, epochs=recipe.LENGTH, batch_size=64, lr=0.001, seed=1)
+    recipe.add_recipe(parser)
     add = parser.add_argument
     add("--arch", default=None, help="any network of common/models (default: mobilenetv2, or what --pretrained holds)")
     add("--depth", type=int)

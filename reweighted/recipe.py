@@ -1,0 +1,64 @@
+"""Reweighted L1: how the dense network and, after pruning, the weights that are left are trained.
+
+Adam, a linear warm-up and a cosine by the batch, mixup (Zhang et al. 2018) and label smoothing.
+"""
+import math
+import random
+
+import torch
+import torch.nn.functional as F
+
+from common import cli
+
+LENGTH = 300                                                 # epochs of each phase of the original
+
+
+def add_recipe(parser):
+    """The flags of dense training and of masked retraining."""
+    add = parser.add_argument
+    add("--optmzr", choices=("adam", "sgd"), default="adam")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="of sgd")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="of sgd; adam has none")
+    add("--lr-scheduler", choices=("cosine", "default"), default="cosine", help="cosine: by the batch, to 4e-8; "
+        "default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, 280 of 300")
+    add("--warmup-epochs", type=int, default=5, help="of a linear rise from --warmup-lr; 0 for none")
+    add("--warmup-lr", type=cli.nonnegative, default=1e-4)
+    add("--alpha", type=cli.nonnegative, default=0.3, help="of mixup's Beta(alpha, alpha); 0 for none")
+    add("--smooth-eps", type=cli.fraction, default=0.1, help="of label smoothing; 0 for none")
+
+
+def mixed(images, labels, alpha):
+    """Mixup (Zhang et al. 2018): (lam x_i + (1 - lam) x_j, y_i, y_j, lam) with lam from Beta(alpha, alpha)."""
+    if not alpha:
+        return images, labels, labels, 1.0
+    lam, other = random.betavariate(alpha, alpha), torch.randperm(len(images)).to(images.device)
+    return torch.lerp(images[other], images, lam), labels, labels[other], lam
+
+
+def smoothed_loss(logits, labels, others, lam, eps):
+    """Cross-entropy with mixup's two labels; 1 - eps on the true class, eps / (K - 1) on each other one."""
+    classes = logits.shape[1]
+    smoothing = eps * classes / (classes - 1)                # torch gives the true class eps / K too
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    return loss if lam == 1 else lam * loss + (1 - lam) * F.cross_entropy(logits, others, label_smoothing=smoothing)
+
+
+def schedule(args, batches):
+    """Learning rate of batch number `step`, as a factor of --lr: warm-up, then cosine or halvings."""
+    warm, total = args.warmup_epochs * batches, args.epochs * batches
+    first, floor = args.warmup_lr / args.lr if args.lr else 1, min(4e-8 / args.lr, 1) if args.lr else 1
+    marks = [mark * args.epochs // LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
+
+    def factor(step):
+        if step < warm:
+            return first + (1 - first) * step / warm
+        if args.lr_scheduler == "default":
+            return 0.5 ** sum(step // batches >= mark for mark in marks)
+        return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1))) / 2
+    return factor
+
+
+def make_optimizer(args, model):
+    if args.optmzr == "adam":
+        return torch.optim.Adam(model.parameters(), args.lr)
+    return torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
