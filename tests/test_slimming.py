@@ -245,6 +245,20 @@ def test_mask_then_compact_is_the_same_network(arch, tmp_path):
     assert sum(v.numel() for v in small["state_dict"].values()) < sum(v.numel() for v in masked["state_dict"].values())
 
 
+def test_compact_after_a_first_narrowing(tmp_path):
+    """The selections of the narrow network pass on only some channels, and the masks are about these."""
+    saved(tmp_path / "m.pth.tar", "resnet")
+    cut(tmp_path / "m.pth.tar", tmp_path / "narrow", "--percent", "0.3")
+    cut(tmp_path / "narrow/pruned.pth.tar", tmp_path / "masked", "--mask", "--percent", "0.3")
+    cut(tmp_path / "masked/pruned.pth.tar", tmp_path / "small", "--compact")
+    masked, small = (checkpoint.load(tmp_path / d / "pruned.pth.tar") for d in ("masked", "small"))
+    assert sum(small["cfg"]["widths"]) == 952 - int(0.3 * 952) and sum(masked["cfg"]["widths"]) == 952
+    images = torch.randn(4, 3, 32, 32)
+    with torch.no_grad():
+        a, b = checkpoint.to_model(masked)(images), checkpoint.to_model(small)(images)
+    assert (a - b).abs().max() <= 1e-4 * a.abs().max()
+
+
 def test_a_fully_masked_layer_is_no_error_and_still_compacts(tmp_path, capsys):
     torch.manual_seed(0)
     model = trained_like("resnet", 20)
@@ -477,12 +491,14 @@ def test_of_equally_strong_channels_those_that_were_kept_stay(keep):
     assert int(kept.sum()) == 4 and int((kept & keep).sum()) == min(4, int(keep.sum()))
 
 
-def test_channels_of_a_residual_stream_are_no_candidates():
-    """Magnitude's ResNet adds up what its second convolutions make; only what is inside a block can go."""
-    model = models.build("resnet", depth=8, shortcut="pad")
-    assert list(prune.candidates(model)) == [f"layer{stage}.0.bn1" for stage in (1, 2, 3)]
-    chosen = prune.candidates(trained_like("resnet", 20))    # and with selections every batch norm has some
-    assert len(chosen) == 2 * 3 * 3 + 1 and len(chosen["bn"]) == 256
+def test_which_channels_are_candidates():
+    """Not those that a residual stream adds up; of a depthwise convolution those after it; of a selection all."""
+    assert list(prune.candidates(models.build("resnet", depth=8))) == [f"layer{stage}.0.bn1" for stage in (1, 2, 3)]
+    depthwise = prune.candidates(models.build("mobilenetv2"))
+    records = [record for record in models.build("mobilenetv2").channels() if not record.stream]
+    assert list(depthwise) == [record.producers[-1][1] for record in records] and len(records[3].producers) == 2
+    selections = prune.candidates(trained_like("resnet", 20))
+    assert len(selections) == 3 * 3 * 2 + 1 and len(selections["bn"]) == 256
 
 
 def test_zeroing_takes_gamma_and_beta_and_nothing_else():
