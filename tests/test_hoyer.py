@@ -119,14 +119,17 @@ def test_zero_groups_and_zero_tensors_give_no_nan(name, shape):
 
 
 @pytest.mark.parametrize("name", INVARIANT)
-def test_gradients_of_tiny_entries_are_those_of_float64(name):
+@pytest.mark.parametrize("shape", [(300, 784), (4, 3), (4, 3, 2, 2)])
+def test_tiny_entries_have_the_value_and_gradient_of_large_ones(name, shape):
+    """R(w) = R(1e20 w), so dR/dw = 1e20 R'(1e20 w); squares of these entries are no float32 numbers."""
+    torch.set_flush_denormal(True)                           # as in every run
     torch.manual_seed(0)
-    w = (torch.randn(300, 784) * 1e-20).requires_grad_()
-    exact = w.detach().double().requires_grad_()
-    for tensor in (w, exact):
-        ALL[name](tensor).backward()
-    assert w.grad.isfinite().all() and ALL[name](w).item() == pytest.approx(ALL[name](exact).item(), rel=1e-4)
-    torch.testing.assert_close(w.grad.double(), exact.grad, rtol=1e-3, atol=float(exact.grad.abs().max()) * 1e-4)
+    w = (torch.randn(shape) * 1e-20).requires_grad_()
+    large = (1e20 * w.detach().double()).requires_grad_()
+    value, exact = ALL[name](w), ALL[name](large)
+    gradient, expected = torch.autograd.grad(value, w)[0], 1e20 * torch.autograd.grad(exact, large)[0]
+    assert gradient.isfinite().all() and value.item() == pytest.approx(exact.item(), rel=1e-4)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=float(expected.abs().max()) * 1e-4)
 
 
 def test_scaling_a_tensor_costs_no_digit():
@@ -971,6 +974,18 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
         sweep.main([*flags, "--pretrained", str(tmp_path / "s/hs-0.0001-epochs1/checkpoint.pth.tar")])
     sweep.main([*flags, "--tune-wd", "1e-4", "--target", "100"])          # none is that good: nothing old stays
     assert not list((tmp_path / "s/chosen").glob("hs*"))
+
+
+def test_a_sweep_refuses(tmp_path, monkeypatch):
+    for flags, message in ((["--regs", "none"], "invalid choice"), (["--decays", "-1"], "number from 0 up"),
+                           (["--schedule", "cosine", "3"], "not both"), (["--refit", "x"], "--target PERCENT"),
+                           (["--pretrained", "nowhere"], "nowhere")):
+        with pytest.raises(UserError, match=message):
+            sweep.main(["--save", str(tmp_path / "s"), *QUICK[:4], "--subset", "20", *flags])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        sweep.main(["--save", str(tmp_path / "s")])
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("more", [[], ["--iterate"]])
