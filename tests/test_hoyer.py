@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -238,6 +239,61 @@ def test_the_optimizer_has_what_the_flags_say(script, arch, tmp_path):
     else:                                                    # SGD
         assert "momentum_buffer" in state and settings["momentum"] == 0.7 and not settings["nesterov"]
     assert len(settings["params"]) == len(list(models.build(arch, **ckpt["cfg"]).parameters()))
+
+
+def steps_by_hand(model, penalty, masks, adam, lr, weight_decay, epochs, batches):
+    """Adam (beta 0.9 and 0.999) or SGD with momentum 0.7, L2 weight decay in the gradient, the rate falling as a cosine
+    over all epochs; after every step the masks."""
+    first, second = ({name: torch.zeros_like(w) for name, w in model.named_parameters()} for _ in range(2))
+    step = 0
+    for epoch in range(epochs):
+        rate = lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        for images, labels in batches(epoch):
+            step += 1
+            named = dict(model.named_parameters())
+            loss = nn.functional.cross_entropy(model(images), labels) + penalty(model)
+            gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+            with torch.no_grad():
+                for name, w in named.items():
+                    gradient = gradients[name] + weight_decay * w
+                    if adam:
+                        first[name] = 0.9 * first[name] + 0.1 * gradient
+                        second[name] = 0.999 * second[name] + 0.001 * gradient ** 2
+                        root = (second[name] / (1 - 0.999 ** step)).sqrt()
+                        w -= rate * first[name] / (1 - 0.9 ** step) / (root + 1e-8)
+                    else:
+                        first[name] = 0.7 * first[name] + gradient
+                        w -= rate * first[name]
+                    w *= masks.get(name, torch.ones(()))
+
+
+@pytest.mark.parametrize("script", [main, finetune])
+@pytest.mark.parametrize("arch, cfg", [("lenet300", {}), ("resnet", {"depth": 8, "block": "basic"})])
+def test_training_step_by_step_by_hand(script, arch, cfg, tmp_path):
+    model, lenet, masks = saved(tmp_path / "m.pth.tar", arch, **cfg), arch == "lenet300", {}
+    lr = 1e-3 if lenet else 0.05
+    flags = ["--lr", str(lr), "--wd", "0.01", "--momentum", "0.7", "--batch-size", "10", "--epochs", "3", "--schedule",
+             "cosine", "--seed", "3", "--holdout", "20", "--subset", "40"]
+    if script is main:
+        reg = "hs" if lenet else "group-hs"
+        ckpt = train(tmp_path / "f", "--pretrained", str(tmp_path / "m"), "--reg", reg, "--decay", "1e-4", *flags)
+
+        def penalty(model):
+            return sum(1e-4 * ALL[reg](w) for w in model.parameters() if lenet or w.dim() > 1)
+    else:
+        masks = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.02")["masks"]
+        model = checkpoint.to_model(checkpoint.load(tmp_path / "p/pruned.pth.tar"))
+        ckpt = train(tmp_path / "f", "--model", str(tmp_path / "p/pruned.pth.tar"), *flags, script=finetune)
+
+        def penalty(model):
+            return 0
+    whole = data.load("shapes10", grey=lenet, subset=40)
+    dataset = replace(whole, x_train=whole.x_train[:20], y_train=whole.y_train[:20])
+    loader = data.Loader(dataset, "train", 10, seed=3, **({} if lenet else {"crop": 4, "flip": True}))
+    model.train()
+    steps_by_hand(model, penalty, masks, lenet, lr, 0.01, 3, loader.epoch)
+    for name, w in model.state_dict().items():
+        torch.testing.assert_close(ckpt["state_dict"][name], w, rtol=2e-3, atol=2e-5)
 
 
 def test_hoyer_square_leaves_biases_beside_batch_norms_alone(tmp_path):
