@@ -22,6 +22,7 @@ time of (penalties x coefficients) x (--epochs + thresholds x --tune-epochs): wi
 four element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
 """
 import csv
+import os
 import sys
 from argparse import Namespace
 from pathlib import Path
@@ -74,6 +75,8 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     args.save = str(Path(args.save))                         # without a last slash
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        raise UserError("a sweep is one process; start it without torchrun")
     if args.refit and args.target is None:
         raise UserError("--refit trains what --target PERCENT chooses; give that, too")
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -119,14 +120,17 @@ def test_zero_groups_and_zero_tensors_give_no_nan(name, shape):
 
 
 @pytest.mark.parametrize("name", INVARIANT)
-def test_gradients_of_tiny_entries_are_those_of_float64(name):
+@pytest.mark.parametrize("shape", [(300, 784), (4, 3), (4, 3, 2, 2)])
+def test_tiny_entries_have_the_value_and_gradient_of_large_ones(name, shape):
+    """R(w) = R(1e20 w), so dR/dw = 1e20 R'(1e20 w); squares of these entries are no float32 numbers."""
+    torch.set_flush_denormal(True)                           # as in every run
     torch.manual_seed(0)
-    w = (torch.randn(300, 784) * 1e-20).requires_grad_()
-    exact = w.detach().double().requires_grad_()
-    for tensor in (w, exact):
-        ALL[name](tensor).backward()
-    assert w.grad.isfinite().all() and ALL[name](w).item() == pytest.approx(ALL[name](exact).item(), rel=1e-4)
-    torch.testing.assert_close(w.grad.double(), exact.grad, rtol=1e-3, atol=float(exact.grad.abs().max()) * 1e-4)
+    w = (torch.randn(shape) * 1e-20).requires_grad_()
+    large = (1e20 * w.detach().double()).requires_grad_()
+    value, exact = ALL[name](w), ALL[name](large)
+    gradient, expected = torch.autograd.grad(value, w)[0], 1e20 * torch.autograd.grad(exact, large)[0]
+    assert gradient.isfinite().all() and value.item() == pytest.approx(exact.item(), rel=1e-4)
+    torch.testing.assert_close(gradient.double(), expected, rtol=1e-3, atol=float(expected.abs().max()) * 1e-4)
 
 
 def test_scaling_a_tensor_costs_no_digit():
@@ -235,6 +239,61 @@ def test_the_optimizer_has_what_the_flags_say(script, arch, tmp_path):
     else:                                                    # SGD
         assert "momentum_buffer" in state and settings["momentum"] == 0.7 and not settings["nesterov"]
     assert len(settings["params"]) == len(list(models.build(arch, **ckpt["cfg"]).parameters()))
+
+
+def steps_by_hand(model, penalty, masks, adam, lr, weight_decay, epochs, batches):
+    """Adam (beta 0.9 and 0.999) or SGD with momentum 0.7, L2 weight decay in the gradient, the rate falling as a cosine
+    over all epochs; after every step the masks."""
+    first, second = ({name: torch.zeros_like(w) for name, w in model.named_parameters()} for _ in range(2))
+    step = 0
+    for epoch in range(epochs):
+        rate = lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
+        for images, labels in batches(epoch):
+            step += 1
+            named = dict(model.named_parameters())
+            loss = nn.functional.cross_entropy(model(images), labels) + penalty(model)
+            gradients = dict(zip(named, torch.autograd.grad(loss, list(named.values())), strict=True))
+            with torch.no_grad():
+                for name, w in named.items():
+                    gradient = gradients[name] + weight_decay * w
+                    if adam:
+                        first[name] = 0.9 * first[name] + 0.1 * gradient
+                        second[name] = 0.999 * second[name] + 0.001 * gradient ** 2
+                        root = (second[name] / (1 - 0.999 ** step)).sqrt()
+                        w -= rate * first[name] / (1 - 0.9 ** step) / (root + 1e-8)
+                    else:
+                        first[name] = 0.7 * first[name] + gradient
+                        w -= rate * first[name]
+                    w *= masks.get(name, torch.ones(()))
+
+
+@pytest.mark.parametrize("script", [main, finetune])
+@pytest.mark.parametrize("arch, cfg", [("lenet300", {}), ("resnet", {"depth": 8, "block": "basic"})])
+def test_training_step_by_step_by_hand(script, arch, cfg, tmp_path):
+    model, lenet, masks = saved(tmp_path / "m.pth.tar", arch, **cfg), arch == "lenet300", {}
+    lr = 1e-3 if lenet else 0.05
+    flags = ["--lr", str(lr), "--wd", "0.01", "--momentum", "0.7", "--batch-size", "10", "--epochs", "3", "--schedule",
+             "cosine", "--seed", "3", "--holdout", "20", "--subset", "40"]
+    if script is main:
+        reg = "hs" if lenet else "group-hs"
+        ckpt = train(tmp_path / "f", "--pretrained", str(tmp_path / "m"), "--reg", reg, "--decay", "1e-4", *flags)
+
+        def penalty(model):
+            return sum(1e-4 * ALL[reg](w) for w in model.parameters() if lenet or w.dim() > 1)
+    else:
+        masks = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.02")["masks"]
+        model = checkpoint.to_model(checkpoint.load(tmp_path / "p/pruned.pth.tar"))
+        ckpt = train(tmp_path / "f", "--model", str(tmp_path / "p/pruned.pth.tar"), *flags, script=finetune)
+
+        def penalty(model):
+            return 0
+    whole = data.load("shapes10", grey=lenet, subset=40)
+    dataset = replace(whole, x_train=whole.x_train[:20], y_train=whole.y_train[:20])
+    loader = data.Loader(dataset, "train", 10, seed=3, **({} if lenet else {"crop": 4, "flip": True}))
+    model.train()
+    steps_by_hand(model, penalty, masks, lenet, lr, 0.01, 3, loader.epoch)
+    for name, w in model.state_dict().items():
+        torch.testing.assert_close(ckpt["state_dict"][name], w, rtol=2e-3, atol=2e-5)
 
 
 def test_hoyer_square_leaves_biases_beside_batch_norms_alone(tmp_path):
@@ -971,6 +1030,18 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(tmp_path, capsy
         sweep.main([*flags, "--pretrained", str(tmp_path / "s/hs-0.0001-epochs1/checkpoint.pth.tar")])
     sweep.main([*flags, "--tune-wd", "1e-4", "--target", "100"])          # none is that good: nothing old stays
     assert not list((tmp_path / "s/chosen").glob("hs*"))
+
+
+def test_a_sweep_refuses(tmp_path, monkeypatch):
+    for flags, message in ((["--regs", "none"], "invalid choice"), (["--decays", "-1"], "number from 0 up"),
+                           (["--schedule", "cosine", "3"], "not both"), (["--refit", "x"], "--target PERCENT"),
+                           (["--pretrained", "nowhere"], "nowhere")):
+        with pytest.raises(UserError, match=message):
+            sweep.main(["--save", str(tmp_path / "s"), *QUICK[:4], "--subset", "20", *flags])
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        sweep.main(["--save", str(tmp_path / "s")])
+    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("more", [[], ["--iterate"]])
