@@ -41,7 +41,7 @@ class Counter(TorchDispatchMode):
     def __init__(self, names):
         super().__init__()
         self.names, self.inside, self.rows = names, [], []
-        # by the identity of a convolution's output: (output, what folding costs), its readers, the norm behind it
+        # by the identity of a convolution's output: (output, what folding costs), its readers, the norm after it
         self.made, self.uses, self.norms = {}, {}, {}
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):

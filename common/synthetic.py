@@ -8,7 +8,7 @@ without a download. The images come from a fixed seed, so every run sees the sam
     ... "x_test", "y_test"          the same for 2,000 test images
 
 shapes10: one form (disc, ring, square, triangle, cross, star, crescent, two bars, L, heart) of random place, size,
-turn and color, over a wavy background, with stray patches behind it and one in front.
+turn and color, over a wavy background, with stray patches below it and one on top.
 shapes100: a large form and a small one diagonally below it; class = 10 * large + small.
 No two classes are mirror images, so random flips are safe, and colors are chosen independently of the class. In grey
 the forms are bright on dark, and in shapes100 they move and turn less, as an MLP does not learn large displacements.
@@ -27,7 +27,7 @@ CLASSES = {"shapes10": 10, "shapes100": 100}
 BATCH = 250  # images made at once, few enough for the processor's cache; changing it changes the images
 
 # How hard each data set is: radius of the form in pixels, greatest shift of its centre, greatest turn in radians,
-# stray patches behind the form, their opacity, and amplitude of the pixel noise (full scale = 1).
+# stray patches below the form, their opacity, and amplitude of the pixel noise (full scale = 1).
 LEVELS = {
     ("shapes10", False): ((8.0, 12.0), 2.5, 0.45, 2, 0.6, 0.20),
     ("shapes100", False): ((7.5, 9.0), 1.0, 0.5, 2, 0.4, 0.15),

@@ -17,7 +17,7 @@ accuracy on the validation set is then tested, and written to chosen/: the fine-
 training images, the chosen coefficient and thresholds are first trained once more from it, on all of them, and that
 network is the one to be tested; nothing is chosen by the test set either way.
 
-A finished training is not repeated, a stopped one goes on: repeat the command, also with values added. Expect the
+A finished training is not repeated, a stopped one continues: repeat the command, also with values added. Expect the
 time of (penalties x coefficients) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the
 four element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
 """
@@ -64,7 +64,7 @@ def parse(argv=None):
     add("--holdout", type=cli.positive, default=5000, metavar="N")
     add("--pretrained", metavar="FILE", help="a dense network to begin with, trained with the same --holdout (default: "
         "one is trained)")
-    add("--iterate", action="store_true", help="go from threshold to threshold instead of pruning each time anew")
+    add("--iterate", action="store_true", help="go from threshold to threshold, each from what the one before left")
     add("--target", type=float, metavar="PERCENT", help="accuracy on the validation set of the networks to choose")
     add("--refit", metavar="FILE", help="a dense network trained on all images: train the chosen ones so, too, and "
         "test those")

@@ -60,17 +60,17 @@ def hoyer_mnist(plt, rows):
             axis.xaxis.set_major_formatter("{x:g}")
             axis.set_xticks([], minor=True)
             axis.grid(alpha=0.3)
-        drawn = labels_once(weights, macs)
-        macs.legend(drawn.values(), drawn, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9)
+        labels = labels_once(weights, macs)
+        macs.legend(labels.values(), labels, loc="upper left", bbox_to_anchor=(1.02, 1), fontsize=9)
     return figure
 
 
 def labels_once(*axes):
-    """{label: handle} of all that is drawn, each label once."""
-    drawn = {}
+    """{label: handle} of everything in the plot, each label once."""
+    labels = {}
     for axis in axes:
-        drawn |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
-    return drawn
+        labels |= dict(zip(*reversed(axis.get_legend_handles_labels()), strict=True))
+    return labels
 
 
 def magnitude_cifar10(plt, rows):
@@ -103,8 +103,8 @@ def magnitude_cifar10(plt, rows):
         axis.set_xticks([5, 10, 20, 50, 100], ["5", "10", "20", "50", "100"])
         axis.set_xticks([], minor=True)
         axis.grid(alpha=0.3)
-        drawn = labels_once(axis)
-        axis.legend(drawn.values(), drawn, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=9)
+        labels = labels_once(axis)
+        axis.legend(labels.values(), labels, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2, fontsize=9)
     return figure
 
 

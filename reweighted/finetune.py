@@ -66,7 +66,7 @@ def retrain(args):
     lenet = ckpt["arch"].startswith("lenet")
     dataset = data.load(args.dataset, args.data_dir, lenet, args.subset)
     data.check_fit(dataset, model, args.model)
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is none
+    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     optimizer = make_optimizer(args, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args, len(train)))

@@ -5,8 +5,8 @@ LinLabNEU/reweight_pruning3 used it in 2019. The second phase adds to the cross-
 
     lambda * sum over the weights of convolutions of  gamma |w|,      gamma = 1 / (|w| + eps)
 
-and takes the gammas anew from the weights after every fifth of the run: epochs 61, 121, 181, 241 of 300. What is small
-gets smaller, what is large is nearly left alone, and the weights fall into two heaps; prune.py cuts between them.
+and takes the gammas again from the weights after every fifth of the run: epochs 61, 121, 181, 241 of 300. Small
+weights get smaller, large ones hardly change, and the weights split into two groups; prune.py cuts between them.
 
     python main.py                                                                    dense
     python main.py --rew --pretrained logs/cifar100-mobilenetv2_1.3-dense/checkpoint.pth.tar
@@ -50,7 +50,7 @@ def parse(argv=None):
 
 
 def refreshes(epochs, faithful=False):
-    """The epochs (from 1) at whose start the gammas are taken anew: behind each fifth but the last."""
+    """The epochs (from 1) at whose start the gammas are refreshed: after each fifth but the last."""
     length = LENGTH if faithful else epochs
     return sorted({fifth * length // 5 + 1 for fifth in (1, 2, 3, 4)} - {1} & set(range(1, epochs + 1)))
 
@@ -104,7 +104,7 @@ def train(args):
     run.describe(model)
     net = run.parallel(model)
     lenet = model.arch.startswith("lenet")
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is none
+    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
     if args.rew and not weights:
@@ -152,7 +152,7 @@ def train(args):
 
 
 class Gammas:
-    """The coefficients, which a run that goes on needs as they were."""
+    """The coefficients, which a resumed run needs as they were."""
 
     def __init__(self):
         self.tensors = []

@@ -1,4 +1,4 @@
-"""Reweighted L1: cutting between the two heaps of weights.
+"""Reweighted L1: cutting between the small weights and the large ones.
 
     python prune.py --model logs/cifar100-mobilenetv2_1.3-sparse/checkpoint.pth.tar
 
@@ -7,7 +7,7 @@ The reweighted phase leaves the weights of convolutions either large or near zer
     w stays  <=>  |w| >= 1e-4
 
 How many go is an outcome, not a setting. The masks are stored beside the weights, and finetune.py keeps the zeros.
-pruned.pth.tar holds one bit per weight and the surviving values, prune.txt the report, prune.png the two heaps.
+pruned.pth.tar holds one bit per weight and the surviving values, prune.txt the report, prune.png their histogram.
 
     --threshold 1e-3      another threshold
     --percentile 0.77     the threshold that takes this fraction of all these weights (the control: magnitude pruning)
@@ -61,7 +61,7 @@ def parse(argv=None):
 def read_ratios(path, weights):
     """{parameter name: fraction in [0, 1)} of a file with lines "name: fraction"; # begins a comment.
 
-    UserError names a line that is none, or one of a parameter that is no convolution's weight here.
+    UserError names a line that is not of this form, or a parameter that is not a convolution's weight here.
     """
     try:
         lines = Path(path).read_text().splitlines()
@@ -172,72 +172,87 @@ def main(argv=None):
 
 
 def prune(args):
-    if not args.model:
-        raise UserError("--model FILE is needed: the network to prune")
-    rules = [name for name in ("percentile", "ratio", "ratios") if getattr(args, name) is not None]
-    if len(rules) > 1 or rules and rules != ["ratios"] and args.threshold is not None:
-        raise UserError(f"--{rules[0]} and --{(rules[1:] or ['threshold'])[0]} choose weights in two ways; give one")
+    check(args)
+
+    # load
     ckpt = originals.load(args.model, network, args.arch, args.depth)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or f"logs/{Path(args.dataset).stem}-{models.name(ckpt['arch'], ckpt['cfg'])}-pruned"
+    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original, model = checkpoint.to_model(ckpt), checkpoint.to_model(ckpt)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     if not weights:
         raise UserError(f"{args.model}: a {ckpt['arch']} has no convolution to prune")
-    earlier = ckpt.get("masks", {})
-    of_phase = ckpt["args"].get("sparsity_type") if ckpt["method"] == "reweighted" else None
-    kind = args.sparsity_type = args.sparsity_type or of_phase or "irregular"
+    phase = ckpt["args"].get("sparsity_type") if ckpt["method"] == "reweighted" else None
+    kind = args.sparsity_type = args.sparsity_type or phase or "irregular"
 
-    # which weights stay
+    # choose which weights stay
     ratios = read_ratios(args.ratios, weights) if args.ratios else None
     if args.ratio is not None:
         ratios = dict.fromkeys(weights, args.ratio)
-    by_threshold = not rules or args.threshold is not None
-    if by_threshold and args.threshold is None:
-        args.threshold = 1e-4
-    keep = choose(weights, kind, args.threshold, args.percentile, ratios, by_threshold)
-    if not keep:
+    by_threshold = args.threshold is not None
+    chosen = choose(weights, kind, args.threshold, args.percentile, ratios, by_threshold)
+    if not chosen:
         raise UserError(f"{args.ratios} leaves every layer untouched")
-    masks = {**earlier, **{name: mask & earlier[name] if name in earlier else mask for name, mask in keep.items()}}
+    previous_masks = ckpt.get("masks", {})
+    masks = {**previous_masks, **{name: mask & previous_masks.get(name, mask) for name, mask in chosen.items()}}
+
+    # apply: zeros, and for whole filters, columns or channels a narrower network
     with torch.no_grad():
-        for name, mask in keep.items():
+        for name, mask in chosen.items():
             weights[name].mul_(mask)
     small = model
     if kind in ("filter", "column", "channel"):
         small, masks = narrowed(model, masks)
-    counted = compute_flops.count(small)
-    report = "\n".join([describe(small, masks),
-                        f"{counted.total.macs:,} MACs, {counted.total.sparse_macs:,} with weights that are not zero"])
-    print(report)
 
-    # what that does to the accuracy
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, args.model)
-    test = data.Loader(dataset, "test", args.test_batch_size, device)
-    before, after = (evaluate(m.to(device), test)["top1"] for m in (original, small))
-    lines = [f"accuracy on {args.dataset}: {before:.2f} % before, {after:.2f} % pruned"]
-    if small is not model:                                   # the narrow network computes what the masked one does
-        images, _ = next(iter(test))
-        with torch.no_grad():
-            masked = model.to(device)(images)
-            difference = float((masked - small(images)).abs().max() / masked.abs().max())
-        had = compute_flops.count(model).total.macs
-        lines.append(f"channels taken out: {counted.total.macs:,} of {had:,} MACs are left; the logits "
-                     f"differ by {difference:.1e} of the largest from those of the masked network")
+    # report
+    counted = compute_flops.count(small).total
+    report = f"{describe(small, masks)}\n{counted.macs:,} MACs, {counted.sparse_macs:,} with weights that are not zero"
+    print(report)
+    lines, top1 = accuracies(args, ckpt, original, model, small, device)
     print(*lines, sep="\n")
 
+    # save
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text("\n".join([*lines, "", report, ""]))
     had = {name: dict(original.named_parameters())[name].detach() for name in weights}
-    draw(folder / "prune.png", had, keep, args.threshold if kind == "irregular" and by_threshold else None)
+    draw(folder / "prune.png", had, chosen, args.threshold if kind == "irregular" and by_threshold else None)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        small, "reweighted", "pruned", args.dataset, prec1=after, best_prec1=after, args=vars(args),
+        small, "reweighted", "pruned", args.dataset, prec1=top1, best_prec1=top1, args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=masks, run=facts(device),
         rule=rule_of(args, by_threshold)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
     return path
+
+
+def check(args):
+    """UserError where the flags choose the weights in two ways; without any, the threshold is the original's 1e-4."""
+    if not args.model:
+        raise UserError("--model FILE is needed: the network to prune")
+    rules = [name for name in ("percentile", "ratio", "ratios") if getattr(args, name) is not None]
+    if len(rules) > 1 or rules and rules != ["ratios"] and args.threshold is not None:
+        raise UserError(f"--{rules[0]} and --{(rules[1:] or ['threshold'])[0]} choose weights in two ways; give one")
+    if not rules and args.threshold is None:
+        args.threshold = 1e-4
+
+
+def accuracies(args, ckpt, original, masked, small, device):
+    """(lines with the accuracy before and after and how far the narrow network's logits are off, the last top-1)."""
+    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
+    data.check_fit(dataset, masked, args.model)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    before, after = (evaluate(model.to(device), test)["top1"] for model in (original, small))
+    lines = [f"accuracy on {args.dataset}: {before:.2f} % before, {after:.2f} % pruned"]
+    if small is not masked:                                  # the narrow network computes what the masked one does
+        images, _ = next(iter(test))
+        with torch.no_grad():
+            logits = masked.to(device)(images)
+            difference = float((logits - small(images)).abs().max() / logits.abs().max())
+        lines.append(f"channels taken out: {compute_flops.count(small).total.macs:,} of "
+                     f"{compute_flops.count(masked).total.macs:,} MACs are left; the logits differ by {difference:.1e} "
+                     "of the largest from those of the masked network")
+    return lines, after
 
 
 def rule_of(args, by_threshold):
@@ -249,7 +264,7 @@ def rule_of(args, by_threshold):
 
 
 def draw(path, weights, keep, threshold):
-    """Left: the weights of every layer, had and kept. Right: the histogram of log10 |w|, on which two heaps show."""
+    """Left: the weights of every layer, had and kept. Right: the histogram of log10 |w|, which shows the two groups."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     layers = {name.removesuffix(".weight"): mask for name, mask in keep.items()}

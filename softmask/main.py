@@ -4,7 +4,7 @@
 
 M multiplies the weights of a channel and its batch norms (mask.py). The sparsity is the fraction of all parameters that
 masks at 0 have taken away, exact at every step. From --swa-start on, the network that counts is the average of the
-epochs' weights and masks, with batch norms estimated anew (stochastic weight averaging).
+epochs' weights and masks, with batch norm statistics estimated again (stochastic weight averaging).
 
     python main.py --target 0.4 --wg 30 --tw 10 --wme 50 --mwd 5e-4 --swa-start 161      WideResNet-34-9 on CIFAR-100
     python main.py                                                                       the same without masks, dense

@@ -4,7 +4,7 @@
     python training/main.py --rew                   the reweighted phase alone, from dense/ there or from --pretrained
     python training/main.py --masked-retrain        pruning and retraining alone, from reweighted/ there
 
-It calls main.py, prune.py and finetune.py of this method with the original's flags; --resume auto goes on with phases
+It calls main.py, prune.py and finetune.py of this method with the original's flags; --resume auto continues phases
 that were begun and leaves out those that are done, --pretrained FILE leaves out dense training. Expect three phases of
 300 epochs.
 """
@@ -64,7 +64,7 @@ def run(args):
     if args.rew and args.masked_retrain:
         raise UserError("--rew and --masked-retrain run one phase each; leave out both to run all four")
     if args.resume not in ("", "auto"):
-        raise UserError("--resume takes auto here: it goes on with whichever phases were begun in --save")
+        raise UserError("--resume takes auto here: it continues whichever phases were begun in --save")
     if args.no_tricks:
         vars(args).update(lr_scheduler="default", warmup_epochs=0, alpha=0.0, smooth_eps=0.0)
     if args.no_cuda:

@@ -2,7 +2,7 @@
 # The four phases with the flags that the original published, from dense training to masked retraining.
 #
 #   bash training/run.sh                              300 epochs a phase; further flags are passed on
-#   bash training/run.sh --resume auto                goes on where it was stopped
+#   bash training/run.sh --resume auto                continues where it was stopped
 #
 # The original's script also had --no-tricks, which turns warm-up, mixup and smoothing off again; later revisions left
 # it out, and so does this one.
