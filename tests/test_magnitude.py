@@ -685,6 +685,13 @@ def test_a_stopped_iterative_run_names_its_own_folder(trained, tmp_path, monkeyp
     assert capsys.readouterr().err.endswith(": error: stopped\n") and not (tmp_path / "none").exists()
 
 
+def test_rounds_run_in_one_process(trained, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="without torchrun"):
+        in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "it")
+    assert not (tmp_path / "it").exists()
+
+
 def test_rounds_of_weight_rewinding(trained, tmp_path):
     """The trial flags --epochs 2, with a dense run of 4 epochs whose weights after 2 come back."""
     done = in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "it", "--percent", 0.3, "--epochs", 2,

@@ -1,6 +1,9 @@
 """Network slimming: the penalty's gradient, the selection rule, and networks that compute the same after it."""
 import csv
 import json
+import runpy
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -580,3 +583,15 @@ def test_the_originals_milestones_never_come_in_an_odd_number_of_epochs(faithful
         with open(tmp_path / folder / "log.csv", newline="") as file:
             rates = [float(row["lr"]) for row in csv.DictReader(file)]
         assert rates == pytest.approx([0.1, 0.1, 0.1] if faithful else [0.1, 0.01, 0.001])
+
+
+@pytest.mark.parametrize("script, arch, other", [("vggprune", "vgg", "resnet"), ("resprune", "resnet", "densenet"),
+                                                 ("denseprune", "densenet", "vgg")])
+def test_the_originals_prune_scripts_know_their_network(script, arch, other, tmp_path, monkeypatch, capsys):
+    saved(tmp_path / "m.pth.tar", other)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", "--model", str(tmp_path / "m.pth.tar")])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(Path(prune.__file__).with_name(f"{script}.py")), run_name="__main__")
+    assert end.value.code == 2 and f"not --arch {arch};" in capsys.readouterr().err
+    assert prune.parse(["--model", "m.pth.tar"], arch=arch).arch == arch
+    assert prune.parse(["--model", "m.pth.tar", "--arch", other], arch=arch).arch == other
