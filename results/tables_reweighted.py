@@ -13,7 +13,8 @@ def stage(row):
     if row["stage"] == "sparse":
         return f"reweighted, lambda {args['lam']:g}"
     control = "magnitude, " if control_of(row) else ""       # one threshold on the dense network
-    bits = f", {args['fwd_bits']}-bit activations" if row["stage"] == "quantized" else ""
+    bits = ", " + " to ".join(map(str, sorted({min(args["bits"]), max(args["bits"])}))) + " bits" if (
+        row["stage"] == "quantized") else ""
     return control + {"finetuned": "retrained"}.get(row["stage"], row["stage"]) + bits
 
 
