@@ -17,8 +17,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import torch
-
 from common import UserError, checkpoint, cli, compute_flops, data, scores
 from common.device import device_of
 from common.evaluate import evaluate
@@ -49,17 +47,6 @@ def sha256(path):
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
-def score_of(ckpt, model):
-    """The MicroNet score by the challenge's rules, at the bits that the checkpoint has."""
-    quant, activations = ckpt.get("quant", {}), ckpt.get("activations", {})
-    tables = [entry[key] for entry in quant.values() for key in ("scale", "zero", "codebook") if key in entry]
-    return scores.rules(
-        model, {name: mask for name, mask in ckpt.get("masks", {}).items() if mask.dtype == torch.bool},
-        {name: entry["bits"] for name, entry in quant.items()},
-        max((entry["bits"] for entry in activations.values()), default=32),
-        scales=sum(table.numel() for table in tables)).score
-
-
 def row_of(ckpt):
     """The ledger's row of a checkpoint; UserError where it does not say how it was made."""
     run, args = ckpt.get("run"), dict(ckpt["args"])
@@ -68,7 +55,7 @@ def row_of(ckpt):
     model = checkpoint.to_model(ckpt)
     total = compute_flops.count(model).total
     args |= {"rule": ckpt["rule"]} if "rule" in ckpt else {}
-    args |= {"score": round(score_of(ckpt, model), 5)} if ckpt["dataset"] == "cifar100" else {}
+    args |= {"score": round(scores.of_checkpoint(ckpt, model).score, 5)} if ckpt["dataset"] == "cifar100" else {}
     return {"date": run["date"], "command": run["command"], "method": ckpt["method"], "stage": ckpt["stage"],
             "arch": f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}", "dataset": ckpt["dataset"],
             "epochs": ckpt["epoch"], "seed": args.get("seed", ""), "precision": run["precision"],

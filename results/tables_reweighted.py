@@ -12,7 +12,15 @@ def stage(row):
         return "magnitude, pruned" if row["stage"] == "pruned" else f"magnitude, retrained ({args['retrain']})"
     if row["stage"] == "sparse":
         return f"reweighted, lambda {args['lam']:g}"
-    return {"finetuned": "retrained"}.get(row["stage"], row["stage"])
+    control = "magnitude, " if control_of(row) else ""       # one threshold on the dense network
+    bits = ", " + " to ".join(map(str, sorted({min(args["bits"]), max(args["bits"])}))) + " bits" if (
+        row["stage"] == "quantized") else ""
+    return control + {"finetuned": "retrained"}.get(row["stage"], row["stage"]) + bits
+
+
+def control_of(row):
+    """Whether the weights were chosen by magnitude on the dense network, the control."""
+    return row["method"] == "magnitude" or "percentile" in row["args"].get("rule", "")
 
 
 def reweighted_cifar100(ledger):
@@ -28,7 +36,7 @@ def reweighted_cifar100(ledger):
             dense[row["arch"]] = row
         lines.append([row["arch"], stage(row), row["accuracy"], left(row, dense.get(row["arch"]), "nonzeros"),
                       left(row, dense.get(row["arch"]), "macs"), f"{int(row['bytes']):,}",
-                      f"{row['args']['score']:.5f}", README.get(row["stage"], "") if row["method"] == "reweighted"
-                      else "", recipe(row)])
+                      f"{row['args']['score']:.5f}", "" if control_of(row) else README.get(row["stage"], ""),
+                      recipe(row)])
     return ["network", "stage", "last epoch's accuracy, %", "non-zero parameters (left)", "MACs (left)", "bytes",
             "MicroNet score by the rules", "original README, width 1.3", "recipe"], lines

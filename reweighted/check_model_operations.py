@@ -130,17 +130,13 @@ def thop(model, batch=2):
     return batch * total
 
 
-def quantization(ckpt, args, model):
-    """({tensor: bits}, bits of activations, words of scales) of a quantized file, or what the flags say."""
-    quant, activations = ckpt.get("quant") or {}, ckpt.get("activations") or {}
-    if not quant:
+def bits_of(ckpt, args, model):
+    """({tensor: bits}, bits of activations) of a quantized file, or what the flags say."""
+    if not ckpt.get("quant"):
         bits = {name: args.param_bits for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-        return bits, args.input_bits, 0
-    scales = sum(entry[key].numel() for entry in quant.values() for key in ("scale", "zero", "codebook")
-                 if key in entry)
-    scales += sum(1 + ("zero" in entry) for entry in activations.values())
-    return ({name: entry["bits"] for name, entry in quant.items()},
-            max((entry["bits"] for entry in activations.values()), default=32), scales)
+        return bits, args.input_bits
+    return ({name: entry["bits"] for name, entry in ckpt["quant"].items()},
+            max((entry["bits"] for entry in (ckpt.get("activations") or {}).values()), default=32))
 
 
 def main(argv=None):
@@ -182,8 +178,9 @@ def main(argv=None):
               f"that it is near {(mults + adds) / 1e6:.2f}M is chance")
 
     # the network of the file
-    bits, at, scales = quantization(ckpt, args, model)
-    rows, masks = scores.operations(model), ckpt.get("masks") or {}
+    bits, at = bits_of(ckpt, args, model)
+    rows = scores.operations(model)
+    masks = {name: mask for name, mask in (ckpt.get("masks") or {}).items() if mask.dtype == torch.bool}
     print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
     print(table(true(model, rows, bits, at), 32, add_bits))
     t = totals(model, args.legacy_count)
@@ -192,8 +189,8 @@ def main(argv=None):
         state = model.state_dict()
         left = {name: int(state[name].count_nonzero()) for name in bits}
         storage = t.storage(32) - sum(count * (32 - bits[name]) / 32 for name, count in left.items())
-    counted = scores.rules(model, {name: mask for name, mask in masks.items() if mask.dtype == torch.bool}, bits, at,
-                           add_bits, scales=scales, rows=rows)
+    counted = (scores.of_checkpoint(ckpt, model, rows, add_bits) if ckpt.get("quant") else
+               scores.rules(model, masks, bits, at, add_bits, rows=rows))
     print(f"\nThe total number of parameters is {t.weights + t.norms:,}. Among them, there are "
           f"{t.weights - t.nonzeros:,} zero parameters and {t.nonzeros + t.norms:,} non-zero parameters.")
     operations = (mults * args.input_bits + adds * add_bits) / 32

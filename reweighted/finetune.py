@@ -75,9 +75,9 @@ def retrain(args):
     for epoch in run.epochs(args.epochs):
         model.train()
         for images, labels in run.bar(train.epoch(epoch)):
-            images, labels, others, lam = mixed(images, labels, args.alpha)
+            images, labels, others, ratio = mixed(images, labels, args.alpha)
             with run.autocast():
-                loss = smoothed_loss(net(images), labels, others, lam, args.smooth_eps)
+                loss = smoothed_loss(net(images), labels, others, ratio, args.smooth_eps)
             optimizer.zero_grad()
             loss.backward()
             with torch.no_grad():

@@ -127,9 +127,9 @@ def train(args):
             gammas.tensors = penalties.coefficients(weights, args.sparsity_type, args.eps, args.faithful)
             run.print("reweighted l1 update")
         for images, labels in run.bar(train.epoch(epoch)):
-            images, labels, others, lam = mixed(images, labels, args.alpha)
+            images, labels, others, ratio = mixed(images, labels, args.alpha)
             with run.autocast():
-                loss = smoothed_loss(net(images), labels, others, lam, args.smooth_eps)
+                loss = smoothed_loss(net(images), labels, others, ratio, args.smooth_eps)
             optimizer.zero_grad()
             loss.backward()
             if args.rew:                                     # d(lambda gamma |w|) / dw = lambda gamma sign(w)

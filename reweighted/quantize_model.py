@@ -149,8 +149,7 @@ def quantize(args):
         small, entries = quantized(model, ckpt, names, bits, args, activations)
         top1 = evaluate(small, test)["top1"]
         size = sum(entry["codes"].numel() + entry.get("kept", torch.empty(0)).numel() for entry in entries.values())
-        score = scores.rules(small, masks, dict(zip(names, bits, strict=True)), min(args.fwd_bits, 32),
-                             scales=2 * len(entries) + 2 * len(activations or {})).score
+        score = scores.of_checkpoint({"masks": masks, "quant": entries, "activations": activations}, small).score
         print(f"{label:>16} {top1:9.2f} {size / 1024:14.1f} {score:8.5f}", flush=True)
         return small, entries, top1
 

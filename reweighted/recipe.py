@@ -28,19 +28,21 @@ def add_recipe(parser):
 
 
 def mixed(images, labels, alpha):
-    """Mixup (Zhang et al. 2018): (lam x_i + (1 - lam) x_j, y_i, y_j, lam) with lam from Beta(alpha, alpha)."""
+    """Mixup (Zhang et al. 2018): (r x_i + (1 - r) x_j, y_i, y_j, r) with r from Beta(alpha, alpha)."""
     if not alpha:
         return images, labels, labels, 1.0
-    lam, other = random.betavariate(alpha, alpha), torch.randperm(len(images)).to(images.device)
-    return torch.lerp(images[other], images, lam), labels, labels[other], lam
+    ratio, other = random.betavariate(alpha, alpha), torch.randperm(len(images)).to(images.device)
+    return torch.lerp(images[other], images, ratio), labels, labels[other], ratio
 
 
-def smoothed_loss(logits, labels, others, lam, eps):
+def smoothed_loss(logits, labels, others, ratio, eps):
     """Cross-entropy with mixup's two labels; 1 - eps on the true class, eps / (K - 1) on each other one."""
     classes = logits.shape[1]
     smoothing = eps * classes / (classes - 1)                # torch gives the true class eps / K too
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
-    return loss if lam == 1 else lam * loss + (1 - lam) * F.cross_entropy(logits, others, label_smoothing=smoothing)
+    if ratio == 1:
+        return loss
+    return ratio * loss + (1 - ratio) * F.cross_entropy(logits, others, label_smoothing=smoothing)
 
 
 def schedule(args, batches):

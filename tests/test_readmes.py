@@ -21,11 +21,14 @@ SMALL = {  # what makes a printed command small: its value there -> its value he
     "--widen-factor": {"10": "1", "4": "1"},
     "--cardinality": {"8": "1", "16": "2"},
     "--growthRate": {"40": "12"},
+    "--width": {"1.3": "0.1"},
 }
 MNIST = ["--dataset", "shapes10", "--epochs", "1"]
 MORE = {  # and what is added to a script's flags, which win over those before
     "element.py": MNIST, "structure.py": MNIST,
     "prun_tune_T.py": ["--epochs", "1"], "prun_tune_V.py": ["--epochs", "1"],
+    "training/main.py": ["--dataset", "shapes100", "--epochs", "1", "--width", "0.1", "--warmup-epochs", "0"],
+    "testers.py": ["--dataset", "shapes100"],
     "sweep.py": [*MNIST, "--tune-epochs", "1", "--decays", "0.001", "--sensitivities", "0.01", "--holdout", "5"],
 }
 
@@ -45,7 +48,7 @@ def small(command):
     words += MORE.get(words[0], [])
     if any(word.startswith("chkpt/") for word in words):     # a bundled network, without the data it was trained on
         words += ["--dataset", "shapes10"]
-    if words[0] != "compact.py":                             # it only reads a file
+    if words[0] not in ("compact.py", "check_model_operations.py"):      # they only read a file
         words += ["--subset", "20", "--device", "cpu"]
     trains = ("main.py", "finetune.py", "iterative.py", "cifar.py", "cifar_finetune.py")
     if words[0] in trains and "--epochs" not in words:

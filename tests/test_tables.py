@@ -194,13 +194,16 @@ def test_the_table_of_reweighted_has_its_stages_and_magnitude_as_the_control():
     header, table = tables_reweighted.reweighted_cifar100([
         mobile("dense", "70.00", "1000"), mobile("sparse", "69.00", "1000"), mobile("pruned", "60.00", "230"),
         mobile("finetuned", "68.00", "230"), mobile("finetuned", "66.00", "230", "magnitude", retrain="small"),
-        mobile("quantized", "67.00", "230"), tuned("1", "90.00")])
+        mobile("finetuned", "65.00", "230", rule="irregular, percentile 0.77"),
+        mobile("quantized", "67.00", "230", bits=[8, 6, 8]), mobile("quantized", "66.90", "230", bits=[8, 8]),
+        tuned("1", "90.00")])
     assert all(len(line) == len(header) for line in table)
     assert [(line[1], line[2], line[3]) for line in table] == [
         ("dense", "70.00", "1,000"), ("reweighted, lambda 1e-05", "69.00", "1,000 (100.0 %)"),
         ("pruned", "60.00", "230 (23.0 %)"), ("retrained", "68.00", "230 (23.0 %)"),
-        ("magnitude, retrained (small)", "66.00", "230 (23.0 %)"), ("quantized", "67.00", "230 (23.0 %)")]
-    assert "80.12" in table[3][7] and not table[4][7] and table[0][6] == "0.02000"
+        ("magnitude, retrained (small)", "66.00", "230 (23.0 %)"), ("magnitude, retrained", "65.00", "230 (23.0 %)"),
+        ("quantized, 6 to 8 bits", "67.00", "230 (23.0 %)"), ("quantized, 8 bits", "66.90", "230 (23.0 %)")]
+    assert "80.12" in table[3][7] and not table[4][7] and not table[5][7] and table[0][6] == "0.02000"
 
 
 @pytest.mark.parametrize("table, first", [
