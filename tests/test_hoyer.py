@@ -465,6 +465,22 @@ def test_groups_go_as_a_whole():
     conv[1, 0, 0, 0] = 0                                     # one zero in a strong group stays with it
     assert prune.group_mask(conv, 0.5)[1].all()
     assert prune.group_mask(torch.tensor([0.0, 1.0]), 0.5).all()
+    conv = torch.ones(2, 2, 3, 3)                            # mean, not sum: root mean squares of 0.1, norms of 0.42
+    conv[0] = 0.1
+    assert torch.equal(prune.group_mask(conv, 0.3), conv == 1)
+    assert torch.equal(prune.group_mask(conv.transpose(0, 1), 0.3), conv.transpose(0, 1) == 1)
+
+
+def test_what_is_chosen_depends_on_granularity_and_seed():
+    torch.manual_seed(0)
+    model = models.build("lenet5")
+    groups, _ = prune.choose(model, "T", 0.02, granularity="group")
+    for name, w in model.named_parameters():
+        assert torch.equal(groups[name], prune.group_mask(w, 0.02)), name
+    assert not torch.equal(groups["fc1.weight"], prune.element_mask(model.fc1.weight, 0.02))
+    first, again, other = (prune.choose(model, "T", 0.02, criterion="random", seed=seed)[0]["fc1.weight"]
+                           for seed in (1, 1, 2))
+    assert torch.equal(first, again) and not torch.equal(first, other)
 
 
 def test_what_is_prunable():
