@@ -35,10 +35,11 @@ def parse(argv=None):
     cli.add_flags(parser, epochs=300, batch_size=64, lr=0.01, seed=1)
     parser.set_defaults(test_batch_size=64)
     add = parser.add_argument
-    add("--arch", default="wideresnet", help="any network of common/models: resnet20, vgg, preresnet56, ...")
+    add("--arch", help="any network of common/models: resnet20, vgg, preresnet56, ... (default: wideresnet, or what "
+        "--pretrained holds)")
     add("--depth", type=int, help="default: 34 for wideresnet")
     add("--wf", type=cli.positive, help="widen factor of wideresnet (default: 9)")
-    add("--d", type=cli.fraction, default=0.0, help="dropout of wideresnet")
+    add("--d", type=cli.fraction, default=0.0, help="dropout of wideresnet (with --pretrained: the file's)")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", choices=("constant", "cosine", "step", "swa"), default="constant", help="of the learning rate; "
@@ -97,6 +98,8 @@ def check(args):
         for name in ("ftarget", "pflops", "stage_masks", "nfp"):
             if getattr(args, name):
                 raise UserError(f"--{name.replace('_', '-')} needs --target")
+    if args.pretrained and (args.wf or args.d):
+        raise UserError("--pretrained says which network it is; leave out --wf and --d")
     if args.nfp and args.stage_masks:
         raise UserError("--nfp masks single weights, --stage-masks channels; choose one")
     if not 0 <= args.ltea <= 1:
@@ -110,20 +113,24 @@ def main(argv=None):
     check(args)
     args.dataset = args.dataset or "cifar100"
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
-    arch, cfg = network(args.arch, args.depth, args.wf, args.d)
+    if args.pretrained:
+        start = originals.load(args.pretrained, network, args.arch, args.depth)
+        arch, cfg = start["arch"], start["cfg"]
+    else:
+        arch, cfg = network(args.arch or "wideresnet", args.depth, args.wf, args.d)
     stage = "dense" if args.target is None else "sparse"
 
     # data
     dataset = data.load(args.dataset, args.data_dir, arch.startswith("lenet"), args.subset)
-    run = Run(args, "softmask", stage, models.name(arch, {**cfg, "width_multiplier": 1.3}))
+    run = Run(args, "softmask", stage, models.name(arch, cfg))
     train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
 
     # network
     if args.pretrained:
-        model = checkpoint.to_model(originals.load(args.pretrained, network))
+        model = checkpoint.to_model(start)
     else:
         model = models.build(arch, num_classes=dataset.num_classes, **cfg)
-    data.check_fit(dataset, model, args.pretrained or args.arch)
+    data.check_fit(dataset, model, args.pretrained or arch)
     model = run.place(model)
     run.dense = compute_flops.summary(model)
     run.describe(model)

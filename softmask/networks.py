@@ -6,7 +6,7 @@ are the plain networks of `common.models`.
 from common import UserError, models
 
 DEPTHS = {"wideresnet": 34, "vgg": 13, "resnet": 20, "preresnet": 20, "densenet": 40, "resnext": 29}
-OPTIONS = {"densenet": {"block": "bottleneck", "compression": 2}}
+OPTIONS = {"densenet": {"block": "bottleneck", "compression": 2}, "mobilenetv2": {"width_multiplier": 1.3}}
 
 
 def network(arch, depth=None, wf=None, dropout=0.0):

@@ -368,6 +368,33 @@ def test_a_constant_does_not_pass_a_convolution_into_a_raw_stream():
         narrow(model, {"layer1.0.conv2": keep_of(16, 1)})
 
 
+@pytest.mark.parametrize("name, first, block, norm", [
+    ("resnet-basic", "layer1.1.conv1", "layer1.1", "bn2"), ("resnet-pad", "layer2.0.conv1", "layer2.0", "bn2"),
+    ("resnet-bottleneck", "layer2.1.conv2", "layer2.1", "bn3"), ("preresnet-basic", "layer1.1.conv1", "layer1.1", ""),
+    ("wideresnet", "block2.layer.0.conv1", "block2.layer.0", "")])
+def test_an_empty_branch_goes_unless_it_still_adds_a_constant(name, first, block, norm):
+    model = network(name)
+    part = dict(model.named_modules())
+    width = part[first].weight.shape[0]
+    with torch.no_grad():                                    # nothing comes through its inner channels
+        for n, m in part[block].named_modules():
+            if isinstance(m, nn.Conv2d) and "hortcut" not in n and "downsample" not in n:
+                m.weight.zero_()
+            if isinstance(m, nn.BatchNorm2d) and n and (n != "bn1" or norm) and n != norm and "downsample" not in n:
+                m.weight.zero_()
+                m.bias.zero_()
+        if norm:
+            with pytest.raises(UserError, match=f"{block}.{norm} still adds a constant"):
+                narrow(model, {first: torch.zeros(width)})
+            part[f"{block}.{norm}"].weight.zero_()
+            part[f"{block}.{norm}"].bias.zero_()
+    slim = narrow(model, {first: torch.zeros(width)})
+    assert 0 in slim.cfg["widths"] and not hasattr(dict(slim.named_modules())[block], "conv1")
+    assert_same(model, slim)
+    again = build(slim.arch, **slim.cfg)
+    again.load_state_dict(slim.state_dict())
+
+
 def test_a_constant_in_a_residual_stream_is_refused():
     model = network("resnet-bottleneck")
     stream = next(r for r in model.channels() if len(r.producers) > 1)

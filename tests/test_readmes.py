@@ -11,13 +11,15 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {  # what makes a printed command small: its value there -> its value here
     "--dataset": {"cifar10": "shapes10", "cifar100": "shapes100", "mnist": "shapes10"},
-    "--depth": {"13": "11", "164": "20", "40": "10", "110": "8", "28": "10", "29": "11", "100": "10", "190": "10"},
+    "--depth": {"13": "11", "164": "20", "40": "10", "110": "8", "28": "10", "29": "11", "34": "10",
+                "100": "10", "190": "10"},
     "--arch": {"vgg16": "vgg11", "resnet20": "resnet8", "resnet56": "resnet8", "preresnet110": "preresnet8",
                "wrn_28_10": "wrn_10_1", "densenet40": "densenet10"},
     "--epochs": dict.fromkeys("20 60 99 100 160 164 200 250 300".split(), "1"),
     "--holdout": {"5000": "5"},
     "--batch-size": {"512": "10", "256": "10"},
     "--train-batch": {"64": "10"},
+    "--wf": {"9": "1"},
     "--widen-factor": {"10": "1", "4": "1"},
     "--cardinality": {"8": "1", "16": "2"},
     "--growthRate": {"40": "12"},
@@ -40,7 +42,7 @@ def commands(folder):
 
 
 def small(command):
-    words = shlex.split(command)[1:]
+    words = [word for word in shlex.split(command)[1:] if word != "-u"]
     for i, word in enumerate(words[:-1]):
         words[i + 1] = SMALL.get(word, {}).get(words[i + 1], words[i + 1])
     words = [re.sub(r"cifar(10+)-([a-z]+\d+)", lambda m: f"shapes{m[1]}-{SMALL['--arch'].get(m[2], m[2])}", word)
@@ -92,6 +94,18 @@ def test_the_original_commands_stand_in_the_readme_as_printed_there():
                    f"{size} --save {folder}/fine-tune-99" in printed for size in sizes)
     for script, depth in (("vggprune", 13), ("resprune", 164), ("denseprune", 40)):
         assert any(line.startswith(f"python {script}.py --dataset cifar10 --depth {depth} --percent 0.4 --model ")
+                   for line in printed)
+
+
+def test_the_commands_of_the_soft_mask_stand_in_its_readme_as_printed_there():
+    """The training command to the letter; the others in the folder that it trains into."""
+    printed = commands("softmask")
+    assert ("python -u main.py --dataset cifar100 --arch wideresnet --epochs 300 --seed 1 --batch-size 64 --lr 1e-2 "
+            "--wd 1e-4 --momentum 0.9 --test-batch-size 64 --depth 34 --wf 9 --d 0 --lseps 0.0 --confp 0.0 --target "
+            "0.4 --wg 30 --tw 10 --wme 50 --mwd 5e-4 --save log-k7d1re1 --swa-start 161") in printed
+    assert ("python quantize_model.py --pruned log-k7d1re1/pruned_model.pth.tar --wbit 8 --save log-k7d1re1") in printed
+    for file, flags in (("quantized", "--half --nbit 8"), ("pruned", "--freebie --half")):
+        assert any(line.startswith("python eval.py --pruned ") and line.endswith(f"/{file}_model.pth.tar {flags}")
                    for line in printed)
 
 
