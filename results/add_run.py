@@ -17,7 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import UserError, checkpoint, cli, compute_flops, data, scores
+from common import UserError, checkpoint, cli, compute_flops, data, models, scores
 from common.device import device_of
 from common.evaluate import evaluate
 from results import ledger
@@ -57,7 +57,7 @@ def row_of(ckpt):
     args |= {"rule": ckpt["rule"]} if "rule" in ckpt else {}
     args |= {"score": round(scores.of_checkpoint(ckpt, model).score, 5)} if ckpt["dataset"] == "cifar100" else {}
     return {"date": run["date"], "command": run["command"], "method": ckpt["method"], "stage": ckpt["stage"],
-            "arch": f"{ckpt['arch']}{ckpt['cfg'].get('depth', '')}", "dataset": ckpt["dataset"],
+            "arch": models.name(ckpt["arch"], ckpt["cfg"]), "dataset": ckpt["dataset"],
             "epochs": ckpt["epoch"], "seed": args.get("seed", ""), "precision": run["precision"],
             "hardware": run["hardware"], "minutes": f"{run['minutes']:.1f}", "accuracy": f"{ckpt['prec1']:.2f}",
             "best_accuracy": f"{ckpt['best_prec1']:.2f}", "params": total.params, "nonzeros": total.nonzeros,

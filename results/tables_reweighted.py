@@ -29,7 +29,7 @@ def reweighted_cifar100(ledger):
     What is left of the weights of a network is compared with its last dense row.
     """
     rows = [row for row in ledger if row["dataset"] == "cifar100" and (
-        row["method"] == "reweighted" or row["method"] == "magnitude" and row["arch"] == "mobilenetv2")]
+        row["method"] == "reweighted" or row["method"] == "magnitude" and row["arch"].startswith("mobilenetv2"))]
     lines, dense = [], {}
     for row in rows:
         if row["stage"] == "dense":
