@@ -14,8 +14,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from torch import nn
-
 from common import UserError, checkpoint, cli, data, originals, scores
 from common.device import device_of
 from common.evaluate import evaluate
@@ -57,16 +55,16 @@ def describe(params, flops, halved, nbit, freebie, half):
 
 
 def by_the_rules(model, ckpt, freebie):
-    """One line: storage and operations as the file has them; activations at their bits if every layer has some."""
-    quant, activations = ckpt.get("quant") or {}, ckpt.get("activations") or {}
-    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
-    read_at = max(activations[name]["bits"] for name in layers) if activations.keys() >= set(layers) else 32
-    scales = sum(entry[part].numel() for entry in quant.values() for part in ("scale", "zero", "codebook")
-                 if part in entry) + 2 * len(activations)
-    counted = scores.rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in quant.items()}, read_at,
-                           freebie=freebie, scales=scales)
+    """One line: storage and operations as the file has them. UserError for the freebie of a quantized network."""
+    activations = ckpt.get("activations") or {}
+    if freebie:
+        counted = scores.rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in (
+            ckpt.get("quant") or {}).items()}, freebie=True)
+    else:
+        counted = scores.of_checkpoint(ckpt, model)
+    read_at = 16 if freebie else max((entry["bits"] for entry in activations.values()), default=32)
     return (f"rules: {counted.storage:,.0f} words, {counted.mults:,.0f} multiplications and {counted.adds:,.0f} "
-            f"additions of 32 bits (activations: {read_at}): {counted.storage / scores.PARAMETERS:.5f} + "
+            f"additions of 32 bits (layers read {read_at} bits): {counted.storage / scores.PARAMETERS:.5f} + "
             f"{counted.operations / scores.OPERATIONS:.5f} = {counted.score:.5f}")
 
 

@@ -675,7 +675,7 @@ def test_eval_prints_both_tallies(bundle, tmp_path, capsys):
     capsys.readouterr()
     evaluation.main([str(tmp_path / "quantized_model.pth.tar"), "--half", "--nbit", "8", *flags])
     small = capsys.readouterr().out.splitlines()[-1]
-    assert "(activations: 8)" in small and float(small.split()[-1]) < float(lines[-1].split()[-1])
+    assert "(layers read 8 bits)" in small and float(small.split()[-1]) < float(lines[-1].split()[-1])
     with pytest.raises(UserError, match="freebie"):
         evaluation.main([str(tmp_path / "quantized_model.pth.tar"), "--freebie", *flags])
 
