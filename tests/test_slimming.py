@@ -447,6 +447,22 @@ def test_another_methods_masks_stay_with_their_weights(arch, flags, tmp_path):
         assert torch.equal(weight != 0, ckpt["masks"][name])               # none of the trained weights is exactly zero
 
 
+def test_another_methods_masks_stay_through_fine_tuning(tmp_path):
+    """Zeroed gammas and betas have no gradient, so it is masked convolutions that show whether the mask is applied."""
+    from magnitude import prune as magnitude
+    model = trained_like("densenet", 7)
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
+    magnitude.main(["--model", str(tmp_path / "m.pth.tar"), "--save", str(tmp_path / "p"), "--percent", "0.8",
+                    "--subset", "20", "--device", "cpu"])
+    finetune.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), "--save", str(tmp_path / "f"), "--subset", "20",
+                   "--batch-size", "10", "--epochs", "1", "--device", "cpu"])
+    masks = checkpoint.load(tmp_path / "p/pruned.pth.tar")["masks"]
+    tuned = checkpoint.load(tmp_path / "f/finetuned.pth.tar")
+    assert masks and tuned["masks"].keys() == masks.keys()
+    for name, mask in masks.items():
+        assert torch.equal(tuned["state_dict"][name] != 0, mask)
+
+
 def test_prune_refuses(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
     for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
