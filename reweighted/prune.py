@@ -35,6 +35,7 @@ from torch import nn
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common.device import device_of, facts
 from common.evaluate import evaluate
+from common.models.narrow import reads
 from reweighted import penalties
 from reweighted.networks import network
 from reweighted.testers import describe
@@ -132,21 +133,15 @@ def removable(model):
             continue
         filters = [modules[name].weight.detach().flatten(1) for name, _ in record.producers]
         made = torch.stack([f.count_nonzero(1) > 0 for f in filters])
-        made = made.any(0) if record.stream else made.all(0)             # parts of a sum, or links of a chain
-        read = torch.zeros_like(made)
-        for consumer in record.consumers:
-            inputs = modules[consumer.layer].weight.detach().transpose(0, 1).flatten(1).count_nonzero(1) > 0
-            if consumer.select:
-                inputs = torch.zeros(modules[consumer.select].width, dtype=torch.bool).index_copy(
-                    0, modules[consumer.select].indices.cpu(), inputs.cpu())
-            read |= inputs.view(-1, consumer.repeat).any(1).to(read.device)
+        made = (made.any(0) if record.stream else made.all(0)).cpu()      # parts of a sum, or links of a chain
+        read = torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
         alive = made & read
         alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
         if not alive.any():
             alive[:record.group_size] = True
             print(f"{record.producers[0][0]}: no channel is left; it keeps one")
         if not alive.all():
-            keep[record.producers[0][0]] = alive.cpu()
+            keep[record.producers[0][0]] = alive
     return keep
 
 

@@ -365,11 +365,12 @@ def test_the_penalty_acts_and_its_coefficients_stand_between_refreshes(tmp_path,
     real = penalties.gradient
     monkeypatch.setattr(penalties, "gradient", lambda w, gammas, kind: seen.append(gammas[0].clone()) or real(
         w, gammas, kind))
-    flags = ["--rew", "--pretrained", dense, *TINY, "--epochs", "5", "--lr", "0.01"]
+    flags = ["--rew", "--pretrained", dense, *TINY, "--epochs", "6", "--lr", "0.01"]
     strong = main.train(main.parse([*flags, "--lam", "1", "--save", str(tmp_path / "strong")]))
-    gammas = [seen[2 * epoch] for epoch in range(5)]                     # 2 batches an epoch, new ones at 2, 3, 4, 5
-    assert all(torch.equal(seen[2 * epoch], seen[2 * epoch + 1]) for epoch in range(5))
-    assert all(not torch.equal(a, b) for a, b in zip(gammas, gammas[1:], strict=False))
+    gammas = [seen[2 * epoch] for epoch in range(6)]                     # 2 batches an epoch
+    assert all(torch.equal(seen[2 * epoch], seen[2 * epoch + 1]) for epoch in range(6))
+    renewed = [not torch.equal(a, b) for a, b in zip(gammas, gammas[1:], strict=False)]
+    assert renewed == [True] * 4 + [False] and main.refreshes(6) == [2, 3, 4, 5]
     first = checkpoint.load(dense)["state_dict"]["conv1.weight"]
     assert torch.allclose(gammas[0], 1 / (first.abs() + 1e-3))
     weak = main.train(main.parse([*flags, "--lam", "0", "--save", str(tmp_path / "weak")]))
