@@ -34,6 +34,8 @@ def parse(argv=None):
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="the network to quantize")
     add("--wbit", type=int, default=8, help="bits of a weight, 2 to 16; 32: leave them")
     add("--method", choices=tuple(METHODS), default="linear")
+    add("--clip", type=cli.fraction, default=0.0, help="of linear: the fraction of weights clipped at either end of "
+        "each tensor; the original has 0.001")
     add("--per-channel", action="store_true", help="a scale or a codebook for each output channel")
     add("--rule", nargs=3, action="append", default=[], metavar=("REGEX", "METHOD", "BITS"), help="for the layers "
         "whose whole name matches; the first rule that matches counts")
@@ -93,7 +95,7 @@ def main(argv=None):
         name = f"{layer}.weight"
         if bits == 32:
             continue
-        quant[name] = quantize(parameters[name], method, bits, args.per_channel, masks.get(name))
+        quant[name] = quantize(parameters[name], method, bits, args.per_channel, masks.get(name), args.clip)
         value = packing.dequantize(quant[name]).to(device)
         weight = parameters[name].detach()
         error = float((value - weight).abs().mean() / weight.abs().mean().clamp(min=1e-30))

@@ -1,6 +1,6 @@
 """Three quantizers of a weight tensor, and one of what layers read. Each gives integers and what turns them back.
 
-    linear        value = (code - zero) scale,  scale = (hi - lo) / (2^b - 1)    lo, hi: without 0.1 % at either end
+    linear        value = (code - zero) scale,  scale = (hi - lo) / (2^b - 1)    lo, hi: without `clip` at either end
     kmeans        value = codebook[code]        2^b - 1 centroids of the weights that are not zero, and 0
     fixed_point   value = code 2^(i - b + 1),   code = floor(x 2^(b - 1 - i)) in [-2^(b-1), 2^(b-1) - 1]
 
@@ -14,7 +14,7 @@ import torch
 from common import packing
 
 
-def ends(rows, tail=0.001):
+def ends(rows, tail):
     """(lo, hi) of each row (n, 1) after clipping the smallest and largest `tail` of it, with 0 between them."""
     k = max(math.ceil(tail * rows.shape[1]), 1)
     ordered = rows.sort(1).values
@@ -28,8 +28,8 @@ def grid(lo, hi, bits):
     return scale, (-lo / scale).round()
 
 
-def linear(rows, bits):
-    scale, zero = grid(*ends(rows), bits)
+def linear(rows, bits, clip=0.0):
+    scale, zero = grid(*ends(rows, clip), bits)
     codes = ((rows / scale).round() + zero).clamp(0, 2 ** bits - 1)
     return codes, {"scale": scale, "zero": zero}
 
@@ -76,14 +76,15 @@ METHODS = {"linear": linear, "kmeans": kmeans, "fixed_point": fixed_point}
 
 
 @torch.no_grad()
-def quantize(weight, method, bits, per_channel=False, mask=None):
+def quantize(weight, method, bits, per_channel=False, mask=None, clip=0.0):
     """The packing entry of a weight (float tensor) at 1 to 16 bits; kmeans and fixed_point need 2.
 
-    mask: bool, True where kept; the others are stored as one bit each.
+    mask: bool, True where kept; the others are stored as one bit each. clip: of linear, the fraction of weights at
+    either end that take the value of the next one.
     """
     weight = weight.detach().float().cpu()
     rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
-    codes, parts = METHODS[method](rows, bits)
+    codes, parts = linear(rows, bits, clip) if method == "linear" else METHODS[method](rows, bits)
     shape = (-1, *[1] * (weight.dim() - 1)) if per_channel else ()
     if "codebook" in parts:
         parts = {"codebook": parts["codebook"] if per_channel else parts["codebook"][0]}
