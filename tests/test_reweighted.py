@@ -341,6 +341,18 @@ def test_a_network_without_channels_keeps_one(capsys):
     assert prune.removable(model)["layer1.0.conv1"].sum() == 1 and "layer1.0.conv1" in capsys.readouterr().out
 
 
+def test_a_channel_goes_when_one_layer_of_its_chain_is_empty():
+    model = trained("mobilenetv2", width_multiplier=0.2, num_classes=10)
+    with torch.no_grad():
+        model.layers[3].conv1.weight[5] = 0                  # of the three layers that the channel passes, the first
+        model.layers[4].conv2.weight[6] = 0                  # the depthwise one
+        model.layers[6].conv3.weight[:, 7] = 0               # the one that reads it
+        model.layers[7].conv3.weight[2] = 0                  # one of four that add to a stream: the others make it
+    keep = prune.removable(model)
+    assert {name: vector.logical_not().nonzero().tolist() for name, vector in keep.items()} == {
+        "layers.3.conv1": [[5]], "layers.4.conv1": [[6]], "layers.6.conv1": [[7]]}
+
+
 def test_prune_refuses_two_rules(tmp_path):
     path = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8))
     for flags in (["--ratio", "0.5", "--percentile", "0.5"], ["--ratio", "0.5", "--threshold", "1"]):
@@ -419,6 +431,21 @@ def test_masked_weights_stay_zero(flags, tmp_path):
     moment = moments["exp_avg" if "adam" in flags else "momentum_buffer"]
     if "adam" in flags:                                                  # the optimizer never saw them
         assert not moment[~pruned["masks"]["conv1.weight"]].any()
+
+
+def test_the_mask_is_applied_again_after_a_step_that_moved_everything(tmp_path, monkeypatch):
+    class Restless(torch.optim.SGD):
+        def step(self, closure=None):
+            super().step(closure)
+            for group in self.param_groups:
+                torch._foreach_add_([w.data for w in group["params"]], 1e-3)
+    monkeypatch.setattr(finetune, "make_optimizer", lambda args, model: Restless(model.parameters(), args.lr))
+    model = models.build("resnet", depth=8)
+    mask = torch.rand_like(model.conv1.weight) > 0.5
+    path = save(tmp_path / "m.pth.tar", model, "pruned", masks={"conv1.weight": mask})
+    flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
+    out = finetune.retrain(finetune.parse(flags))
+    assert torch.equal(checkpoint.load(out)["state_dict"]["conv1.weight"] != 0, mask)
 
 
 class StopError(Exception):
