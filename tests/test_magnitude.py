@@ -171,11 +171,11 @@ def test_a_schedule_that_cannot_be_is_refused():
 def test_fresh_weights_have_the_std_of_the_fan_out_that_is_left():
     torch.manual_seed(0)
     model = models.build("resnet", depth=8, shortcut="pad")
-    mask = torch.zeros_like(model.layer3[0].conv2.weight, dtype=torch.bool)
+    mask = torch.zeros_like(model.layer3[0].conv1.weight, dtype=torch.bool)
     mask[:, :, :, 0] = True                                               # a third of 3 x 3 x 64 = 192 per channel read
     before = model.conv1.weight.clone()
-    finetune.draw_fresh(model, {"layer3.0.conv2.weight": mask, "conv1.weight": torch.zeros_like(before).bool()})
-    assert float(model.layer3[0].conv2.weight.detach()[mask].std()) == pytest.approx((2 / 192) ** 0.5, rel=0.03)
+    finetune.draw_fresh(model, {"layer3.0.conv1.weight": mask, "conv1.weight": torch.zeros_like(before).bool()})
+    assert float(model.layer3[0].conv1.weight.detach()[mask].std()) == pytest.approx((2 / 192) ** 0.5, rel=0.03)
     assert torch.equal(model.conv1.weight, before)                        # nothing is left of it: no division by zero
 
 
