@@ -9,7 +9,7 @@
 # an edit here remove the folders of that stage and of those after it.
 set -uo pipefail
 cd "$(dirname "$0")"
-all=(slimming hoyer magnitude)
+all=(slimming hoyer magnitude softmask reweighted)
 full=; methods=()
 for word in "$@"; do
     if [ "$word" = full ]; then full=yes
@@ -47,7 +47,7 @@ slimming() {
 
 hoyer() {
     local d=$out/hoyer dense="--dataset shapes10 --arch cnn --epochs 8" tune="--epochs 4"
-    local sparse="--dataset shapes10 --epochs 12 --decay 0.004" t=0.02
+    local sparse="--dataset shapes10 --epochs 12 --decay 0.015" t=0.01
     if [ -n "$full" ]; then
         dense="--dataset mnist --arch cnn --epochs 250" sparse="--dataset mnist --epochs 250 --decay 0.0005"
         tune="--epochs 100" t=0.03
@@ -80,6 +80,39 @@ magnitude() {
     step "magnitude: fine-tune, rewound learning rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar \
         --retrain lr-rewind $recipe $tune --save $d/lr-rewind --resume auto &&
     files+=($d/dense/checkpoint.pth.tar $d/{random,pruned}/pruned.pth.tar $d/{small,lr-rewind}/finetuned.pth.tar)
+}
+
+softmask() {
+    local d=$out/softmask recipe="--dataset shapes10 --subset 4000 --depth 16 --wf 1 --epochs 10 --batch-size 32 --lr 0.1"
+    local masks="--target 0.4 --wme 2 --wg 4 --tw 16 --stage-masks" end="--schedule cosine --swa-start 99"
+    if [ -n "$full" ]; then
+        recipe="--dataset cifar100 --depth 34 --wf 9 --epochs 300" end="--swa-start 161"
+        masks="--target 0.4 --wg 30 --tw 10 --wme 50"
+    fi
+    step "softmask: dense" softmask/main.py $recipe $end --save $d/dense --resume auto &&
+    step "softmask: masks that close channels" softmask/main.py $recipe $end $masks --save $d/sparse --resume auto &&
+    step "softmask: 8-bit integers" softmask/quantize_model.py --pruned $d/sparse/pruned_model.pth.tar --wbit 8 \
+        --save $d/quantized --overwrite &&
+    files+=($d/{dense,sparse}/checkpoint.pth.tar $d/sparse/pruned_model.pth.tar $d/quantized/quantized_model.pth.tar)
+}
+
+reweighted() {
+    local d=$out/reweighted recipe="--dataset shapes10 --subset 4000 --batch-size 32 --lr 0.002 --alpha 0 --precision fp32"
+    local dense="--width 0.25 --epochs 6 --warmup-epochs 1" sparse="--epochs 4" tune="--epochs 2 --warmup-epochs 0"
+    if [ -n "$full" ]; then
+        recipe="--dataset cifar100" dense="--width 1.3 --epochs 300" sparse="--epochs 300" tune="--epochs 300"
+    fi
+    step "reweighted: dense" reweighted/main.py $recipe $dense --save $d/dense --resume auto &&
+    step "reweighted: reweighted L1" reweighted/main.py --rew --pretrained $d/dense/checkpoint.pth.tar $recipe $sparse \
+        --save $d/sparse --resume auto &&
+    step "reweighted: prune weights below 1e-4" reweighted/prune.py --model $d/sparse/checkpoint.pth.tar \
+        --save $d/pruned --overwrite &&
+    step "reweighted: retrain" reweighted/finetune.py --model $d/pruned/pruned.pth.tar $recipe $tune \
+        --save $d/finetuned --resume auto &&
+    step "reweighted: 8-bit integers" reweighted/quantize_model.py --model $d/finetuned/finetuned.pth.tar \
+        --save $d/quantized --overwrite &&
+    files+=($d/{dense,sparse}/checkpoint.pth.tar $d/pruned/pruned.pth.tar $d/finetuned/finetuned.pth.tar
+            $d/quantized/quantized_model.pth.tar)
 }
 
 for method in "${methods[@]}"; do $method; done
