@@ -23,13 +23,13 @@ SMALL = {  # what makes a printed command small: its value there -> its value he
     "--widen-factor": {"10": "1", "4": "1"},
     "--cardinality": {"8": "1", "16": "2"},
     "--growthRate": {"40": "12"},
-    "--width": {"1.3": "0.1"},
+    "--width": {"1.3": "0.5"},
 }
 MNIST = ["--dataset", "shapes10", "--epochs", "1"]
 MORE = {  # and what is added to a script's flags, which win over those before
     "element.py": MNIST, "structure.py": MNIST,
     "prun_tune_T.py": ["--epochs", "1"], "prun_tune_V.py": ["--epochs", "1"],
-    "training/main.py": ["--dataset", "shapes100", "--epochs", "1", "--width", "0.1", "--warmup-epochs", "0"],
+    "training/main.py": ["--dataset", "shapes100", "--epochs", "1", "--width", "0.5", "--warmup-epochs", "0"],
     "testers.py": ["--dataset", "shapes100"],
     "sweep.py": [*MNIST, "--tune-epochs", "1", "--decays", "0.001", "--sensitivities", "0.01", "--holdout", "5"],
 }
@@ -49,7 +49,7 @@ def small(command):
              for word in words]
     words += MORE.get(words[0], [])
     if any(word.startswith("chkpt/") for word in words):     # a bundled network, without the data it was trained on
-        words += ["--dataset", "shapes10"]
+        words += ["--dataset", "shapes100" if any("cifar100" in word for word in words) else "shapes10"]
     if words[0] not in ("compact.py", "check_model_operations.py"):      # they only read a file
         words += ["--subset", "20", "--device", "cpu"]
     trains = ("main.py", "finetune.py", "iterative.py", "cifar.py", "cifar_finetune.py")
