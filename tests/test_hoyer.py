@@ -221,6 +221,26 @@ def test_weight_decay_and_optimizers_of_the_originals(tmp_path):
     assert "momentum_buffer" in ckpt["resume"]["optimizer"]["state"][0] and ckpt["stage"] == "dense"
 
 
+@pytest.mark.parametrize("script, flags, expected", [
+    (element, [], ("mnist", 250, 100, 1e-3, [], 0.0)), (structure, [], ("mnist", 250, 100, 1e-3, [], 1e-4)),
+    (main, [], ("mnist", 250, 100, 1e-3, [], 0.0)), (main, ["--reg", "group-hs"], ("mnist", 250, 100, 1e-3, [], 1e-4)),
+    (cifar, [], ("cifar10", 300, 128, 0.1, [150, 225], 5e-4)),
+    (main, ["--arch", "vgg11_bn"], ("cifar10", 300, 128, 0.1, [150, 225], 5e-4)),
+    (main, ["--arch", "vgg11_bn", "--epochs", "9", "--batch-size", "8", "--lr", "0", "--schedule", "--wd", "0"],
+     ("cifar10", 9, 8, 0.0, [], 0.0))])
+def test_defaults_of_training(script, flags, expected, monkeypatch):
+    class Stop(Exception):
+        pass
+
+    def start(args, *_):
+        raise Stop(args)
+    monkeypatch.setattr(main, "Run", start)
+    with pytest.raises(Stop) as stop:
+        script.main(flags)
+    args = stop.value.args[0]
+    assert (args.dataset, args.epochs, args.batch_size, args.lr, args.schedule, args.weight_decay) == expected
+
+
 @pytest.mark.parametrize("script", [main, finetune])
 @pytest.mark.parametrize("arch", ["lenet300", "resnet"])
 def test_the_optimizer_has_what_the_flags_say(script, arch, tmp_path):
@@ -341,22 +361,29 @@ def test_real_mnist_as_it_is(tmp_path):
     assert checkpoint.load(tmp_path / "m/checkpoint.pth.tar")["prec1"] > 70
 
 
-def test_resuming_is_as_if_never_stopped(tmp_path, monkeypatch):
-    flags = ["--reg", "hs", "--batch-size", "10", "--schedule", "cosine", "--epochs", "3"]
-    whole = train(tmp_path / "whole", *flags)
-    from common.run import Run
+@pytest.mark.parametrize("script", [main, finetune])
+@pytest.mark.parametrize("stop", [0, 1])                     # after the first epoch a scheduler has steps left to take
+def test_resuming_is_as_if_never_stopped(script, stop, tmp_path, monkeypatch):
+    flags = ["--reg", "hs"]
+    if script is finetune:
+        saved(tmp_path / "m.pth.tar")
+        cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.02")
+        flags = ["--model", str(tmp_path / "p/pruned.pth.tar")]
+    flags += ["--batch-size", "10", "--schedule", "cosine", "--epochs", "3"]
+    whole = train(tmp_path / "whole", *flags, script=script)
     save = Run.save
 
     def stopped(self, epoch, *args, **kwargs):
         save(self, epoch, *args, **kwargs)
-        if epoch == 1:
+        if epoch == stop:
             raise KeyboardInterrupt
     monkeypatch.setattr(Run, "save", stopped)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", *flags)
+        train(tmp_path / "parts", *flags, script=script)
     monkeypatch.setattr(Run, "save", save)
-    parts = train(tmp_path / "parts", *flags, "--resume", "auto")
+    parts = train(tmp_path / "parts", *flags, "--resume", "auto", script=script)
     assert parts["epoch"] == 3
+    assert [row["lr"] for row in parts["resume"]["rows"]] == [row["lr"] for row in whole["resume"]["rows"]]
     for name, w in whole["state_dict"].items():
         assert torch.equal(w, parts["state_dict"][name]), name
 
