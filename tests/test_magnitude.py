@@ -605,6 +605,7 @@ def test_a_resumed_dense_run_keeps_its_first_and_early_weights(tmp_path, monkeyp
                 main.main([*flags, *resume])
         kept = [checkpoint.load(tmp_path / f"m/{name}.pth.tar") for name in ("init", "early", "checkpoint")]
         assert [ckpt["epoch"] for ckpt in kept] == [0, 2, 3 if resume else 2]
+        assert kept[2]["args"]["schedule"] == [20, 30]
         torch.manual_seed(1)
         name, cfg = network("resnet8")
         assert same(kept[0]["state_dict"], dict(models.build(name, num_classes=10, **cfg).state_dict()))
