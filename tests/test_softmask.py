@@ -505,6 +505,8 @@ def test_linear_clips_a_thousandth_at_either_end():
     w = torch.cat([torch.linspace(-1, 1, 1998), torch.tensor([-50.0, 50.0])])        # ceil(0.001 N) = 2: the second
     value = packing.dequantize(quantizers.quantize(w, "linear", 8, clip=0.001))
     assert value.abs().max() == pytest.approx(1, abs=0.01)
+    value = packing.dequantize(quantizers.quantize(w, "linear", 8))      # and nothing unless told to
+    assert value.abs().max() == pytest.approx(50, abs=0.2)
 
 
 def test_fixed_point_by_hand():
