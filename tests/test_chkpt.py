@@ -16,7 +16,7 @@ REAL = data.data_dir()                                       # conftest.py point
 
 
 def test_every_bundled_file_is_in_the_ledger_and_the_sums():
-    files = {f"chkpt/{path.name}" for path in (ROOT / "chkpt").glob("*.pth.tar")}
+    files = {f"chkpt/{path.name}" for path in (ROOT / "chkpt").iterdir() if path.name != "SHA256SUMS"}
     sums = dict(reversed(line.split("  ")) for line in (ROOT / "chkpt" / "SHA256SUMS").read_text().splitlines())
     assert files == {row["checkpoint"] for row in KEPT} == {f"chkpt/{name}" for name in sums}
     for row in KEPT:
@@ -96,11 +96,12 @@ def test_a_quantized_network_is_kept_as_its_integers_and_scored_at_its_bits(run_
     model, bare = checkpoint.to_model(kept), {k: v for k, v in kept.items() if k != "quant"}
     assert "score" not in add_run.row_of(kept)["args"]
     scored = json.loads(add_run.row_of(kept | {"dataset": "cifar100"})["args"])["score"]
-    whole = add_run.score_of(bare, model)
-    assert add_run.score_of(kept, model) == pytest.approx(whole + (2 - codes.numel() * 28 / 32) / scores.PARAMETERS)
-    assert scored == round(add_run.score_of(kept, model), 5) and whole == scores.rules(model).score
+    whole = scores.of_checkpoint(bare, model).score
+    expected = whole + (2 - codes.numel() * 28 / 32) / scores.PARAMETERS
+    assert scores.of_checkpoint(kept, model).score == pytest.approx(expected)
+    assert scored == round(scores.of_checkpoint(kept, model).score, 5) and whole == scores.rules(model).score
     eight = kept | {"activations": {"conv1": {"bits": 8, "scale": 1.0, "zero": 0}}}
-    assert add_run.score_of(eight, model) < add_run.score_of(kept, model)
+    assert scores.of_checkpoint(eight, model).score < scores.of_checkpoint(kept, model).score
 
 
 def test_a_row_without_a_kept_file_has_the_run_s_own_accuracy_and_its_rule(run_file, tmp_path, monkeypatch):

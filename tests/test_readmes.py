@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from common import checkpoint
+
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {  # what makes a printed command small: its value there -> its value here
     "--dataset": {"cifar10": "shapes10", "cifar100": "shapes100", "mnist": "shapes10"},
@@ -48,8 +50,8 @@ def small(command):
     words = [re.sub(r"cifar(10+)-([a-z]+\d+)", lambda m: f"shapes{m[1]}-{SMALL['--arch'].get(m[2], m[2])}", word)
              for word in words]
     words += MORE.get(words[0], [])
-    if any(word.startswith("chkpt/") for word in words):     # a bundled network, without the data it was trained on
-        words += ["--dataset", "shapes100" if any("cifar100" in word for word in words) else "shapes10"]
+    for file in [word for word in words if word.startswith("chkpt/")]:   # without the data it was trained on
+        words += ["--dataset", f"shapes{checkpoint.load(ROOT / file)['cfg']['num_classes']}"]
     if words[0] not in ("compact.py", "check_model_operations.py"):      # they only read a file
         words += ["--subset", "20", "--device", "cpu"]
     trains = ("main.py", "finetune.py", "iterative.py", "cifar.py", "cifar_finetune.py")
