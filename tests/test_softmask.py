@@ -365,6 +365,36 @@ def test_the_loss_drives_the_masks_to_the_target_and_leaves_them_there(target, f
     assert reached[0] < 0.1 and reached[-1] == pytest.approx(target, abs=0.03) == reached[-100], reached[::20]
 
 
+ONE_STEP = ["--subset", 20, "--epochs", 1, "--lr", 0.5, "--mwd", 0]
+
+
+@pytest.mark.parametrize("flags, target", [([], 0.4), (["--ftarget", 0.7], 1.1 / 2)])
+def test_a_step_follows_target_minus_sparsity(flags, target, tmp_path, monkeypatch):
+    """The masks after one step, as a function of the sparsity: a straight line, flat where delta is zero."""
+    def masks(sparsity):
+        monkeypatch.setattr(SoftMask, "sparsity", lambda self, flops=False: torch.tensor(sparsity))
+        folder = tmp_path / str(sparsity)
+        usual = ["--target", 0.4, "--wme", 0, "--wg", 8, "--tw", 20, *ONE_STEP]
+        return train(folder, *usual, *flags)["resume"]["net"]["m"]
+    below, at, above = (masks(target + difference) for difference in (-0.2, 0.0, 0.2))
+    torch.testing.assert_close(below - at, at - above)
+    assert (below - at).min() < -1e-3                        # less is gone than wanted: down
+    monkeypatch.undo()
+    without = train(tmp_path / "w", "--target", 0.4, "--wme", 9, *ONE_STEP)["resume"]["net"]["m"]
+    torch.testing.assert_close(at, without)
+
+
+def test_the_teacher_and_the_labels_share_the_loss(tmp_path):
+    train(tmp_path / "t", "--epochs", 1)
+    flags = ["--target", 0.4, "--wme", 9, *ONE_STEP, "--teacher", tmp_path / "t" / "checkpoint.pth.tar", "--ltea"]
+    none, half, all_ = (train(tmp_path / str(ltea), *flags, ltea)["resume"]["net"]["m"] for ltea in (0, 0.5, 1))
+    torch.testing.assert_close(half, (none + all_) / 2)
+    labels = train(tmp_path / "l", "--target", 0.4, "--wme", 9, *ONE_STEP)["resume"]["net"]["m"]
+    assert torch.equal(none, labels) and not torch.allclose(none, all_)
+    other = train(tmp_path / "o", *flags, 1, "--lseps", 0.5)["resume"]["net"]["m"]
+    torch.testing.assert_close(other, all_)                  # with the teacher alone the labels' loss has no part
+
+
 def averaged_run(folder, monkeypatch, *flags):
     """(checkpoint, [state of the trained network after each epoch]) of three epochs, averaged from the second on."""
     states, save = [], Run.save
