@@ -3,6 +3,7 @@
 #
 #   bash run_all.sh                     on the built-in images, minutes on two CPU cores
 #   bash run_all.sh slimming            one method alone
+#   bash run_all.sh compare             the methods against each other on CIFAR-10, hours; --dry-run lists the commands
 #   bash run_all.sh full                the real data sets at full length: hours on a GPU
 #
 # A training that was finished before is not repeated; one that was stopped continues. Everything is under logs/: after
@@ -10,11 +11,15 @@
 set -uo pipefail
 cd "$(dirname "$0")"
 all=(slimming hoyer magnitude softmask reweighted)
+if [ "${1:-}" = compare ]; then
+    source ./environment.sh requirements.txt numpy tqdm matplotlib || exit
+    exec "$python" results/compare.py "${@:2}"
+fi
 full=; methods=()
 for word in "$@"; do
     if [ "$word" = full ]; then full=yes
     elif [[ " ${all[*]} " == *" $word "* ]]; then methods+=("$word")
-    else echo "usage: bash run_all.sh [full] [METHOD ...], METHOD one of: ${all[*]}" >&2; exit 2
+    else echo "usage: bash run_all.sh [full] [METHOD ...], or compare; METHOD one of: ${all[*]}" >&2; exit 2
     fi
 done
 [ ${#methods[@]} -gt 0 ] || methods=("${all[@]}")
@@ -117,7 +122,7 @@ reweighted() {
 
 for method in "${methods[@]}"; do $method; done
 if [ ${#files[@]} -gt 0 ]; then
-    echo; "$python" results/summary.py "${files[@]}" || failed+=("results/summary.py")
+    echo; "$python" results/summary.py "${files[@]}" --plot $out/comparison.png || failed+=("results/summary.py")
 fi
 if [ ${#failed[@]} -gt 0 ]; then
     printf '\nfailed:\n'; printf '  %s\n' "${failed[@]}"; exit 1

@@ -19,7 +19,7 @@ PARAMETERS, OPERATIONS = 36.5e6, 10.49e9                     # of WideResNet-28-
 # what moves numbers without computing any; rounding to the bits of the next operation is part of that operation
 FREE = {"view", "_unsafe_view", "reshape", "t", "transpose", "permute", "clone", "cat", "index_select", "select",
         "slice", "index", "constant_pad_nd", "zeros", "empty", "detach", "alias", "expand", "unsqueeze", "squeeze",
-        "_to_copy", "contiguous", "_reshape_alias", "as_strided", "copy_",
+        "_to_copy", "contiguous", "_reshape_alias", "as_strided", "as_strided_", "copy_",
         "fake_quantize_per_tensor_affine_cachemask"}
 
 

@@ -24,6 +24,7 @@ from common import UserError, checkpoint, cli, data, models
 from common.compact import compact, compaction_report, sparsity_report
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import check_schedule, epoch_or_word, make_scheduler
 
 RECIPES = {  # of the original, by network and by the rule that the file was pruned by: what the command line leaves out
     ("LeNet", "T"): dict(epochs=100, batch_size=100, lr=1e-4, schedule=[], weight_decay=0.0),
@@ -36,8 +37,8 @@ def add_flags(parser):
     """All flags but --model."""
     cli.add_flags(parser, seed=12345678)
     add = parser.add_argument
-    add("--schedule", nargs="*", type=epoch_or_cosine, metavar="EPOCH", help="epochs after which the learning rate "
-        "falls by --gamma, or the word cosine (default: never for the LeNets, 150 225 for the others)")
+    add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
+        "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
     add("--gamma", type=cli.nonnegative, default=0.1)
     add("--momentum", type=cli.nonnegative, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
     add("--weight-decay", "--wd", type=cli.nonnegative)
@@ -52,15 +53,6 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def epoch_or_cosine(text):
-    return text if text == "cosine" else int(text)
-
-
-def check(args):
-    if args.schedule and "cosine" in args.schedule and len(args.schedule) > 1:
-        raise UserError("--schedule takes epoch numbers or the word cosine, not both")
-
-
 @torch.no_grad()
 def hits(logits, labels):
     """{"top1": percent, "top5": percent} of one batch."""
@@ -70,7 +62,7 @@ def hits(logits, labels):
 
 def finetune(args):
     """Trains what the masks of args.model keep, as args say (those of `parse`), into the folder args.save."""
-    check(args)
+    check_schedule(args.schedule)
     ckpt = checkpoint.load(args.model)
     if not ckpt.get("masks"):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
@@ -99,10 +91,7 @@ def finetune(args):
         optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
     else:
         optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    if args.schedule == ["cosine"]:
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
-    else:
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.schedule, args.gamma)
+    scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):

@@ -14,6 +14,7 @@ import torch
 
 from common import UserError, checkpoint, cli
 from common.evaluate import evaluate_checkpoint
+from common.schedule import check_schedule
 from hoyer import finetune, main, networks, prune
 from hoyer.networks import find, stem
 
@@ -90,6 +91,7 @@ def pruning_flags(doc, sensitivity):
     parser = cli.parser(doc)
     finetune.add_flags(parser)
     prune.add_flags(parser, sensitivity)
+    parser.set_defaults(keep_weights=None, keep_macs=None)
     parser.add_argument("-e", "--evaluate", action="store_true", help="stop after pruning")
     return parser
 
@@ -105,7 +107,7 @@ def prune_once(args):
 
     Where --resume continues a run whose network is pruned already it stays so, and must have been pruned so.
     """
-    finetune.check(args)                                     # what would stop the fine-tuning stops the pruning
+    check_schedule(args.schedule)                            # what would stop the fine-tuning stops the pruning
     if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
     args.model, pruned = find(args.model), Path(args.save) / "pruned.pth.tar"

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import check_schedule, epoch_or_word, make_scheduler
 from hoyer import networks
 from hoyer.regularizers import GROUP, PENALTIES, penalized
 
@@ -46,8 +47,8 @@ def add_flags(parser):
     add("--decay", type=cli.nonnegative, default=1e-3, help="coefficient of the penalty")
     add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="begin with this network; without FILE "
         "with the LeNet that element.py --reg 0 --decay 0.0 left in saves/")
-    add("--schedule", nargs="*", type=epoch_or_cosine, metavar="EPOCH", help="epochs after which the learning rate "
-        "falls by --gamma, or the word cosine (default: never for the LeNets, 150 225 for the others)")
+    add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
+        "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
     add("--gamma", type=cli.nonnegative, default=0.1)
     add("--momentum", type=cli.nonnegative, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
     add("--weight-decay", "--wd", type=cli.nonnegative)
@@ -60,10 +61,6 @@ def parse(argv=None):
     add_flags(parser)
     parser.add_argument("--reg", choices=("none", *PENALTIES), default="none", help="the penalty")
     return parser.parse_args(argv)
-
-
-def epoch_or_cosine(text):
-    return text if text == "cosine" else int(text)
 
 
 def starting_point(args):
@@ -101,8 +98,7 @@ def accuracy_line(result, dataset, args):
 
 def train(args):
     """Trains as args say (those of `parse`) into the folder args.save."""
-    if args.schedule and "cosine" in args.schedule and len(args.schedule) > 1:
-        raise UserError("--schedule takes epoch numbers or the word cosine, not both")
+    check_schedule(args.schedule)
     args.decay = args.decay if args.reg != "none" else 0.0
     ckpt, arch, cfg = starting_point(args)
     lenet = arch.startswith("lenet")
@@ -140,10 +136,8 @@ def train(args):
         optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
     else:
         optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    if args.schedule == ["cosine"]:                          # to zero at the end: small weights stop jittering
-        scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
-    else:
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.schedule, args.gamma)
+    # Where it ends at zero (cosine, onecycle), small weights stop jittering.
+    scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler)
 
     for epoch in run.epochs(args.epochs):

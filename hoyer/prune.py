@@ -12,12 +12,17 @@ entries go even after training with a group penalty: the penalty has made whole 
 
     --granularity group     a filter W[o] or an input channel W[:, i] goes as a whole where its root mean square is
                             below t; what has one dimension is left alone
+    --granularity channel   a channel inside a block goes, with the filter that makes it and the weights that read it,
+                            where the root mean square of either is below t; what adds up in a residual stream stays
+    --keep-weights 0.1      instead of --sensitivity: what is to stay, and
+    --keep-macs 0.5         of the MACs, after empty channels are taken out; the threshold is found and printed
     --criterion random      the control: as many entries of every tensor, chosen at random
 
 The network keeps its shape; the masks are stored with it in pruned.pth.tar, and finetune.py keeps the zeros. The
 original's sparsity report and the compacted network's size are printed and written to prune.txt, prune.png shows what
 each layer had and keeps. Expect seconds, and an accuracy that fine-tuning brings back.
 """
+import copy
 import sys
 from pathlib import Path
 
@@ -25,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
 from common.compact import compact, compaction_report, sparsity_report
 from common.device import device_of, facts
 from common.evaluate import evaluate
@@ -42,9 +47,9 @@ def add_flags(parser, sensitivity=None):
     add("--model", metavar="FILE", required=True, help="the trained network, with or without its suffix")
     add("-a", "--arch", help="for a file of the original repository: mlp, cnn, resnet, ...")
     add("--depth", type=cli.positive)
-    add("--sensitivity", type=cli.nonnegative, default=sensitivity, required=sensitivity is None,
+    add("--sensitivity", type=cli.nonnegative, default=sensitivity,
         help="the threshold, or its ratio to the standard deviation")
-    add("--granularity", choices=("element", "group"), default="element")
+    add("--granularity", choices=("element", "group", "channel"), default="element")
     add("--criterion", choices=("magnitude", "random"), default="magnitude")
 
 
@@ -52,6 +57,7 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     add_flags(parser)
+    keep.add_flags(parser)
     add = parser.add_argument
     add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation")
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
@@ -88,14 +94,42 @@ def group_mask(w, t):
     return mask.view(*mask.shape, *[1] * (w.dim() - 2)).expand_as(w).clone()
 
 
+@torch.no_grad()
+def channel_masks(model, t):
+    """{name: mask} of the layers that make or read channels inside blocks (the records of `model.channels()` that are
+    no streams): False for a channel whose filter, or whose weights in the layer after it, has a root mean square below
+    t. A layer keeps its strongest channel. Channels that go in groups or by a selection stay."""
+    parameters, masks = dict(model.named_parameters()), {}
+    for record in model.channels():
+        if record.stream or not record.producers or record.group_size > 1 or any(c.select for c in record.consumers):
+            continue
+        makers = [f"{name}.weight" for name, _ in record.producers]
+        readers = [(f"{consumer.layer}.weight", consumer.repeat) for consumer in record.consumers]
+        sizes = [parameters[name].square().flatten(1).mean(1).sqrt() for name in makers]
+        sizes += [parameters[name].square().transpose(0, 1).reshape(len(sizes[0]), -1).mean(1).sqrt()
+                  for name, _ in readers]
+        smallest = torch.stack(sizes).amin(0)
+        alive = (smallest >= t).index_fill(0, smallest.argmax(), True)
+        for name in makers:
+            masks[name] = masks.get(name, True) & alive.view(-1, *[1] * (parameters[name].dim() - 1))
+        for name, repeat in readers:
+            masks[name] = masks.get(name, True) & alive.repeat_interleave(repeat).view(
+                1, -1, *[1] * (parameters[name].dim() - 2))
+    return {name: mask.expand_as(parameters[name]).clone() for name, mask in masks.items()}
+
+
 def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, previous_masks=None):
     """({name: mask}, {name: threshold}) for the tensors that are pruned; what previous masks took is not given back."""
     generator = torch.Generator().manual_seed(seed)
+    channels = channel_masks(model, sensitivity) if granularity == "channel" else {}
     masks, thresholds = {}, {}
     for name, w in prunable(model).items():
         t = thresholds[name] = threshold(w, rule, sensitivity)
         previous = (previous_masks or {}).get(name, torch.ones_like(w, dtype=torch.bool)).to(w.device)
-        masks[name] = (element_mask if granularity == "element" else group_mask)(w, t) & previous
+        if granularity == "channel":
+            masks[name] = channels.get(name, torch.ones_like(w, dtype=torch.bool)) & previous
+        else:
+            masks[name] = (element_mask if granularity == "element" else group_mask)(w, t) & previous
         if criterion == "random":                            # as many, of those that were kept before
             score = torch.rand(w.shape, generator=generator).to(w.device).masked_fill(~previous, -1).flatten()
             highest = score.topk(int(masks[name].sum())).indices
@@ -110,10 +144,37 @@ def apply(model, masks):
         w.mul_(masks[name])
 
 
+def sensitivity_for(args, ckpt, model):
+    """The --sensitivity that leaves --keep-weights, or --keep-macs after compaction."""
+    dense = keep.dense_total(ckpt)
+
+    def left(sensitivity):
+        pruned = copy.deepcopy(model)
+        apply(pruned, choose(pruned, args.rule, sensitivity, args.granularity, previous_masks=ckpt.get("masks"))[0])
+        if args.keep_weights:
+            return compute_flops.count(pruned).total.weights / dense.weights
+        return compute_flops.count(compact(pruned)).total.macs / dense.macs
+
+    largest = max(float(w.detach().abs().max() / (threshold(w, args.rule, 1) or 1)) for w in prunable(model).values())
+    found = keep.bisect(left, args.keep_weights or args.keep_macs, 1.01 * largest)
+    print(f"--sensitivity {found:.6g} leaves {left(found):.4f} of the {'weights' if args.keep_weights else 'MACs'}")
+    return found
+
+
+def check(args):
+    """UserError where the flags choose the weights in two ways or in none."""
+    ways = [name for name in ("sensitivity", "keep_weights", "keep_macs") if getattr(args, name) is not None]
+    if len(ways) != 1:
+        raise UserError("give one of --sensitivity, --keep-weights and --keep-macs")
+    if args.granularity != "element" and args.criterion == "random":
+        raise UserError(f"--criterion random chooses single entries; leave out --granularity {args.granularity}")
+    if args.granularity == "channel" and args.rule == "V":
+        raise UserError("--granularity channel has one threshold for all layers; leave out --rule V")
+
+
 def prune(args):
     """Prunes args.model as args say (those of `parse`); writes pruned.pth.tar, prune.txt and prune.png to args.save."""
-    if args.granularity == "group" and args.criterion == "random":
-        raise UserError("--criterion random chooses single entries; leave out --granularity group")
+    check(args)
 
     # load
     ckpt = originals.load(find(args.model), network, args.arch, args.depth)
@@ -124,6 +185,8 @@ def prune(args):
     model = checkpoint.to_model(ckpt).to(device)
     dense = ckpt["dense"] or compute_flops.summary(model)
     print("--- Pruning ---")
+    if args.sensitivity is None:
+        args.sensitivity = sensitivity_for(args, ckpt, model)
 
     # choose
     masks, thresholds = choose(model, args.rule, args.sensitivity, args.granularity, args.criterion, args.seed,

@@ -31,9 +31,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, plots
 from common.evaluate import evaluate
+from common.schedule import check_schedule, epoch_or_word
 from hoyer.finetune import finetune
 from hoyer.launchers import prune_once
-from hoyer.main import epoch_or_cosine, train
+from hoyer.main import train
 from hoyer.prune import NothingLeft
 from hoyer.regularizers import ELEMENT, GROUP, PENALTIES
 
@@ -58,7 +59,7 @@ def parse(argv=None):
     add("--tune-epochs", type=cli.positive, default=100)
     add("--tune-lr", type=cli.nonnegative, default=1e-3)
     add("--tune-wd", type=cli.nonnegative, help="weight decay of the fine-tuning (default: finetune.py's)")
-    add("--schedule", nargs="+", type=epoch_or_cosine, default=["cosine"], help="as main.py's, for both (default: "
+    add("--schedule", nargs="+", type=epoch_or_word, default=["cosine"], help="as main.py's, for both (default: "
         "cosine)")
     add("--seed", type=cli.seed_number, default=12345678)
     add("--holdout", type=cli.positive, default=5000, metavar="N")
@@ -77,6 +78,7 @@ def main(argv=None):
     args.save = str(Path(args.save))                         # without a last slash
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("a sweep is one process; start it without torchrun")
+    check_schedule(args.schedule)
     if args.refit and args.target is None:
         raise UserError("--refit trains what --target PERCENT chooses; give that, too")
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
@@ -130,9 +132,9 @@ def training(args, holdout, save, reg="none", decay=0.0, pretrained=None, weight
 
 def tuning(args, holdout, save, model, sensitivity):
     """The args of prune.prune and finetune.finetune."""
-    return Namespace(**shared(args, holdout), model=model, rule="T", sensitivity=sensitivity,
-                     granularity=args.granularity, criterion="magnitude", epochs=args.tune_epochs, lr=args.tune_lr,
-                     weight_decay=args.tune_wd, save=save)
+    return Namespace(**shared(args, holdout), model=model, rule="T", sensitivity=sensitivity, keep_weights=None,
+                     keep_macs=None, granularity=args.granularity, criterion="magnitude",
+                     epochs=args.tune_epochs, lr=args.tune_lr, weight_decay=args.tune_wd, save=save)
 
 
 def trained(args, save, reg, decay, sensitivities, dense, holdout):

@@ -40,6 +40,7 @@ from torch import nn
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import WORDS, epoch_or_word, make_scheduler
 from magnitude.networks import network
 
 RETRAIN = ("small", "onecycle", "lr-rewind", "weight-rewind", "scratch-e", "scratch-b")
@@ -56,8 +57,8 @@ def add_training(parser):
     add("--depth", type=int)
     add("--retrain", choices=RETRAIN, default="small")
     add("--rewind-to", metavar="FILE", help="of weight-rewind: early.pth.tar or init.pth.tar of the dense run")
-    add("--schedule", type=int, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls (of the "
-        "dense run, where the learning rate is the dense run's)")
+    add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls "
+        "(of the dense run, where the learning rate is the dense run's), or cosine, or onecycle")
     add("--gamma", type=cli.nonnegative, help="factor by which it falls")
     add("--momentum", type=cli.nonnegative)
     add("--weight-decay", "--wd", type=cli.nonnegative)
@@ -95,12 +96,18 @@ def plan(args, recipe, k=0, stretch=1.0):
 
     def dense_from(first):
         """The dense run's learning rate at epoch `first`, and after how many more epochs it falls."""
+        if word and first:
+            raise UserError(f"the dense run had --schedule {marks[0]}, which is repeated whole or not at all; give "
+                            f"--epochs {dense}, or another --schedule")
+        if word:
+            return lr, marks
         return lr * args.gamma ** sum(m <= first for m in marks), [m - first for m in marks if m > first]
 
     missing = [f"--{name}" for name in ("epochs", "lr", "schedule") if flag(name, recipe.get(name)) is None]
     if missing and args.retrain not in ("small", "onecycle"):
         raise UserError(f"the file does not say how its dense network was trained; give {', '.join(missing)}")
     lr, marks = flag("lr", recipe.get("lr")), flag("schedule", recipe.get("schedule"))
+    word = bool(marks) and marks[0] in WORDS                 # a schedule without epochs at which anything falls
     dense = recipe.get("epochs", args.epochs)                # E of the table
     asked = args.epochs if "epochs" in recipe else None      # without a recipe --epochs is the dense run's
     match args.retrain:
@@ -120,7 +127,7 @@ def plan(args, recipe, k=0, stretch=1.0):
             return min(asked or dense, dense - k), *dense_from(k)
         case "scratch-e" | "scratch-b":                      # the whole schedule, in as many epochs
             epochs = asked or round(dense * stretch)
-            return epochs, lr, [m * epochs // dense for m in marks if m * epochs >= dense]
+            return epochs, lr, marks if word else [m * epochs // dense for m in marks if m * epochs >= dense]
 
 
 def fill_in(args, recipe, k=0, stretch=1.0):
@@ -197,7 +204,7 @@ def retrain(args):
     fill_in(args, origin["recipe"], k, stretch)
     run.describe(model)
     zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
-    falls = f", the learning rate falls after epochs {', '.join(map(str, args.schedule))}" if args.schedule else ""
+    falls = f", schedule {' '.join(map(str, args.schedule))}" if args.schedule else ""
     rewound = f" from epoch {k}" if args.rewind_to else ""
     run.print(f"  {args.retrain}{rewound}{falls}; {total.sparse_macs:,} sparse MACs\n"
               f"Zero parameters: {zeros}\nParameters: {total.params}")
@@ -215,7 +222,7 @@ def retrain(args):
         scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * len(train),
                                                         pct_start=0.1, div_factor=10, final_div_factor=100)
     else:
-        scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.schedule, args.gamma)
+        scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):

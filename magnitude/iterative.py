@@ -111,8 +111,8 @@ def iterate(args):
         folder = root / f"round-{number:02}"
         pruned, tuned = folder / "pruned.pth.tar", folder / "finetuned.pth.tar"
         print(f"\nround {number}: {100 * percent:.2f} % pruned, in {folder}")
-        step = argparse.Namespace(**{**vars(args), "model": None, "resume": str(source), "save": str(folder),
-                                     "percent": percent})
+        step = argparse.Namespace(**{**vars(args), "model": None, "keep_weights": None, "resume": str(source),
+                                     "save": str(folder), "percent": percent})
         if continues and pruned.exists():
             check_origin(made_with(pruned, step, RULE), ckpt, source)
         else:

@@ -8,6 +8,7 @@ steps: train until it is known which connections matter, remove those whose weig
 and train the ones that are left. This is the first step, ordinary training; prune.py and finetune.py are the others.
 
     python main.py --dataset cifar10 --arch resnet56        (python cifar.py ... is the same)
+    python main.py --pretrained FILE                        trains a network of any method on
 
 Beside the checkpoints it keeps the weights that finetune.py can rewind to: init.pth.tar, before the first step, and
 early.pth.tar, after a twentieth of the epochs (--rewind-epoch chooses another epoch).
@@ -24,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import epoch_or_word, make_scheduler
 from magnitude.networks import network
 
 
@@ -36,11 +38,12 @@ def parse(argv=None):
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
-    add("-a", "--arch", default="resnet20", help="vgg16, resnet20 to resnet110, preresnet110, preresnet164, wrn_28_10, "
-        "wrn_16_8 or densenet (default: resnet20)")
+    add("-a", "--arch", help="vgg16, resnet20 to resnet110, preresnet110, preresnet164, wrn_28_10, wrn_16_8 or "
+        "densenet (default: resnet20, or what --pretrained holds)")
     add("--depth", type=int, help="instead of the number in --arch")
-    add("--schedule", type=int, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls (default: "
-        "half and three quarters of --epochs, so 80 120 of 160)")
+    add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
+    add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls "
+        "(default: half and three quarters of --epochs, so 80 120 of 160), or cosine, or onecycle")
     add("--gamma", type=cli.nonnegative, default=0.1, help="factor by which it falls")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
@@ -54,27 +57,32 @@ def main(argv=None):
 
 
 def train(args):
-    args.dataset = args.dataset or "cifar10"
+    start = originals.load(args.pretrained, network, args.arch, args.depth) if args.pretrained else None
+    args.dataset = args.dataset or start and start["dataset"] or "cifar10"
     args.schedule = args.schedule or sorted({args.epochs // 2, args.epochs * 3 // 4} - {0})
     args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
-    arch, cfg = network(args.arch, args.depth)
+    arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "resnet20", args.depth)
     run = Run(args, "magnitude", "dense", models.name(arch, cfg))
 
     # data
-    dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
-    train, test = run.loaders(dataset, crop=4, flip=True)
+    lenet = arch.startswith("lenet")
+    dataset = data.load(args.dataset, args.data_dir, lenet, args.subset)
+    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     # network
-    model = run.place(models.build(arch, num_classes=dataset.num_classes, **cfg))
-    data.check_fit(dataset, model, args.arch)
+    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
+    model = run.place(model)
+    data.check_fit(dataset, model, args.pretrained or args.arch or "resnet20")
     run.dense = compute_flops.summary(model)
     run.describe(model)
+    if start and start.get("masks"):
+        run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
     net = run.parallel(model)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, args.schedule, args.gamma)
+    scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler)
     if run.start == 0 and run.rank == 0:
         checkpoint.save(run.folder / "init.pth.tar", run.checkpoint(model, epoch=0))

@@ -13,6 +13,7 @@ norms, biases and linear layers stay whole. The masks are stored beside the weig
 pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png weights per layer and
 their histogram.
 
+    --keep-weights 0.1    instead of --percent: what is to stay, of all weights of convolutions and linear layers
     --scope conv+linear   the weights of linear layers too
     --per-layer           the same fraction of every layer, instead of one threshold
     --criterion random    the control: as many weights of every layer as by magnitude, but chosen at random
@@ -31,7 +32,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from magnitude.networks import network
@@ -60,6 +61,7 @@ def parse(argv=None):
     add("--resume", "--model", metavar="FILE", required=True, help="the network to prune")
     add("--save", "--save_dir", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
+    keep.add_flags(parser, macs=False)
     add("-a", "--arch", help="for a file of an original repository: vgg16, resnet56, preresnet110, ...")
     add("--depth", type=int)
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
@@ -114,6 +116,19 @@ def check_percent(args, previous_masks):
         if zeros > int(mask.numel() * args.percent):
             raise UserError(f"{args.resume} is pruned to {zeros / mask.numel():.4f} {f'in {name} ' if name else ''}"
                             "already, and --percent counts these weights too; give a larger one")
+
+
+def percent_for(args, ckpt, weights):
+    """--percent, the fraction of the weights in scope to prune, that leaves --keep-weights of all weights."""
+    dense, size = keep.dense_total(ckpt).weights, sum(w.numel() for w in weights.values())
+    others = sum(m.weight.numel() for m in checkpoint.to_model(ckpt).modules()
+                 if isinstance(m, (nn.Conv2d, nn.Linear))) - size
+    left = int(args.keep_weights * dense) - others
+    if left < 1:
+        raise UserError(f"--keep-weights {args.keep_weights:g}: the layers that --scope {args.scope} does not prune "
+                        f"have {others:,} of the {dense:,} weights; give a larger fraction, or --scope conv+linear")
+    print(f"--keep-weights {args.keep_weights:g} of {dense:,} weights: --percent {max(0, 1 - left / size):.6f}")
+    return max(0, size - left + 0.5) / size
 
 
 def recipe_of(ckpt):
@@ -206,6 +221,8 @@ def prune(args):
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
     if not weights:
         raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
+    if args.keep_weights:
+        args.percent = percent_for(args, ckpt, weights)
     previous_masks = {name: all_masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
     check_percent(args, previous_masks)
 

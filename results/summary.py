@@ -1,18 +1,28 @@
-"""One table of several checkpoints: stage, epochs, accuracy, parameters, MACs, and measured milliseconds.
+"""One table and one plot of several checkpoints: accuracy, what is left, bytes, measured milliseconds, MicroNet score.
 
-    python results/summary.py logs/demo/slimming/*/*.pth.tar
+    python results/summary.py logs/demo/slimming/*/*.pth.tar --plot comparison.png --csv comparison.csv
 
-Accuracy is the last epoch's on the test set, or right after pruning. Milliseconds are medians of fp32 forward passes
-of 1 and 128 images on this machine, the networks taking turns; networks of one shape are measured once.
+Accuracy is the last epoch's on the test set, or right after pruning. Weights (of convolutions and linear layers, not
+zero) and MACs are given as percent of the dense network's; MACs count a weight that is zero as no operation. KiB are
+those of a file with this network alone. Milliseconds are medians of fp32 forward passes of 1 and 128 images on this
+machine, the networks taking turns; networks of one shape are measured once. The score is by the challenge's rules.
 """
+import csv
 import sys
+import tempfile
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import checkpoint, cli, compute_flops, models
+from common import checkpoint, cli, compute_flops, keep, models, plots, scores
 from common.device import device_of
 from common.evaluate import milliseconds
+
+COLUMNS = {  # of the table: width and format
+    "method": "10", "stage": "20", "network": "16", "epochs": "6", "accuracy": "8.2f", "weights_left": "7.2f",
+    "macs_left": "7.2f", "params": "10,", "kib": "9,.1f", "ms_1": "7.2f", "ms_128": "7.1f", "score": "8.5f"}
+TITLES = {"accuracy": "top-1 %", "weights_left": "weights", "macs_left": "MACs %", "params": "parameters", "kib": "KiB",
+          "ms_1": "ms at 1", "ms_128": "at 128"}
 
 
 def stage_of(ckpt):
@@ -23,28 +33,120 @@ def stage_of(ckpt):
     return f"{ckpt['stage']}, {way}" if way else ckpt["stage"]
 
 
-def main(argv=None):
-    parser = cli.parser(__doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE")
-    parser.add_argument("--device")
-    args = parser.parse_args(argv)
-    device = device_of(args.device)
-    ckpts = [checkpoint.load(file) for file in args.files]
+def measure(files, device):
+    """A dictionary for each file, with the columns of the table and more."""
+    ckpts = [checkpoint.load(file) for file in files]
     networks = [checkpoint.to_model(ckpt).to(device) for ckpt in ckpts]
-
     # a mask or another training does not change the time of a network
     shapes = [(ckpt["arch"], str(ckpt["cfg"]), "activations" in ckpt) for ckpt in ckpts]
     distinct = dict(zip(shapes, networks, strict=True))
     times = [dict(zip(distinct, milliseconds([*distinct.values()], batch, rounds=7), strict=True))
              for batch in (1, 128)]
+    rows = []
+    for file, ckpt, model, shape in zip(files, ckpts, networks, shapes, strict=True):
+        total, dense = compute_flops.count(model).total, keep.dense_total(ckpt)
+        operations = 2 * total.sparse_macs
+        rows.append({
+            "file": str(file), "method": ckpt["method"], "stage": stage_of(ckpt), "dataset": Path(ckpt["dataset"]).stem,
+            "network": models.name(ckpt["arch"], ckpt["cfg"]), "epochs": ckpt["epoch"] or "",
+            "accuracy": ckpt["prec1"], "weights_left": 100 * total.weights / dense.weights,
+            "macs_left": 100 * total.sparse_macs / dense.macs, "dense_macs_left": 100 * total.macs / dense.macs,
+            "params": total.params, "nonzeros": total.nonzeros, "macs": total.macs, "sparse_macs": total.sparse_macs,
+            "kib": size(ckpt) / 1024, "ms_1": times[0][shape], "ms_128": times[1][shape],
+            "score": scores.of_checkpoint(ckpt, model).score,
+            "published_score": scores.published(total.nonzeros, operations)[-1],
+            "seed": ckpt["args"].get("seed", ""), "command": (ckpt.get("run") or {}).get("command", "")})
+    return rows
 
-    print(f"{'method':10} {'stage':20} {'network':12} {'data':8} {'epochs':>6} {'accuracy':>9} {'parameters':>10} "
-          f"{'non-zeros':>10} {'MACs':>11} {'ms, batch 1':>11} {'batch 128':>9}")
-    for ckpt, model, shape in zip(ckpts, networks, shapes, strict=True):
-        total = compute_flops.count(model).total
-        print(f"{ckpt['method']:10} {stage_of(ckpt):20} {models.name(ckpt['arch'], ckpt['cfg']):12} "
-              f"{Path(ckpt['dataset']).stem:8} {ckpt['epoch'] or '':>6} {ckpt['prec1']:7.2f} % {total.params:10,} "
-              f"{total.nonzeros:10,} {total.macs:11,} {times[0][shape]:11.2f} {times[1][shape]:9.1f}")
+
+def size(ckpt):
+    """Bytes of a file that holds this network and no optimizer state."""
+    with tempfile.TemporaryDirectory() as folder:
+        return checkpoint.save(Path(folder) / "network.pth.tar", {
+            name: value for name, value in ckpt.items() if name not in ("resume", "path")}).stat().st_size
+
+
+def cell(value, form):
+    """The value in its column, empty where there is none."""
+    return f"{value:>{form}}" if value not in ("", None) else " " * int(form.rstrip("f").split(".")[0].rstrip(","))
+
+
+def table(rows):
+    """The rows as text."""
+    words = ("method", "stage", "network")
+    lines = ["".join(f"{TITLES.get(name, name):{'<' if name in words else '>'}{form.split('.')[0].rstrip(',')}} "
+                     for name, form in COLUMNS.items())]
+    for row in rows:
+        lines.append("".join(f"{row[name]:{form}} " if name in words else cell(row[name], form) + " "
+                             for name, form in COLUMNS.items()))
+    return "\n".join(line.rstrip() for line in lines)
+
+
+def draw(path, rows, title):
+    """Accuracy against the weights that are left (networks with scattered zeros) and against the MACs (narrower ones).
+
+    A line for each method through its networks after pruning; dense networks are dashed lines, what was pruned at
+    random is dashed, too.
+    """
+    plt = plots.pyplot()
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
+    figure.suptitle(title)
+    made = [row for row in rows if row["stage"].startswith(("pruned", "finetuned", "quantized"))]
+    groups = {"weights_left": [row for row in made if row["dense_macs_left"] > 99.9],
+              "macs_left": [row for row in made if row["dense_macs_left"] <= 99.9]}
+    names = list(dict.fromkeys(name_of(row) for row in made))
+    for axis, (column, chosen) in zip(panels, groups.items(), strict=True):
+        for name in names:
+            points = sorted((row[column], row["accuracy"]) for row in chosen if name_of(row) == name)
+            if points:
+                axis.plot(*zip(*points, strict=True), "o--" if "random" in name else "o-", label=name,
+                          color="grey" if "random" in name else f"C{names.index(name)}")
+        for row in rows:
+            if row["stage"] == "dense":
+                axis.axhline(row["accuracy"], color="black", linewidth=0.6, linestyle=":")
+        axis.grid(alpha=0.3)
+        if points_in(axis):
+            axis.legend(fontsize=8)
+    panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")
+    panels[0].xaxis.set_major_formatter("{x:g}")
+    panels[0].xaxis.set_minor_formatter("{x:g}")
+    panels[1].set(xlabel="MACs left (%)", title="channels")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def points_in(axis):
+    return any(line.get_marker() == "o" for line in axis.get_lines())
+
+
+def name_of(row):
+    """The line of the plot that the row is on."""
+    return f"{row['method']}, random" if "random" in row["stage"] else row["method"]
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    add = parser.add_argument
+    add("files", nargs="+", metavar="FILE")
+    add("--plot", metavar="PNG")
+    add("--csv")
+    add("--device")
+    args = parser.parse_args(argv)
+    rows = measure(args.files, device_of(args.device))
+    print(table(rows))
+    if args.plot:
+        draw(args.plot, rows, "what is left, and how accurate it is")
+        print(f"wrote {args.plot}")
+    if args.csv:
+        write(args.csv, rows)
+
+
+def write(path, rows):
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    print(f"wrote {path}")
 
 
 if __name__ == "__main__":

@@ -112,7 +112,10 @@ def train(args):
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in masks.items()}
     optimizer = make_optimizer(args, model)
-    factor = (reweighted_schedule(args.epochs, len(train), args.faithful) if args.rew else schedule(args, len(train)))
+    if args.rew and args.lr_scheduler != "onecycle":
+        factor = reweighted_schedule(args.epochs, len(train), args.faithful)
+    else:
+        factor = schedule(args, len(train))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     gammas = Gammas()
     if args.rew:

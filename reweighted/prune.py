@@ -11,6 +11,9 @@ pruned.pth.tar holds one bit per weight and the surviving values, prune.txt the 
 
     --threshold 1e-3      another threshold
     --percentile 0.77     the threshold that takes this fraction of all these weights (the control: magnitude pruning)
+    --keep-weights 0.1    the threshold that leaves this fraction of all weights of convolutions and linear layers
+    --keep-macs 0.5       with --sparsity-type filter: the threshold that leaves this fraction of the MACs, of filters
+                          inside blocks alone: the others only add up with what a residual connection brings
     --ratio 0.7           this fraction of every layer, the smallest
     --ratios FILE         a fraction for each layer, lines "layers.0.conv1.weight: 0.7"; 0, or no line, leaves a layer
                           untouched. With --threshold the file says only which layers are touched, as in the original.
@@ -33,6 +36,7 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import keep as keeping
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from common.models.narrow import reads
@@ -50,6 +54,7 @@ def parse(argv=None):
     add("--threshold", type=cli.nonnegative, help="|w|, or root mean square of a group, below which it goes "
         "(default: 1e-4)")
     add("--percentile", type=cli.fraction, help="fraction of the weights of all convolutions together")
+    keeping.add_flags(parser)
     add("--ratio", type=cli.fraction, help="fraction of each convolution")
     add("--ratios", metavar="FILE", help="fractions of each convolution")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
@@ -94,7 +99,7 @@ def smallest(scores, count):
     return keep
 
 
-def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=None, by_threshold=True):
+def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=None, by_threshold=True, quiet=False):
     """{name: bool like the weight, True: stays}, of the layers that are touched.
 
     by_threshold: |w|, or the root mean square of the group, below the threshold goes, in layers whose ratio is not 0;
@@ -115,17 +120,50 @@ def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=No
         if percentile is None:
             keep[name] = s >= threshold if by_threshold else smallest(
                 s.flatten(), int(s.numel() * ratios[name])).view_as(s)
-        if not keep[name].any():
-            if kind == "irregular":
-                print(f"{name}: no weight is left, the layer passes nothing on")
-            else:
-                keep[name].view(-1)[s.argmax()] = True
-                print(f"{name}: every {kind} is below the threshold; it keeps its strongest")
+        empty = not keep[name].any()
+        if empty and kind != "irregular":
+            keep[name].view(-1)[s.argmax()] = True
+        if empty and not quiet:
+            print(f"{name}: " + ("no weight is left, the layer passes nothing on" if kind == "irregular" else
+                                 f"every {kind} is below the threshold; it keeps its strongest"))
         keep[name] = keep[name].expand_as(weights[name]).clone()
     return keep
 
 
-def removable(model):
+def threshold_for(args, kind, ckpt, model, weights):
+    """Sets --threshold (irregular kind: --percentile, which cuts between equal weights) to what leaves --keep-weights
+    or --keep-macs; returns the layers that are touched, as the ratios of `choose`."""
+    dense = keeping.dense_total(ckpt)
+    if args.keep_weights and kind != "irregular" or args.keep_macs and kind != "filter":
+        raise UserError("--keep-weights is for --sparsity-type irregular, --keep-macs for filter")
+    if args.keep_weights:
+        size = sum(w.numel() for w in weights.values())
+        left = int(args.keep_weights * dense.weights) - (compute_flops.count(model).total.weights - sum(
+            int(w.count_nonzero()) for w in weights.values()))
+        if left < 1:
+            raise UserError(f"--keep-weights {args.keep_weights:g}: the linear layers alone have more weights")
+        args.percentile = max(0, size - left + 0.5) / size
+        ranked = torch.cat([w.detach().abs().flatten() for w in weights.values()]).sort().values
+        print(f"--keep-weights {args.keep_weights:g}: --percentile {args.percentile:.6f}, threshold "
+              f"{ranked[max(0, size - left)]:.4g}")
+        return None
+    inside = {f"{name}.weight": 1.0 for record in model.channels() if not record.stream
+              for name, _ in record.producers}
+
+    def left(threshold):
+        pruned = copy.deepcopy(model)
+        with torch.no_grad():
+            for name, mask in choose(weights, kind, threshold, ratios=inside, quiet=True).items():
+                pruned.get_parameter(name).mul_(mask)
+        return compute_flops.count(narrowed(pruned, {}, quiet=True)[0]).total.macs / dense.macs
+
+    largest = max(float(w.detach().abs().max()) for w in weights.values())
+    args.threshold = keeping.bisect(left, args.keep_macs, 1.01 * largest)
+    print(f"--threshold {args.threshold:.6g} leaves {left(args.threshold):.4f} of the MACs")
+    return inside
+
+
+def removable(model, quiet=False):
     """{layer: bool (channels,)} for `models.narrow`: without the channels that nothing makes or that nothing reads."""
     modules, keep = dict(model.named_modules()), {}
     for record in model.channels():
@@ -139,17 +177,18 @@ def removable(model):
         alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
         if not alive.any():
             alive[:record.group_size] = True
-            print(f"{record.producers[0][0]}: no channel is left; it keeps one")
+            if not quiet:
+                print(f"{record.producers[0][0]}: no channel is left; it keeps one")
         if not alive.all():
             keep[record.producers[0][0]] = alive
     return keep
 
 
 @torch.no_grad()
-def narrowed(model, masks):
+def narrowed(model, masks, quiet=False):
     """(the network without the channels that are gone, its masks). Their batch norms are set to zero in `model` first,
     so that the large network computes the same."""
-    modules, keep = dict(model.named_modules()), removable(model)
+    modules, keep = dict(model.named_modules()), removable(model, quiet)
     for record in model.channels():
         gone = ~keep.get(record.producers[0][0], torch.tensor(True)) if record.producers else torch.tensor(False)
         for name in record.names() if gone.any() else ():
@@ -186,6 +225,8 @@ def prune(args):
     ratios = read_ratios(args.ratios, weights) if args.ratios else None
     if args.ratio is not None:
         ratios = dict.fromkeys(weights, args.ratio)
+    if args.keep_weights or args.keep_macs:
+        ratios = threshold_for(args, kind, ckpt, model, weights)
     by_threshold = args.threshold is not None
     chosen = choose(weights, kind, args.threshold, args.percentile, ratios, by_threshold)
     if not chosen:
@@ -225,9 +266,11 @@ def check(args):
     """UserError where the flags choose the weights in two ways; without any, the threshold is the original's 1e-4."""
     if not args.model:
         raise UserError("--model FILE is needed: the network to prune")
-    rules = [name for name in ("percentile", "ratio", "ratios") if getattr(args, name) is not None]
+    rules = [name for name in ("percentile", "keep_weights", "keep_macs", "ratio", "ratios")
+             if getattr(args, name) is not None]
     if len(rules) > 1 or rules and rules != ["ratios"] and args.threshold is not None:
-        raise UserError(f"--{rules[0]} and --{(rules[1:] or ['threshold'])[0]} choose weights in two ways; give one")
+        first, second = [name.replace("_", "-") for name in [*rules, "threshold"][:2]]
+        raise UserError(f"--{first} and --{second} choose weights in two ways; give one")
     if not rules and args.threshold is None:
         args.threshold = 1e-4
 
@@ -254,7 +297,8 @@ def rule_of(args, by_threshold):
     """How the weights were chosen, for the ledger: such as 'irregular, threshold 0.0001'."""
     if by_threshold:
         return f"{args.sparsity_type}, threshold {args.threshold:g}"
-    name = next(name for name in ("percentile", "ratio", "ratios") if getattr(args, name) is not None)
+    name = next(name for name in ("keep_weights", "keep_macs", "percentile", "ratio", "ratios")
+                if getattr(args, name) is not None)
     return f"{args.sparsity_type}, {name} {getattr(args, name)}"
 
 

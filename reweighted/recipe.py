@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from common import cli
+from common.schedule import onecycle
 
 LENGTH = 300                                                 # epochs of each phase of the original
 
@@ -19,8 +20,9 @@ def add_recipe(parser):
     add("--optmzr", choices=("adam", "sgd"), default="adam")
     add("--momentum", type=cli.nonnegative, default=0.9, help="of sgd")
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="of sgd; adam has none")
-    add("--lr-scheduler", choices=("cosine", "default"), default="cosine", help="cosine: by the batch, to 4e-8; "
-        "default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, 280 of 300")
+    add("--lr-scheduler", choices=("cosine", "onecycle", "default"), default="cosine", help="cosine: by the batch, to "
+        "4e-8; onecycle: by the epoch, in every phase; default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, "
+        "280 of 300")
     add("--warmup-epochs", type=int, default=5, help="of a linear rise from --warmup-lr; 0 for none")
     add("--warmup-lr", type=cli.nonnegative, default=1e-4)
     add("--alpha", type=cli.nonnegative, default=0.3, help="of mixup's Beta(alpha, alpha); 0 for none")
@@ -50,6 +52,10 @@ def schedule(args, batches):
     warm, total = args.warmup_epochs * batches, args.epochs * batches
     first, floor = args.warmup_lr / args.lr if args.lr else 1, min(4e-8 / args.lr, 1) if args.lr else 1
     marks = [mark * args.epochs // LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
+
+    if args.lr_scheduler == "onecycle":
+        cycle = onecycle(args.epochs)
+        return lambda step: cycle(min(step // batches, args.epochs - 1))
 
     def factor(step):
         if step < warm:

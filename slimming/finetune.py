@@ -23,6 +23,7 @@ from torch import nn
 from common import UserError, checkpoint, cli, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import epoch_or_word, make_scheduler
 from slimming.networks import network
 
 
@@ -37,6 +38,8 @@ def parse(argv=None):
     add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
+        "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in main.py")
     return parser.parse_args(argv)
 
@@ -72,7 +75,8 @@ def finetune(args):
     train, test = run.loaders(dataset, crop=4, flip=True)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(args.epochs, args.faithful), gamma=0.1)
+    marks = args.schedule or milestones(args.epochs, args.faithful)
+    scheduler = make_scheduler(optimizer, marks, 0.1, args.epochs)
     run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):

@@ -10,6 +10,7 @@ so that the gammas of unimportant channels end near zero; prune.py removes those
 
     python main.py --dataset cifar10 --arch vgg --depth 13                            baseline
     python main.py -sr --s 0.0001 --dataset cifar10 --arch vgg --depth 13             sparsity
+    python main.py -sr --pretrained FILE                                              from a network of any method
     python main.py --refine logs/.../pruned.pth.tar                                   the same as finetune.py
 
 Expect about 94 % for VGG-13 on CIFAR-10 with the defaults, with or without the penalty. One of the 160 epochs takes
@@ -24,9 +25,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import cli, compute_flops, data, models
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import epoch_or_word, make_scheduler
 from slimming.finetune import finetune
 from slimming.networks import network
 
@@ -35,13 +37,16 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
-    add("--arch", help="vgg, resnet (preactivation, bottleneck) or densenet (default: vgg, or what --refine holds)")
+    add("--arch", help="vgg, resnet (preactivation, bottleneck) or densenet (default: vgg, or what the file holds)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient; the paper has 1e-4 for VGG, 1e-5 otherwise")
+    add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
     add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
+        "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
         "where these are not whole numbers (--epochs 99), the learning rate never drops")
     return parser.parse_args(argv)
@@ -55,6 +60,8 @@ def milestones(epochs, faithful=False):
 
 def main(argv=None):
     args = parse(argv)
+    if args.refine and args.pretrained:
+        raise UserError("--refine FILE fine-tunes a pruned network, --pretrained FILE trains a dense one; give one")
     if args.refine:
         finetune(args)
     else:
@@ -62,9 +69,10 @@ def main(argv=None):
 
 
 def train(args):
-    args.dataset = args.dataset or "cifar100"
-    arch, cfg = network(args.arch or "vgg", args.depth)
-    family = models.split_name(args.arch or "vgg", args.depth)[0]
+    start = originals.load(args.pretrained, network, args.arch, args.depth) if args.pretrained else None
+    args.dataset = args.dataset or start and start["dataset"] or "cifar100"
+    arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "vgg", args.depth)
+    family = models.split_name(args.arch or "vgg", args.depth)[0] if not start else arch
     run = Run(args, "slimming", "sparse" if args.sr else "dense", models.name(family, cfg))
 
     # data
@@ -72,15 +80,19 @@ def train(args):
     train, test = run.loaders(dataset, crop=4, flip=True)
 
     # network
-    model = run.place(models.build(arch, num_classes=dataset.num_classes, **cfg))
-    data.check_fit(dataset, model, family)
+    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
+    model = run.place(model)
+    data.check_fit(dataset, model, args.pretrained or family)
     run.dense = compute_flops.summary(model)
     run.describe(model)
+    if start and start.get("masks"):
+        run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones(args.epochs, args.faithful), gamma=0.1)
+    marks = args.schedule or milestones(args.epochs, args.faithful)
+    scheduler = make_scheduler(optimizer, marks, 0.1, args.epochs)
     run.resume(model, optimizer, scheduler)
 
     for epoch in run.epochs(args.epochs):

@@ -12,6 +12,7 @@ the report to prune.txt, channels per layer and the histogram of gammas to prune
 
     --mask              zeroes gammas and betas and keeps the shape; a layer may then lose all its channels
     --compact           turns a network pruned with --mask (and fine-tuned) into the narrow one
+    --keep-macs 0.5     instead of --percent: what is to stay of the MACs; the threshold is found and printed
     --criterion random  the control: as many channels, chosen at random
     --round-to 8        channel counts in multiples that hardware likes
 
@@ -27,6 +28,7 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import keep as keeping
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from slimming.networks import network
@@ -38,6 +40,7 @@ def parse(argv=None, **defaults):
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the network to prune, after training with -sr")
     add("--percent", type=cli.fraction, default=0.5, help="fraction of all channels to remove, in [0, 1)")
+    keeping.add_flags(parser, weights=False)
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("--arch", help="for a file of the original repository: vgg, resnet, densenet")
@@ -55,6 +58,8 @@ def parse(argv=None, **defaults):
         raise UserError("--mask keeps the shape and --compact gives it up; choose one")
     if args.round_to > 1 and (args.mask or args.compact):
         raise UserError("--round-to is for channels that are removed by their gammas; leave out --mask and --compact")
+    if args.keep_macs and (args.compact or args.faithful):
+        raise UserError("--keep-macs finds the threshold of its own; leave out --compact and --faithful")
     if args.compact and (args.faithful or args.criterion == "random"):
         raise UserError("--compact removes exactly what --mask zeroed; leave out --faithful and --criterion")
     return args
@@ -95,6 +100,20 @@ def choose(scores, percent, faithful=False):
     return dict(zip(scores, keep.split([len(s) for s in scores.values()]), strict=True)), float(ranked[k])
 
 
+def percent_for(args, ckpt, model, scores):
+    """The --percent that leaves --keep-macs of the dense network's MACs."""
+    dense = keeping.dense_total(ckpt).macs
+
+    def left(percent):
+        keep = keep_some(choose(scores, percent)[0], scores, args.round_to, quiet=True)
+        return compute_flops.count(models.narrow(model, over_all_channels(keep, model))).total.macs / dense
+
+    channels = sum(len(s) for s in scores.values())
+    found = keeping.bisect(left, args.keep_macs, (channels - 0.5) / channels, channels.bit_length() + 1)
+    print(f"--percent {found:.6f} leaves {left(found):.4f} of the MACs")
+    return found
+
+
 def random_scores(scores, seed):
     """The control: for every channel a random number in the place of its |gamma|."""
     generator = torch.Generator().manual_seed(seed)
@@ -109,14 +128,17 @@ def by_masks(ckpt, model):
     return {name: masks[f"{name}.weight"][i] for name, i in candidates(model).items()}
 
 
-def keep_some(keep, scores, round_to=1):
-    """Every layer with at least one channel, in multiples of round_to (the nearest, up to the layer's width)."""
+def keep_some(keep, scores, round_to=1, quiet=False):
+    """Every layer with at least one channel, in multiples of round_to (the nearest, up to the layer's width).
+
+    quiet: a layer that would lose all is not printed.
+    """
     kept = {}
     for name, mask in keep.items():
         alive = int(mask.sum())
         wanted = max(round(alive / round_to), 1) * round_to
         wanted = min(wanted, len(mask))
-        if not alive:
+        if not alive and not quiet:
             print(f"{name}: all {len(mask)} channels are below the threshold; it keeps its strongest {wanted}")
         if wanted == alive:
             kept[name] = mask
@@ -221,6 +243,8 @@ def prune(args):
 
     # choose which channels stay
     scores = random_scores(gammas, args.seed) if args.criterion == "random" else gammas
+    if args.keep_macs:
+        args.percent = percent_for(args, ckpt, original, scores)
     if args.compact:
         keep, threshold = by_masks(ckpt, original), None
     else:

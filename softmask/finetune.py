@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from common import checkpoint, cli, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import WORDS, make_scheduler
 from softmask.networks import network
 
 
@@ -26,6 +27,7 @@ def parse(argv=None):
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="pruned_model.pth.tar")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--schedule", choices=WORDS, default="cosine", help="of the learning rate")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
     return parser.parse_args(argv)
 
@@ -50,7 +52,7 @@ def main(argv=None):
     train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, args.epochs)
+    scheduler = make_scheduler(optimizer, [args.schedule], 0.1, args.epochs)
     run.resume(model, optimizer, scheduler, masks)
 
     for epoch in run.epochs(args.epochs):

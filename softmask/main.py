@@ -25,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from common.schedule import onecycle
 from softmask.mask import SoftMask, penalty
 from softmask.networks import network
 from softmask.prune import prune
@@ -42,7 +43,8 @@ def parse(argv=None):
     add("--d", type=cli.fraction, default=0.0, help="dropout of wideresnet (with --pretrained: the file's)")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
-    add("--schedule", choices=("constant", "cosine", "step", "swa"), default="constant", help="of the learning rate; "
+    add("--schedule", choices=("constant", "cosine", "onecycle", "step", "swa"), default="constant", help="of the "
+        "learning rate; "
         "step: a tenth at 50 and 75 %% of the epochs; swa: linearly to --swa-lr between 50 and 90 %% of --swa-start")
     add("--target", type=cli.fraction, help="fraction of the parameters to remove (default: train without masks)")
     add("--wg", type=cli.nonnegative, default=30.0, help="pull on the mean of the masks")
@@ -72,6 +74,8 @@ def factor(args, epoch):
     """The learning rate of an epoch, as a multiple of --lr."""
     if args.schedule == "cosine":
         return (1 + math.cos(math.pi * epoch / args.epochs)) / 2
+    if args.schedule == "onecycle":
+        return onecycle(args.epochs)(epoch)
     if args.schedule == "step":
         return 0.1 ** sum(epoch >= int(mark * args.epochs) for mark in (0.5, 0.75))
     if args.schedule == "swa":
@@ -201,16 +205,18 @@ def main(argv=None):
     run.finish(model)
     if masks and run.rank == 0:
         args.model, args.overwrite = str(run.folder / "checkpoint.pth.tar"), True
+        args.keep_weights = args.keep_macs = None
         prune(args)
 
 
 def stored(net, unstructured):
-    """What a checkpoint holds besides the folded network: the mask values, {layer: (channels,)}, for prune.py; for
-    single weights bool masks of the weights instead, which every method's scripts keep."""
-    masks = dict(zip(net.names, net.masks(), strict=True))
-    if unstructured:
-        return {"masks": {name: (mask > 0).view(net.model.get_parameter(name).shape) for name, mask in masks.items()}}
-    return {"soft_masks": {name: mask.detach().clone() for name, mask in masks.items()}}
+    """What a checkpoint holds besides the folded network: the mask values, {layer: (channels,)} or {weight: its shape},
+    for prune.py; of single weights also bool masks, which every method's scripts keep."""
+    soft = {name: mask.detach().clone() for name, mask in zip(net.names, net.masks(), strict=True)}
+    if not unstructured:
+        return {"soft_masks": soft}
+    soft = {name: mask.view(net.model.get_parameter(name).shape) for name, mask in soft.items()}
+    return {"soft_masks": soft, "masks": {name: mask > 0 for name, mask in soft.items()}}
 
 
 if __name__ == "__main__":

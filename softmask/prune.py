@@ -2,7 +2,10 @@
 
     python prune.py --model logs/cifar100-wrn_34_9-sparse/checkpoint.pth.tar
 
-    a channel stays  <=>  M > 0
+    a channel stays  <=>  M > 0                or above another threshold, see below
+
+    --keep-macs 0.5       M > t for the t that leaves this fraction of the MACs; it is found and printed
+    --keep-weights 0.1    with single-weight masks (--nfp): of the weights
 
 What stays keeps its mask between 0 and 1 inside its weights. The network that is left computes what the masked one
 does; a residual branch that has lost all channels of a layer goes, and its block is the shortcut. main.py ends with
@@ -11,6 +14,7 @@ histogram of the mask values. With single-weight masks (--nfp) the shape stays, 
 
 Expect seconds, and the accuracy of the masked network.
 """
+import copy
 import sys
 from pathlib import Path
 
@@ -19,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import keep as keeping
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from softmask.networks import network
@@ -29,13 +34,14 @@ def parse(argv=None):
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
+    keeping.add_flags(parser)
     add("--save", help="folder to write to (default: the one the file is in)")
     add("--overwrite", action="store_true", help="write over an earlier pruned_model.pth.tar")
     return parser.parse_args(argv)
 
 
-def choose(model, soft_masks):
-    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask is above 0.
+def choose(model, soft_masks, t=0.0, quiet=False):
+    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask is above t.
 
     A layer whose channels are all closed keeps one of them (its weights are zero) where nothing can stand in for it;
     inside a residual branch it keeps none.
@@ -45,14 +51,51 @@ def choose(model, soft_masks):
         name = record.producers[0][0] if record.producers else None
         if name not in soft_masks:
             continue
-        alive = soft_masks[name] > 0
-        if not alive.any() and record.branch:
-            print(f"{name}: all its masks are 0; {record.branch} becomes its shortcut")
-        elif not alive.any():
-            alive[0] = True
-            print(f"{name}: all its masks are 0; it keeps one channel, whose weights are zero")
+        alive = soft_masks[name] > t
+        if not alive.any() and not quiet:
+            what = f"{record.branch} becomes its shortcut" if record.branch else "it keeps one channel"
+            print(f"{name}: {f'no mask is above {t:.4g}' if t else 'all its masks are 0'}; {what}")
+        if not alive.any() and not record.branch:
+            alive[soft_masks[name].argmax()] = True
         keep[name] = alive.repeat_interleave(record.group_size)
     return keep
+
+
+def threshold_for(args, ckpt, model, soft_masks):
+    """The t that leaves --keep-macs, or --keep-weights of single-weight masks; 0 without either."""
+    single = ckpt["args"]["nfp"]
+    if args.keep_macs and single or args.keep_weights and not single:
+        raise UserError("--keep-weights is for masks of single weights (--nfp), --keep-macs for those of channels")
+    if not (args.keep_macs or args.keep_weights):
+        return 0.0
+    dense = keeping.dense_total(ckpt)
+    others = compute_flops.count(model).total.weights - sum(int(mask.count_nonzero()) for mask in soft_masks.values())
+
+    def left(t):
+        if single:
+            return (others + sum(int((mask > t).sum()) for mask in soft_masks.values())) / dense.weights
+        closed, keep = copy.deepcopy(model), choose(model, soft_masks, t, quiet=True)
+        close(closed, keep)
+        return compute_flops.count(models.narrow(closed, keep)).total.macs / dense.macs
+
+    found = keeping.bisect(left, args.keep_macs or args.keep_weights, 1.0)
+    print(f"masks above {found:.6g} leave {left(found):.4f} of the {'weights' if single else 'MACs'}")
+    return found
+
+
+@torch.no_grad()
+def close(model, keep):
+    """Zeroes what the channels that go multiply by, so that the large network computes the same without them."""
+    modules = dict(model.named_modules())
+    for record in model.channels():
+        if record.producers and record.producers[0][0] in keep:
+            gone = ~keep[record.producers[0][0]].to(next(model.parameters()).device)
+            for name in record.names():
+                for parameter in modules[name].parameters(recurse=False):
+                    parameter[gone] = 0
+            if gone.all() and record.branch_norm:            # the block is its shortcut
+                for parameter in modules[record.branch_norm].parameters():
+                    parameter.zero_()
 
 
 def main(argv=None):
@@ -60,10 +103,10 @@ def main(argv=None):
 
 
 def prune(args):
-    """args: model, save, overwrite, dataset, data_dir, subset, device, test_batch_size."""
+    """args: those of `parse`."""
     ckpt = originals.load(args.model, network)
     soft_masks = ckpt.get("soft_masks")
-    if ckpt["method"] != "softmask" or ckpt["stage"] != "sparse" or not (soft_masks or ckpt.get("masks")):
+    if ckpt["method"] != "softmask" or ckpt["stage"] != "sparse" or not soft_masks:
         raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     folder = cli.output_folder(args.save or str(Path(args.model).parent), args.overwrite, holds="pruned_model.pth.tar")
@@ -71,15 +114,20 @@ def prune(args):
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
 
     # the same network without the others
-    masks = ckpt.get("masks") or None
-    if soft_masks:
-        keep = choose(model, soft_masks)
-        small = models.narrow(model, keep)
+    before, t = compute_flops.count(model), threshold_for(args, ckpt, model, soft_masks)
+    if ckpt["args"]["nfp"]:
+        keep = masks = {name: mask > t for name, mask in soft_masks.items()}
+        small = model
+        with torch.no_grad():
+            for name, mask in masks.items():
+                model.get_parameter(name).mul_(mask.to(device))
     else:
-        keep, small = masks, model
-    before, after = compute_flops.count(model), compute_flops.count(small)
+        keep, masks = choose(model, soft_masks, t), None
+        close(model, keep)
+        small = models.narrow(model, keep)
+    after = compute_flops.count(small)
     dense = ckpt["dense"]
-    report = describe(keep, before, after, ckpt["args"], after.total.params if soft_masks else after.total.nonzeros)
+    report = describe(keep, before, after, ckpt["args"], after.total.nonzeros if masks else after.total.params)
     print(report)
 
     # what that does to the accuracy
@@ -96,7 +144,7 @@ def prune(args):
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text(f"{accuracy}\n{report}\n")
-    draw(folder / "prune.png", keep, soft_masks)
+    draw(folder / "prune.png", keep, soft_masks, "weights" if masks else "channels")
     settings = {**ckpt["args"], **vars(args)}
     path = checkpoint.save(folder / "pruned_model.pth.tar", checkpoint.of(
         small, "softmask", "pruned", args.dataset, epoch=ckpt["epoch"], prec1=pruned, best_prec1=pruned, args=settings,
@@ -118,20 +166,16 @@ def describe(keep, before, after, settings, left):
     return "\n".join(lines)
 
 
-def draw(path, keep, soft_masks):
+def draw(path, keep, soft_masks, unit):
     """Left: the channels of every layer, had and kept. Right: the histogram of the mask values."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     had, keeps = ({name: f(mask) for name, mask in keep.items()} for f in (torch.numel, lambda m: int(m.sum())))
-    plots.layer_bars(left, had, keeps, "channels" if soft_masks else "weights", log=not soft_masks)
-    if soft_masks:
-        values = torch.cat(list(soft_masks.values()))
-        right.hist(values.numpy(), bins=50, range=(0, 1), color="tab:blue")
-        right.set(xlabel="mask value", ylabel="channels", yscale="log",
-                  title=f"masks: {int((values == 0).sum())} at 0, {int((values == 1).sum())} at 1, of {len(values)}")
-    else:
-        right.bar(("0", "above 0"), [sum(had.values()) - sum(keeps.values()), sum(keeps.values())], color="tab:blue")
-        right.set(xlabel="mask value", ylabel="weights", title="masks of single weights")
+    plots.layer_bars(left, had, keeps, unit, log=unit == "weights")
+    values = torch.cat([mask.flatten() for mask in soft_masks.values()])
+    right.hist(values.numpy(), bins=50, range=(0, 1), color="tab:blue")
+    right.set(xlabel="mask value", ylabel=unit, yscale="log", title=f"masks: {int((values == 0).sum()):,} at 0, "
+              f"{int((values == 1).sum()):,} at 1, of {len(values):,}")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -568,7 +568,10 @@ def test_pruning_again_gives_nothing_back(tmp_path):
 def test_prune_refuses(tmp_path):
     saved(tmp_path / "m.pth.tar")
     for flags, message in ((["--sensitivity", "-1"], "number from 0 up"), (["--sensitivity", "9"], "every weight"),
-                           ([], "required"),
+                           ([], "give one of --sensitivity, --keep-weights and --keep-macs"),
+                           (["--keep-weights", "0.1", "--keep-macs", "0.1"], "give one of"),
+                           (["--keep-macs", "0"], "fraction in"),
+                           (["--granularity", "channel", "--rule", "V", "--sensitivity", "1"], "leave out --rule V"),
                            (["--sensitivity", "1", "--rule", "X"], "invalid choice"),
                            (["--sensitivity", "1", "--arch", "cnn"], "not --arch cnn")):
         with pytest.raises(UserError, match=message):

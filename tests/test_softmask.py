@@ -716,5 +716,5 @@ def test_the_namespace_that_main_hands_to_prune_is_all_it_needs(tmp_path):
     train(tmp_path, *MASKS, "--epochs", 1)
     prune.prune(argparse.Namespace(model=str(tmp_path / "checkpoint.pth.tar"), save=str(tmp_path / "p"),
                                    overwrite=False, dataset=None, data_dir=None, subset=60, device="cpu",
-                                   test_batch_size=64))
+                                   test_batch_size=64, keep_weights=None, keep_macs=None))
     assert (tmp_path / "p" / "pruned_model.pth.tar").exists()

@@ -1,0 +1,50 @@
+"""How much of a network is to stay: the flags --keep-weights and --keep-macs, and the threshold that leaves it.
+
+Both are fractions of what the dense network has: of the weights of its convolutions and linear layers, not zero, or of
+its MACs once removed channels are taken out.
+"""
+import torch
+
+from common import UserError, compute_flops, models
+
+
+def add_flags(parser, weights=True, macs=True):
+    """--keep-weights and --keep-macs, None where they are not given."""
+    if weights:
+        parser.add_argument("--keep-weights", type=part, metavar="FRACTION", help="prune at the threshold that leaves "
+                            "this fraction of the dense network's weights in convolutions and linear layers")
+    if macs:
+        parser.add_argument("--keep-macs", type=part, metavar="FRACTION", help="prune channels at the threshold that "
+                            "leaves this fraction of the dense network's MACs")
+
+
+def part(text):
+    number = float(text)
+    if not 0 < number <= 1:
+        raise ValueError
+    return number
+
+
+part.__name__ = "fraction in (0, 1]"
+
+
+def dense_total(ckpt):
+    """compute_flops' totals of the dense network that the checkpoint's comes from; `weights` are all of them."""
+    with torch.device("meta"):
+        return compute_flops.count(models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])).total
+
+
+def bisect(left, wanted, high, steps=40):
+    """The smallest threshold in [0, high], to high / 2^steps, that leaves the fraction `wanted` or less.
+
+    left: threshold -> fraction; it must not rise. UserError where even `high` leaves more.
+    """
+    if left(high) > wanted:
+        raise UserError(f"pruning everything that may go leaves {left(high):.4f}, more than the {wanted:g} asked for")
+    low = 0.0
+    if left(low) <= wanted:
+        return low
+    for _ in range(steps):
+        middle = (low + high) / 2
+        low, high = (middle, high) if left(middle) > wanted else (low, middle)
+    return high

@@ -1,0 +1,93 @@
+"""The comparison of all methods: its table and its plot, from the rows that results/compare.py measured."""
+import csv
+import statistics
+from pathlib import Path
+
+from common import plots
+
+PATH = Path(__file__).resolve().parent / "comparison.csv"
+WORDS = ("file", "method", "stage", "dataset", "network", "seed", "command", "name", "asked")
+
+
+def read(path=PATH):
+    """Rows with numbers as floats."""
+    with open(path, newline="") as file:
+        return [{name: value if name in WORDS else float(value or 0) for name, value in row.items()}
+                for row in csv.DictReader(file)]
+
+
+def groups(rows):
+    """{(name, what was asked for, how much of it in percent): rows of its seeds}: dense networks, then by target."""
+    found = {}
+    for row in rows:
+        found.setdefault((row["name"], row["asked"], float(row["target"])), []).append(row)
+    order = {"": 0, "weights": 1, "macs": 2}
+    chains = [key for key in found if "then" in key[0]]
+    return {key: found[key] for key in [*sorted((key for key in found if key not in chains), key=lambda key: (
+        order[key[1]], -key[2])), *chains]}
+
+
+def mean(rows, column):
+    return statistics.mean(float(row[column]) for row in rows)
+
+
+def spread(values):
+    """'89.10', or with several seeds '89.10 ± 0.21'."""
+    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def comparison(rows):
+    """(header, cells): what is left and how accurate it is, a row for each method and target."""
+    trained_on = {row["seed"]: float(row["accuracy"]) for row in rows if row["name"] == "dense, trained on"}
+    cells = []
+    for (name, asked, target), runs in groups(rows).items():
+        more = [float(row["accuracy"]) - trained_on[row["seed"]] for row in runs if row["seed"] in trained_on]
+        what = {"weights": f"{target:g} % of the weights", "macs": f"{target:g} % of the MACs"}.get(asked, "")
+        cells.append([name, what, spread([float(row["accuracy"]) for row in runs]),
+                      f"{statistics.mean(more):+.2f}" if more and name != "dense, trained on" else "",
+                      f"{mean(runs, 'params'):,.0f}", f"{mean(runs, 'nonzeros'):,.0f}",
+                      f"{mean(runs, 'sparse_macs') / 1e6:.2f}M", f"{mean(runs, 'kib'):,.0f}",
+                      f"{mean(runs, 'ms_1'):.2f} / {mean(runs, 'ms_128'):.1f}",
+                      f"{mean(runs, 'score'):.5f} / {mean(runs, 'published_score'):.5f}"])
+    return ["method", "asked for", "top-1, %", "to dense trained on", "parameters", "not zero", "MACs, zeros left out",
+            "KiB", "ms at batch 1 / 128", "MicroNet score, rules / published"], cells
+
+
+def text(rows):
+    """The table for a terminal."""
+    header, cells = comparison(rows)
+    widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
+    return "\n".join("  ".join(word.ljust(width) if i < 2 else word.rjust(width)
+                               for i, (word, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+                     for line in [header, *cells])
+
+
+def draw(path, rows):
+    """Accuracy against weights left, and against MACs left: a line for each method, random controls dashed."""
+    plt = plots.pyplot()
+    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
+    network = f"{rows[0]['network']} on {rows[0]['dataset']}"
+    figure.suptitle(f"{network}: five methods from the same dense network, with as many epochs")
+    found = groups(rows)
+    for axis, asked, column in zip(panels, ("weights", "macs"), ("weights_left", "macs_left"), strict=True):
+        names = list(dict.fromkeys(name for name, what, _ in found if what == asked))
+        for name in names:
+            runs = [group for (other, what, _), group in found.items() if (other, what) == (name, asked)]
+            random = name.startswith("random")
+            axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
+                          [statistics.pstdev(float(row["accuracy"]) for row in group) for group in runs], marker="o",
+                          linestyle="--" if random else "-", color="grey" if random else f"C{names.index(name)}",
+                          label=name)
+        for (name, _, _), group in found.items():
+            if name.startswith("dense"):
+                axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name,
+                             linestyle=":" if name == "dense" else "-.")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")
+    ticks = sorted({target for _, asked, target in found if asked == "weights"})
+    panels[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+    panels[0].set_xticks([], minor=True)
+    panels[1].set(xlabel="MACs left (%)", title="channels inside the blocks")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)

@@ -1,0 +1,303 @@
+"""What makes methods comparable: one schedule, a dense network to start from, what is to stay; and the comparison."""
+import csv
+import importlib
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from common import UserError, checkpoint, compute_flops, keep, models, schedule
+from hoyer import finetune as hoyer_finetune
+from hoyer import main as hoyer_main
+from hoyer import prune as hoyer_prune
+from magnitude import finetune as magnitude_finetune
+from magnitude import main as magnitude_main
+from magnitude import prune as magnitude_prune
+from results import compare, tables_compare
+from reweighted import finetune as reweighted_finetune
+from reweighted import main as reweighted_main
+from reweighted import prune as reweighted_prune
+from slimming import finetune as slimming_finetune
+from slimming import main as slimming_main
+from slimming import prune as slimming_prune
+from softmask import finetune as softmask_finetune
+from softmask import main as softmask_main
+from softmask import prune as softmask_prune
+
+TINY = ["--dataset", "shapes10", "--subset", "40", "--device", "cpu"]
+TRAIN = [*TINY, "--precision", "fp32", "--batch-size", "20"]
+
+
+def call(main, *words):
+    main([str(word) for word in words])
+
+
+@pytest.fixture
+def dense(tmp_path):
+    """A ResNet-8 with random batch norms, as a dense network of magnitude."""
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=8, shortcut="pad")
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.1, 1.5)
+            nn.init.normal_(m.bias, 0, 0.2)
+    return checkpoint.save(tmp_path / "dense" / "checkpoint.pth.tar", checkpoint.of(
+        model, "magnitude", "dense", "shapes10", prec1=10.0, best_prec1=10.0, dense=compute_flops.summary(model)))
+
+
+# the schedule
+
+def test_one_cycle_by_hand():
+    assert [round(schedule.onecycle(10)(e), 2) for e in range(10)] == [
+        0.5, 1, 0.97, 0.88, 0.75, 0.59, 0.41, 0.25, 0.12, 0.03]
+    assert [round(schedule.onecycle(4)(e), 3) for e in range(4)] == [1, 0.854, 0.5, 0.146]
+    assert schedule.onecycle(1)(0) == 1
+
+
+@pytest.mark.parametrize("words, expected", [
+    (["onecycle"], [1.0, 0.8536, 0.5, 0.1464]), (["cosine"], [1.0, 0.8536, 0.5, 0.1464]), ([1, 3], [1, 0.5, 0.5, 0.25]),
+    ([], [1, 1, 1, 1])])
+def test_the_words_and_the_epochs_of_a_schedule(words, expected):
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], 1.0)
+    scheduler, rates = schedule.make_scheduler(optimizer, words, 0.5, 4), []
+    for _ in range(4):
+        rates.append(round(optimizer.param_groups[0]["lr"], 4))
+        optimizer.step()
+        scheduler.step()
+    assert rates == expected
+    with pytest.raises(UserError, match="not both"):
+        schedule.make_scheduler(optimizer, [*words, "cosine", 7], 0.5, 4)
+
+
+def test_every_training_script_has_the_same_cycle(dense, tmp_path):
+    """And every one of them starts from the dense network of another method."""
+    masks = tmp_path / "m/pruned.pth.tar"
+    call(magnitude_prune.main, "--model", dense, "--percent", 0.5, "--save", tmp_path / "m", *TINY)
+    sgd = ["--optmzr", "sgd", "--lr-scheduler", "onecycle"]
+    cycle = ["--schedule", "onecycle"]
+    scripts = [
+        (magnitude_main, ["--pretrained", dense, *cycle]), (magnitude_finetune, ["--model", masks, *cycle]),
+        (slimming_main, ["--pretrained", dense, "-sr", *cycle]), (slimming_finetune, ["--refine", masks, *cycle]),
+        (hoyer_main, ["--pretrained", dense, "--reg", "hs", *cycle]), (hoyer_finetune, ["--model", masks, *cycle]),
+        (softmask_main, ["--pretrained", dense, "--target", 0.5, *cycle]),
+        (softmask_finetune, ["--pruned", masks, *cycle]),
+        (reweighted_main, ["--pretrained", dense, "--rew", *sgd]), (reweighted_finetune, ["--model", masks, *sgd])]
+    for number, (script, flags) in enumerate(scripts):
+        folder = tmp_path / str(number)
+        call(script.main, *flags, *TRAIN, "--epochs", 5, "--lr", 0.1, "--save", folder)
+        with open(folder / "log.csv", newline="") as file:
+            rates = [round(float(row["lr"]), 4) for row in csv.DictReader(file)]
+        assert rates == [0.1, 0.0905, 0.0655, 0.0345, 0.0095], script.__name__
+        assert checkpoint.load(folder / "checkpoint.pth.tar")["cfg"]["depth"] == 8
+
+
+@pytest.mark.parametrize("script", [magnitude_main, slimming_main])
+def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path):
+    call(script.main, "--pretrained", dense, *TRAIN, "--epochs", 1, "--lr", 0, "--save", tmp_path / "run")
+    before, after = (checkpoint.load(path)["state_dict"] for path in (dense, tmp_path / "run/checkpoint.pth.tar"))
+    assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if "running" not in name
+               and "num_batches" not in name)
+
+
+def test_pretrained_says_which_network_and_that_pruned_weights_are_trained(dense, tmp_path, capsys):
+    with pytest.raises(UserError, match="leave them out"):
+        call(magnitude_main.main, "--pretrained", dense, "--arch", "resnet56", *TRAIN)
+    with pytest.raises(UserError, match="give one"):
+        call(slimming_main.main, "--pretrained", dense, "--refine", dense)
+    call(magnitude_prune.main, "--model", dense, "--percent", 0.5, "--save", tmp_path / "m", *TINY)
+    for number, script in enumerate((magnitude_main, slimming_main)):
+        capsys.readouterr()
+        call(script.main, "--pretrained", tmp_path / "m/pruned.pth.tar", *TRAIN, "--epochs", 1, "--save",
+             tmp_path / str(number))
+        assert "are trained, pruned ones too" in capsys.readouterr().out
+
+
+def test_a_rewound_cycle_is_repeated_whole(dense, tmp_path):
+    call(magnitude_main.main, "--pretrained", dense, *TRAIN, "--epochs", 2, "--schedule", "onecycle", "--save",
+         tmp_path / "d")
+    call(magnitude_prune.main, "--model", tmp_path / "d/checkpoint.pth.tar", "--save", tmp_path / "p", *TINY)
+    again = ["--model", tmp_path / "p/pruned.pth.tar", *TRAIN, "--retrain", "lr-rewind"]
+    with pytest.raises(UserError, match="repeated whole or not at all"):
+        call(magnitude_finetune.main, *again, "--epochs", 1, "--save", tmp_path / "f")
+    call(magnitude_finetune.main, *again, "--save", tmp_path / "f")
+    assert checkpoint.load(tmp_path / "f/checkpoint.pth.tar")["args"]["schedule"] == ["onecycle"]
+
+
+# what is to stay
+
+def test_bisection_by_hand():
+    assert keep.bisect(lambda t: 1 - t, 0.25, 1.0) == pytest.approx(0.75, abs=1e-6)
+    assert keep.bisect(lambda t: 0.5 if t < 3 else 0.2, 0.4, 8) == pytest.approx(3, abs=1e-6)
+    assert keep.bisect(lambda t: 0.2, 0.4, 8) == 0
+    with pytest.raises(UserError, match="leaves 0.6000, more than the 0.5 asked for"):
+        keep.bisect(lambda t: 0.6, 0.5, 1)
+
+
+def weights_left(path):
+    ckpt = checkpoint.load(path)
+    return compute_flops.count(checkpoint.to_model(ckpt)).total.weights, keep.dense_total(ckpt).weights
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.1])
+def test_keep_weights_leaves_that_many_in_every_method(fraction, dense, tmp_path):
+    flags = ["--model", dense, "--keep-weights", fraction, *TINY]
+    call(magnitude_prune.main, *flags, "--save", tmp_path / "a")
+    call(magnitude_prune.main, *flags, "--save", tmp_path / "b", "--criterion", "random")
+    call(hoyer_prune.main, *flags, "--save", tmp_path / "c")
+    call(reweighted_prune.main, *flags, "--save", tmp_path / "d")
+    call(softmask_main.main, "--pretrained", dense, "--target", 0.8, "--nfp", "--wg", 9e3, "--tw", 9e3, "--wme", 0,
+         *TRAIN, "--epochs", 1, "--lr", 0.1, "--swa-start", 9, "--save", tmp_path / "m")
+    call(softmask_prune.main, "--model", tmp_path / "m/checkpoint.pth.tar", *flags[2:], "--save", tmp_path / "e")
+    for folder in "abcd":
+        left, whole = weights_left(tmp_path / folder / "pruned.pth.tar")
+        assert fraction * whole - 3 <= left <= fraction * whole, folder
+    left, whole = weights_left(tmp_path / "e/pruned_model.pth.tar")
+    assert 0 < left <= fraction * whole
+    counts = [sum(int(mask.sum()) for mask in checkpoint.load(tmp_path / folder / "pruned.pth.tar")["masks"].values())
+              for folder in "abd"]
+    assert counts[0] == counts[1] == counts[2]
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.3])
+def test_keep_macs_leaves_that_many_in_every_method(fraction, dense, tmp_path, capsys):
+    flags = ["--model", dense, "--keep-macs", fraction, *TINY]
+    call(slimming_prune.main, *flags, "--save", tmp_path / "a")
+    call(slimming_prune.main, *flags, "--save", tmp_path / "b", "--criterion", "random")
+    call(reweighted_prune.main, *flags, "--save", tmp_path / "c", "--sparsity-type", "filter")
+    call(hoyer_prune.main, *flags, "--save", tmp_path / "h", "--granularity", "channel")
+    call(hoyer_finetune.main, "--model", tmp_path / "h/pruned.pth.tar", *TRAIN, "--epochs", 1, "--save",
+         tmp_path / "h2")
+    call(softmask_main.main, "--pretrained", dense, "--target", 0.3, "--pflops", "--wme", 0, *TRAIN, "--epochs", 1,
+         "--lr", 0.1, "--swa-start", 9, "--save", tmp_path / "m")
+    capsys.readouterr()
+    call(softmask_prune.main, "--model", tmp_path / "m/checkpoint.pth.tar", *flags[2:], "--save", tmp_path / "e")
+    printed = capsys.readouterr().out
+    assert float(printed.split("logits differ by ")[1].split()[0]) < 1e-4        # masked above t, and narrow
+    for file in ("a/pruned", "b/pruned", "c/pruned", "h2/compact", "e/pruned_model"):
+        ckpt = checkpoint.load(tmp_path / f"{file}.pth.tar")
+        left = compute_flops.count(checkpoint.to_model(ckpt)).total.macs / keep.dense_total(ckpt).macs
+        assert fraction - 0.09 < left <= fraction, file
+        assert ckpt["cfg"]["streams"] == [16, 16, 32, 64]    # only inside the blocks
+
+
+def test_keep_and_another_way_to_choose_exclude_each_other(dense, tmp_path):
+    for main, flags, message in (
+            (hoyer_prune.main, ["--keep-macs", 0.5, "--sensitivity", 0.1], "give one of"),
+            (reweighted_prune.main, ["--keep-weights", 0.5, "--percentile", 0.1], "two ways"),
+            (reweighted_prune.main, ["--keep-macs", 0.5, "--threshold", 0.1], "two ways"),
+            (reweighted_prune.main, ["--keep-macs", 0.5], "--keep-macs for filter"),
+            (slimming_prune.main, ["--keep-macs", 0.5, "--compact"], "leave out --compact"),
+            (slimming_prune.main, ["--keep-macs", 0.01], "leaves 0.*more than the 0.01"),
+            (magnitude_prune.main, ["--keep-weights", 0.005], "does not prune have"),
+            (magnitude_prune.main, ["--keep-weights", 0], "fraction in")):
+        with pytest.raises(UserError, match=message):
+            call(main, "--model", dense, *flags, "--save", tmp_path / "no", *TINY)
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_channel_goes_with_the_weaker_of_its_filter_and_its_readers():
+    model = models.build("resnet", depth=8, shortcut="pad")
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(1.0)
+        block = model.layer1[0]
+        block.conv1.weight[3] = 0.1                          # the filter that makes channel 3
+        block.conv2.weight[:, 5] = 0.1                       # what reads channel 5
+        block.conv2.weight[7] = 0.1                          # makes a channel of the stream, which is not listed
+    masks = hoyer_prune.channel_masks(model, 0.5)
+    gone = ~masks["layer1.0.conv1.weight"].flatten(1).any(1)
+    assert gone.nonzero().flatten().tolist() == [3, 5]
+    assert torch.equal(~masks["layer1.0.conv2.weight"].transpose(0, 1).flatten(1).any(1), gone)
+    assert masks["layer1.0.conv2.weight"][:, ~gone].all() and "conv1.weight" not in masks
+    masks = hoyer_prune.channel_masks(model, 2.0)            # all are below: the strongest stays
+    assert int(masks["layer1.0.conv1.weight"].flatten(1).any(1).sum()) == 1
+
+
+# the comparison
+
+def test_every_command_of_the_comparison_is_one_that_its_script_takes():
+    made = set()
+    for stage in compare.stages(1):
+        python, script, *flags = shlex.split(stage.command)
+        args = importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse(flags)
+        assert not stage.reads or stage.reads in made, f"{stage.command} reads what is not made yet"
+        assert str(Path(stage.makes).parent) == args.save and stage.makes not in made
+        made.add(stage.makes)
+        if stage.epochs:
+            assert (args.epochs, args.batch_size, args.weight_decay) == (stage.epochs, 128, 5e-4)
+            assert "onecycle" in stage.command and args.lr == (compare.DENSE_LR if "dense" == stage.row else compare.LR)
+
+
+def test_every_row_has_the_same_epochs_after_the_dense_network():
+    todo = {stage.makes: stage for stage in compare.stages(1)}
+    for stage in todo.values():
+        if stage.row and stage.row != "dense" and not stage.row.startswith("slimming, then"):
+            epochs, at = 0, stage
+            while at.row != "dense":
+                epochs, at = epochs + at.epochs, todo[at.reads]
+            assert epochs == compare.EPOCHS, stage.row
+
+
+@pytest.fixture
+def small(monkeypatch, tmp_path):
+    """The comparison of one method, in seconds, in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["compare.py"])
+    for name, value in {"DATASET": "shapes10", "ARCH": "resnet20", "DENSE_EPOCHS": 1, "EPOCHS": 2, "WEIGHTS": (0.1,),
+                        "MACS": (0.5,), "RECIPE": "--dataset shapes10 --batch-size 20 --weight-decay 5e-4 --subset 40 "
+                        "--precision fp32 --device cpu"}.items():
+        monkeypatch.setattr(compare, name, value)
+    root = Path(compare.ROOT)
+    real = compare.subprocess.run
+    monkeypatch.setattr(compare.subprocess, "run", lambda words: real(
+        [words[0], str(root / words[1]), *words[2:]], env={**os.environ, "OMP_NUM_THREADS": "1"}))
+
+
+def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeypatch):
+    compare.main(["magnitude"])
+    out = capfd.readouterr().out
+    assert "magnitude" in out and "to dense trained on" in out and Path("logs/compare/comparison.png").exists()
+    with open("logs/compare/comparison.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["name"] for row in rows] == ["dense", "dense, trained on", "magnitude"]
+    assert float(rows[2]["weights_left"]) == pytest.approx(10, abs=0.01)
+
+    compare.main(["magnitude"])                              # nothing is done twice
+    assert "==" not in capfd.readouterr().out
+    Path("logs/compare/seed1/magnitude-10/pruned/pruned.pth.tar").unlink()
+    monkeypatch.setattr(compare.subprocess, "run", lambda words: type("Done", (), {"returncode": 1}))
+    with pytest.raises(UserError, match="2 of 4 commands failed: python magnitude/prune.* magnitude/fine"):
+        compare.main(["magnitude"])
+    assert "left out:" in capfd.readouterr().out
+
+
+def test_a_dry_run_says_how_long_it_takes_and_runs_nothing(small, capsys):
+    compare.main(["--dry-run", "random"])
+    out = capsys.readouterr().out
+    assert "6 commands, about 0.1 hours at 70 seconds an epoch" in out and not Path("logs").exists()
+    with pytest.raises(UserError, match="slimmming is not one of"):
+        compare.main(["slimmming"])
+
+
+def row(name, accuracy, seed=1, asked="", target=0.0, **more):
+    return {"name": name, "asked": asked, "target": target, "accuracy": accuracy, "seed": str(seed), "params": 1000,
+            "nonzeros": 900, "sparse_macs": 2e6, "kib": 4, "ms_1": 1, "ms_128": 9, "score": 0.5, "published_score": 0.6,
+            "weights_left": 10, "macs_left": 50, "network": "net", "dataset": "cifar10", **more}
+
+
+def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path):
+    rows = [row("random masks", 80, 1, "weights", 10.0), row("dense", 90), row("dense, trained on", 92),
+            row("dense, trained on", 94, 2), row("magnitude", 91, 1, "weights", 10.0),
+            row("magnitude", 92, 2, "weights", 10.0), row("slimming, then magnitude", 70)]
+    header, cells = tables_compare.comparison(rows)
+    assert [line[0] for line in cells] == ["dense", "dense, trained on", "random masks", "magnitude",
+                                           "slimming, then magnitude"]
+    assert cells[3][1:4] == ["10 % of the weights", "91.50 ± 0.71", "-1.50"]
+    assert cells[2][2:4] == ["80.00", "-12.00"] and cells[1][3] == ""
+    assert len(tables_compare.text(rows).splitlines()) == 6
+    tables_compare.draw(tmp_path / "plot.png", [*rows, row("slimming", 88, 1, "macs", 50.0)])
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
