@@ -46,7 +46,7 @@ def save(path, ckpt, half=False):
         checks.seal(partial)
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write {path} ({checks.why_unwritten(error, path)})") from error
+        raise UserError(f"cannot write {path} ({checks.why_unwritten(error, partial)})") from error
     finally:
         if partial.exists():
             partial.unlink()

@@ -12,7 +12,6 @@ import errno
 import hashlib
 import math
 import os
-import shutil
 import zipfile
 
 import numpy as np
@@ -24,6 +23,7 @@ SEAL = b"sha256 "                                            # the comment of th
 LENGTH = len(SEAL) + 64
 NODES = 5_000_000                                            # values in a file, lists and dictionaries included
 AGAIN = "copy or make it again"
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)             # of an OSError: no room, no quota, too large a file
 
 
 def digest_of(file, size):
@@ -47,11 +47,15 @@ def seal(path):
         file.write(SEAL + digest)
 
 
-def why_unwritten(error, path):
-    """What an OSError, or the RuntimeError that torch.save makes of it, says of the disk."""
-    folder = next(parent for parent in path.absolute().parents if parent.exists())
-    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or (
-            isinstance(error, RuntimeError) and shutil.disk_usage(folder).free < 2 ** 20):
+def why_unwritten(error, partial):
+    """What an OSError, or the RuntimeError that torch.save makes of it, says of the disk; partial: the file begun."""
+    if isinstance(error, RuntimeError):                      # torch does not say why: one more byte will
+        try:
+            with open(partial, "ab") as file:
+                file.write(bytes(2 ** 20))
+        except OSError as reason:
+            error = reason
+    if getattr(error, "errno", None) in FULL:
         return "the disk is full; make room, what was there before is as it was"
     return error
 

@@ -6,7 +6,6 @@
 What a user can mend is raised as a UserError anywhere in the code; `script` prints it and exits with status 2.
 """
 import argparse
-import errno
 import os
 import shlex
 import sys
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, lock
+from common import UserError, checks, lock
 
 when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued says so here
 
@@ -115,7 +114,7 @@ def script(main):
     except UserError as error:
         sys.exit(complain(error))
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in checks.FULL:
             sys.exit(complain(f"the disk is full ({error.filename or error.strerror}); make room and start again, with "
                               "--resume auto where a run had begun"))
         sys.exit(complain(f"{error.filename or 'a file'}: {error.strerror or error}"))

@@ -1,12 +1,19 @@
 """Files that are damaged, or made to harm, end in one line, soon and in little memory; nothing is lost by it."""
+import io
+import os
 import resource
+import signal
+import subprocess
+import sys
 import time
 import zipfile
 
+import numpy as np
 import pytest
 import torch
+from conftest import ROOT
 
-from common import UserError, checkpoint, checks, cli, models, originals
+from common import UserError, checkpoint, checks, cli, data, models, originals, plots
 from slimming.networks import network
 
 SMALL = dict(depth=11, widths=[4, "M", 4, "M", 4, 4, "M", 4, 4, "M", 4, 4])
@@ -239,3 +246,127 @@ def test_a_long_message_is_cut(capsys):
         cli.script(lambda: (_ for _ in ()).throw(UserError("x" * 10 ** 6 + "the end")))
     said = capsys.readouterr().err
     assert len(said) < 2000 and said.endswith("the end\n")
+
+
+# Data
+
+
+def arrays(**change):
+    images = np.zeros((20, 8, 8, 3), np.uint8)
+    return {"x_train": images, "y_train": np.arange(20) % 2, "x_test": images, "y_test": np.arange(20) % 2, **change}
+
+
+def header(shape, descr="|u1"):
+    """An .npy that promises this shape and has nothing."""
+    file = io.BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("labels, message", [
+    (np.full(20, 2 ** 64 - 1, np.uint64), "a label 18446744073709551615 in y_train, but 20 training images"),
+    (np.arange(20) * 10 ** 9, "a label 19000000000 in y_train, but 20"),
+    (np.full(20, -2 ** 63), "class numbers from 0")])
+def test_labels_far_above_the_number_of_images_are_refused(labels, message, tmp_path, quick):
+    np.savez(tmp_path / "labels.npz", **arrays(y_train=labels))
+    with pytest.raises(UserError, match=f"labels: .*{message}"):
+        data.load("labels", tmp_path)
+    np.savez(tmp_path / "more.npz", **arrays(y_train=np.arange(20) * 10))      # classes without an image are no fault
+    assert data.load("more", tmp_path).num_classes == 191
+
+
+@pytest.mark.parametrize("shape", [(10 ** 12, 32, 32, 3), (2 ** 40, 2 ** 40), (2 ** 62, 4, 1, 1), (10 ** 30, 8, 8, 3)])
+@pytest.mark.parametrize("key", ["x_train", "y_test"])
+def test_a_header_that_promises_more_than_there_is(shape, key, tmp_path, quick):
+    with zipfile.ZipFile(tmp_path / "promise.npz", "w") as file:
+        for name, array in arrays().items():
+            with file.open(f"{name}.npy", "w") as record:
+                if name == key:
+                    record.write(header(shape) + bytes(1000))
+                else:
+                    np.save(record, array)
+    with pytest.raises(UserError, match=rf"promise.npz is no .*{key} is to be uint8 \({shape[0]}.*has 1,000 bytes"):
+        data.load("promise", tmp_path)
+
+
+def test_a_zip_bomb_is_refused(tmp_path, quick):
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=9) as file:
+        for name, array in arrays().items():
+            with file.open(f"{name}.npy", "w") as record:
+                if name == "x_train":
+                    record.write(header((100_000, 64, 64, 1)))
+                    for _ in range(100):
+                        record.write(bytes(1000 * 64 * 64))
+                else:
+                    np.save(record, array)
+    assert (tmp_path / "bomb.npz").stat().st_size < 2 ** 20
+    with pytest.raises(UserError, match="bomb.npz is no .* that unpack to 409,6.*, as a zip bomb does"):
+        data.load("bomb", tmp_path)
+
+
+def test_a_compressed_set_is_read_as_ever(tmp_path):
+    np.savez_compressed(tmp_path / "small.npz", **arrays())
+    assert len(data.load("small", tmp_path).y_train) == 20
+
+
+# A full disk
+
+
+def limited(size):
+    """This process can write no file beyond `size` bytes, which torch.save sees as it sees a full disk."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path):
+    path = checkpoint.save(tmp_path / "c.pth.tar", small())
+    before = path.read_bytes()
+    for size in (1000, 5000, len(before) - 80, len(before) - 1):
+        try:
+            limited(size)
+            with pytest.raises(UserError, match="cannot write .*c.pth.tar .the disk is full; make room"):
+                checkpoint.save(path, small(epoch=3))
+        finally:
+            limited(resource.RLIM_INFINITY)
+        assert path.read_bytes() == before and os.listdir(tmp_path) == ["c.pth.tar"], size
+
+
+def test_a_log_that_cannot_be_written_leaves_the_one_before(tmp_path, capsys):
+    plots.write_log(tmp_path / "log.csv", [{"epoch": 1}])
+    try:
+        limited(1000)
+        with pytest.raises(SystemExit) as end:
+            cli.script(lambda: plots.write_log(tmp_path / "log.csv", [{"epoch": i} for i in range(10000)]))
+    finally:
+        limited(resource.RLIM_INFINITY)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "the disk is full" in said and said.count("\n") == 1
+    assert (tmp_path / "log.csv").read_text() == "epoch\n1\n" and os.listdir(tmp_path) == ["log.csv"]
+
+
+FULL = """
+mount -t tmpfs -o size=600k tmpfs {folder} || exit 77
+cd {folder}
+run() {{ {python} {root}/slimming/main.py -sr --arch densenet --depth 7 --dataset shapes10 --subset 32 \\
+    --batch-size 16 --precision fp32 --device cpu --save run "$@"; }}
+run --epochs 4 > /dev/null || exit 78
+cp run/checkpoint.pth.tar {before}
+head -c 10m /dev/zero > filler 2> /dev/null
+run --epochs 5 --resume auto > /dev/null
+echo "status $?" >&2
+rm filler
+cmp run/checkpoint.pth.tar {before} || exit 79
+run --epochs 5 --resume auto > {before} || exit 80
+grep -q "resumed .* after epoch 4" {before} || exit 81
+"""
+
+
+def test_a_run_on_a_full_disk_ends_in_one_line_and_can_go_on(tmp_path):
+    (tmp_path / "disk").mkdir()
+    script = FULL.format(folder=tmp_path / "disk", python=sys.executable, root=ROOT, before=tmp_path / "before")
+    done = subprocess.run(["unshare", "-rm", "bash", "-c", script], capture_output=True, text=True, timeout=300)
+    if done.returncode in (1, 77) and "status" not in done.stderr:
+        pytest.skip("no small disk can be mounted here")
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 0 and lines[-1] == "status 2" and len(lines) == 2, done.stderr
+    assert "the disk is full" in lines[0] and lines[0].startswith("main.py: error: ")
