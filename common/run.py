@@ -126,9 +126,10 @@ class Run:
 
     def epochs(self, count):
         """Epoch numbers from where the run stands up to count - 1."""
-        self.claim()
         if self.start >= count and self.rank == 0 and not (self.folder / "checkpoint.pth.tar").exists():
+            lock.release(self.folder)
             raise UserError(f"{self.args.resume} has all its {count} epochs, there is nothing left to do")
+        self.claim()
         for epoch in range(self.start, count):
             self.totals, self.began = {}, time.time()
             self.lr = self.optimizer.param_groups[0]["lr"] if self.optimizer else self.lr

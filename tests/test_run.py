@@ -395,18 +395,22 @@ cli.script(main.main)
 """
 
 
-def test_two_processes_end_with_the_same_weights(tmp_path):
+def torchrun(*words, cwd):
+    """torchrun on this machine, as a CompletedProcess; skips where processes cannot speak to each other."""
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo")
     try:
         socket.create_server(("localhost", 0)).close()
     except OSError as error:
         pytest.skip(f"no local sockets: {error}")
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", *map(str, words)], cwd=cwd, env=ONE_CORE,
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_end_with_the_same_weights(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER.format(root=str(ROOT)))
     flags = [*TINY, "--epochs", "2", "--batch-size", "16", "--save", "run"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                           "worker.py", *flags], cwd=tmp_path, env=ONE_CORE, capture_output=True, text=True,
-                          timeout=300)
+    done = torchrun("--standalone", "--nproc-per-node", 2, "worker.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert same(first, second)
@@ -414,6 +418,55 @@ def test_two_processes_end_with_the_same_weights(tmp_path):
     assert same(list(saved.parameters()), [torch.nn.Parameter(p) for p in first])
     assert not any(name.startswith("module.") for name in saved.state_dict())
     assert len(log(tmp_path / "run")) == 2 and done.stdout.count("epoch   1/2") == 1
+
+
+DYING = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from common import cli
+from common.run import Run
+from slimming import main
+log = Run.log
+def die(self, epoch, **scalars):
+    open(f"pid{{self.rank}}", "w").write(str(os.getpid()))
+    if epoch == 1 and self.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    log(self, epoch, **scalars)
+Run.log = die
+cli.script(main.main)
+"""
+
+
+def test_a_process_that_dies_ends_the_job_which_one_process_can_continue(tmp_path, capsys):
+    (tmp_path / "worker.py").write_text(DYING.format(root=str(ROOT)))
+    flags = [*TINY, "--batch-size", "16"]
+    began = time.monotonic()
+    done = torchrun("--standalone", "--nproc-per-node", 2, "worker.py", *flags, "--save", "run", cwd=tmp_path)
+    assert done.returncode != 0 and time.monotonic() - began < 120
+    for rank in (0, 1):                                      # none is left
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / f"pid{rank}").read_text()), 0)
+    ckpt = checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")
+    assert ckpt["epoch"] in (1, 2) and ckpt["run"]["processes"] == 2
+
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    for size, folder, says in ((16, "run", "16 images where they had 32: --batch-size 32 keeps them"),
+                               (32, "other", "32 images as before; batch norms see 32 at a time")):
+        capsys.readouterr()
+        main.main([*flags, "--batch-size", str(size), "--save", str(tmp_path / folder), "--resume", "auto"])
+        said = capsys.readouterr().out
+        assert f"note: this run had 2 processes and has 1 now; its steps have {says}" in said
+        assert checkpoint.load(tmp_path / folder / "checkpoint.pth.tar")["epoch"] == 4
+    with pytest.raises(UserError, match="had --batch-size 32"):
+        main.main([*flags, "--batch-size", "8", "--save", str(tmp_path / "other"), "--resume", "auto"])
+
+
+def test_the_command_for_several_gpus_runs_as_the_readme_has_it(tmp_path):
+    """With two processes for its four, on a small network."""
+    command, = re.findall(r"^torchrun (--standalone .*)$", (ROOT / "README.md").read_text(), re.M)
+    words = command.replace("--nproc-per-node 4", "--nproc-per-node 2").replace("slimming", f"{ROOT}/slimming").split()
+    done = torchrun(*words, *TINY, "--epochs", "1", "--save", "run", "--batch-size", "16", cwd=tmp_path)
+    assert done.returncode == 0 and checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")["run"]["processes"] == 2
 
 
 # A loop may be edited
