@@ -132,6 +132,8 @@ def validated(path, ckpt):
     checks.finite(ckpt["state_dict"], path)
     model = network_of(ckpt["arch"], ckpt["cfg"], path, models.sketch)       # compared before memory is taken for it
     compare(model, ckpt["state_dict"], path)
+    if ckpt.get("dense"):
+        network_of(ckpt["arch"], ckpt["dense"]["cfg"], f"{path}: its dense", models.sketch)
     ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt, "cfg": model.cfg,
             "path": str(path)}
     ckpt["state_dict"] = {k: v.float() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}

@@ -92,7 +92,7 @@ def evaluate_checkpoint(path, args, network):
     print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.latency:
-        dense = checkpoint.network_of(ckpt["arch"], (ckpt["dense"] or ckpt)["cfg"], ckpt["path"]).to(device)
+        dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)
         for batch in (1, 128):
             was, now = milliseconds([dense, model], batch)
             print(f"batch {batch}: {now:.2f} ms, the dense network {was:.2f} ms, {was / now:.2f}x")

@@ -157,7 +157,7 @@ def main(argv=None):
         raise UserError("at most 32 bits")
     ckpt = originals.load(args.file, network, args.arch, args.depth)
     model = checkpoint.to_model(ckpt)
-    dense = checkpoint.network_of(ckpt["arch"], (ckpt["dense"] or ckpt)["cfg"], ckpt["path"])
+    dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])
     with torch.no_grad():
         for weight in dense.parameters():
             weight.fill_(1)

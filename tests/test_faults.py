@@ -14,6 +14,7 @@ import torch
 from conftest import ROOT
 
 from common import UserError, checkpoint, checks, cli, data, models, originals, plots
+from hoyer import finetune as hoyer_finetune
 from slimming.networks import network
 
 SMALL = dict(depth=11, widths=[4, "M", 4, "M", 4, 4, "M", 4, 4, "M", 4, 4])
@@ -370,3 +371,19 @@ def test_a_run_on_a_full_disk_ends_in_one_line_and_can_go_on(tmp_path):
     lines = done.stderr.strip().splitlines()
     assert done.returncode == 0 and lines[-1] == "status 2" and len(lines) == 2, done.stderr
     assert "the disk is full" in lines[0] and lines[0].startswith("main.py: error: ")
+
+
+def test_a_dense_network_that_cannot_be_built_is_refused(tmp_path):
+    ckpt = small(dense={"params": 9, "macs": 9, "cfg": {"depth": 11, "widths": [10 ** 9] * 12}})
+    with pytest.raises(UserError, match="d.pth.tar: its dense describes a network that cannot be built"):
+        checkpoint.load(crafted(tmp_path / "d.pth.tar", ckpt))
+
+
+def test_hoyer_fine_tunes_what_softmask_has_quantized(tmp_path, data_folder):
+    """Both methods have a --rule, and not the same: one is a list."""
+    weight = "feature.0.weight"
+    path = checkpoint.save(tmp_path / "q.pth.tar", small(masks={weight: small()["state_dict"][weight] > -9},
+                                                         args={"rule": [["conv", "linear", "8"]]}))
+    hoyer_finetune.main(["--model", str(path), "--subset", "20", "--batch-size", "10", "--epochs", "1", "--save",
+                         str(tmp_path / "run"), "--device", "cpu"])
+    assert checkpoint.load(tmp_path / "run" / "finetuned.pth.tar")["args"]["rule"] is None

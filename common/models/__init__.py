@@ -8,6 +8,7 @@
 import re
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from common import UserError
 from common.models.alexnet import AlexNet
@@ -44,7 +45,7 @@ def sketch(arch, **cfg):
     if isinstance(cfg.get("depth"), int) and cfg["depth"] > DEEPEST:
         raise UserError(f"{arch} with depth {cfg['depth']}; the deepest has {DEEPEST:,}")
     try:
-        with torch.device("meta"):
+        with torch.device("meta"), Undrawn():
             model = ARCHS[arch](**cfg)
     except TypeError as error:
         raise UserError(f"arch {arch}: {error}") from error
@@ -52,6 +53,15 @@ def sketch(arch, **cfg):
         raise UserError(f"this {arch} has {size:,} parameters; the largest has {LARGEST:,} (1 GB)")
     model.arch = arch
     return model
+
+
+class Undrawn(TorchFunctionMode):
+    """Without memory there is nothing to initialize; torch would first load its compiler for it, a second long."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.normal_ or getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def split_name(arch, depth=None):
