@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import UserError, models, packing
+from common import UserError, checks, models, packing
+from common.models.layers import ChannelSelection
 
 FORMAT = 1
 # Originals may hold an accuracy as a numpy number, which is plain data too.
@@ -42,9 +43,10 @@ def save(path, ckpt, half=False):
         for left_over in path.parent.glob(f".{path.name}.*.partial"):    # of a run that was killed while writing
             left_over.unlink(missing_ok=True)
         torch.save(packing.pack(ckpt), partial)
+        checks.seal(partial)
         partial.replace(path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write {path} ({error})") from error
+        raise UserError(f"cannot write {path} ({checks.why_unwritten(error, partial)})") from error
     finally:
         if partial.exists():
             partial.unlink()
@@ -80,9 +82,12 @@ def read(path):
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
+        checks.archive(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
             warnings.simplefilter("ignore")
             ckpt = torch.load(path, map_location="cpu", weights_only=True)
+    except UserError:
+        raise
     except Exception as error:                               # junk makes the unpickler raise almost anything
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
             raise UserError(f"{path} is no plain checkpoint: loading it would run code, so it is refused; save its "
@@ -92,6 +97,7 @@ def read(path):
         raise UserError(f"{path} is truncated, or was not written by torch.save; copy or make it again") from error
     if not isinstance(ckpt, dict):
         raise UserError(f"{path} holds a {type(ckpt).__name__}, not a checkpoint dictionary")
+    checks.tensors(ckpt, path)
     return path, ckpt
 
 
@@ -108,6 +114,7 @@ def validated(path, ckpt):
     """The dictionary with masks unpacked, weights in float32 and every key there; UserError names what is wrong."""
     if ckpt["format"] != FORMAT:
         raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
+    checks.fields(ckpt, path)
     if "packed" in ckpt or "quant" in ckpt:
         try:
             ckpt = packing.unpack(ckpt)
@@ -118,11 +125,17 @@ def validated(path, ckpt):
     if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not weights(ckpt["state_dict"]):
         raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
                         f"{', '.join(missing) or 'stage, cfg or state_dict'})")
-    for name, mask in ckpt.get("masks", {}).items():         # those that are not bool are a method's own affair
-        if not isinstance(mask, torch.Tensor) or mask.dtype == torch.bool and (
+    for name, mask in ckpt.get("masks", {}).items():
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or (
                 name not in ckpt["state_dict"] or mask.shape != ckpt["state_dict"][name].shape):
             raise UserError(f"{path}: its mask of {name} matches no weight; copy or make it again")
-    ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt, "path": str(path)}
+    checks.finite(ckpt["state_dict"], path)
+    model = network_of(ckpt["arch"], ckpt["cfg"], path, models.sketch)       # compared before memory is taken for it
+    compare(model, ckpt["state_dict"], path)
+    if ckpt.get("dense"):
+        network_of(ckpt["arch"], ckpt["dense"]["cfg"], f"{path}: its dense", models.sketch)
+    ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt, "cfg": model.cfg,
+            "path": str(path)}
     ckpt["state_dict"] = {k: v.float() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}
     return ckpt
 
@@ -130,13 +143,18 @@ def validated(path, ckpt):
 def to_model(ckpt):
     """The network of a checkpoint, with its weights, in evaluation mode; layers in its `activations` round inputs."""
     path = ckpt.get("path", "checkpoint")
-    try:
-        model = models.build(ckpt["arch"], **ckpt["cfg"])
-    except (UserError, AssertionError, TypeError, RuntimeError) as error:
-        raise UserError(f"{path} describes a network that cannot be built: {error}") from error
+    model = network_of(ckpt["arch"], ckpt["cfg"], path)
     fit(model, ckpt["state_dict"], path)
     quantize_inputs(model, ckpt.get("activations") or {}, path)
     return model.eval()
+
+
+def network_of(arch, cfg, path, build=models.build):
+    """build(arch, **cfg), the arch and cfg being those of the file `path`."""
+    try:
+        return build(arch, **cfg)
+    except Exception as error:                               # a stranger's cfg can be wrong in any way
+        raise UserError(f"{path} describes a network that cannot be built: {error}") from error
 
 
 def quantize_inputs(model, activations, path):
@@ -145,6 +163,8 @@ def quantize_inputs(model, activations, path):
     for name, entry in activations.items():
         try:
             bits, scale, zero = int(entry["bits"]), float(entry["scale"]), int(entry["zero"])
+            if not (1 <= bits <= 16 and 0 < scale < float("inf") and 0 <= zero < 2 ** bits):
+                raise ValueError(f"{bits} bits, scale {scale}, zero point {zero}")
             modules[name].register_forward_pre_hook(lambda m, x, scale=scale, zero=zero, most=2 ** bits - 1: (
                 torch.fake_quantize_per_tensor_affine(x[0], scale, zero, 0, most),))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -158,6 +178,12 @@ def weights(state):
 
 def fit(model, state, path):
     """load_state_dict, with the first thing that does not fit named."""
+    compare(model, state, path)
+    model.load_state_dict(state)
+
+
+def compare(model, state, path):
+    """UserError for the first tensor that is missing, too much, or of another shape or kind than in the model."""
     own = model.state_dict()
     for name in own:
         if name not in state:
@@ -165,10 +191,16 @@ def fit(model, state, path):
         if state[name].shape != own[name].shape:
             raise UserError(f"{path}: {name} is {tuple(state[name].shape)}, the {model.arch} has "
                             f"{tuple(own[name].shape)}; another depth, width or class count")
+        if state[name].is_floating_point() != own[name].is_floating_point():
+            raise UserError(f"{path}: {name} is of {state[name].dtype}, the {model.arch} has {own[name].dtype}")
     extra = [name for name in state if name not in own]
     if extra:
         raise UserError(f"{path} has {extra[0]}, which a {model.arch} with {model.cfg} has not")
-    model.load_state_dict(state)
+    for name, m in model.named_modules():
+        indices = state[f"{name}.indices"] if isinstance(m, ChannelSelection) else torch.zeros(0)
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < m.width:
+            raise UserError(f"{path}: {name}.indices selects channels {int(indices.min())} to {int(indices.max())} of "
+                            f"{m.width}")
 
 
 def dataset_of(ckpt):

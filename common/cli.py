@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from common import UserError
+from common import UserError, checks, lock
 
 when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued says so here
 
@@ -114,17 +114,25 @@ def script(main):
     except UserError as error:
         sys.exit(complain(error))
     except OSError as error:
-        sys.exit(complain(f"{error.filename or ''}: {error.strerror or error}"))
+        if error.errno in checks.FULL:
+            sys.exit(complain(f"the disk is full ({error.filename or error.strerror}); make room and start again, with "
+                              "--resume auto where a run had begun"))
+        sys.exit(complain(f"{error.filename or 'a file'}: {error.strerror or error}"))
     except ModuleNotFoundError as error:
         sys.exit(complain(f"{error.name} is not installed; pip install -r requirements.txt"))
     except torch.OutOfMemoryError:
         sys.exit(complain("out of memory; give a smaller --batch-size"))
     except KeyboardInterrupt:
         sys.exit(complain(when_stopped, 130))
+    finally:
+        lock.release()
 
 
 def complain(message, status=2):
-    print(f"{Path(sys.argv[0]).name}: error: {' '.join(str(message).split())}", file=sys.stderr)
+    line = " ".join(str(message).split())
+    if len(line) > 1500:                                     # a list of a thousand widths; its ends say what it is
+        line = f"{line[:1000]} ... {line[-400:]}"
+    print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
     return status
 
 

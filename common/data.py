@@ -136,6 +136,9 @@ def check(arrays, key, name):
             raise UserError(f"{name}: {len(x)} {split} images, {len(y)} labels")
         if y.dtype.kind not in "iu" or y.min() < 0:
             raise UserError(f"{name}: y_{split} must be class numbers from 0")
+        if int(y.max()) > 10 * len(arrays["y_train"]):
+            raise UserError(f"{name}: a label {int(y.max())} in y_{split}, but {len(arrays['y_train'])} training "
+                            "images; labels must be class numbers from 0")
         tensors[f"x_{split}"] = torch.from_numpy(np.ascontiguousarray(x if x.ndim == 4 else x[..., None]))
         tensors[f"y_{split}"] = torch.from_numpy(y.astype(np.int64))
     if tensors["x_train"].shape[1:] != tensors["x_test"].shape[1:]:
@@ -148,7 +151,8 @@ def check(arrays, key, name):
     if key in STATISTICS and len(STATISTICS[key][0]) == tensors["x_train"].shape[-1]:
         mean, std = STATISTICS[key]
     else:
-        pixels = tensors["x_train"][:10000].double().flatten(0, 2) / 255
+        some = max(30_720_000 // tensors["x_train"][0].numel(), 1)       # 10,000 images of 32 x 32: 250 MB
+        pixels = tensors["x_train"][:some].double().flatten(0, 2) / 255
         mean, std = tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).clamp_min(1e-3).tolist())
     return Dataset(name, **tensors, num_classes=num_classes, mean=mean, std=std)
 

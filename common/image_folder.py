@@ -1,32 +1,34 @@
 """Data sets on disk: an .npz of arrays, or a folder of images, {train,test}/<class>/*.png|jpg, decoded once."""
 import os
-import zipfile
-import zlib
 
 import numpy as np
 
-from common import UserError
+from common import UserError, checks
 
 
 def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
     try:
+        checks.arrays(path, keys)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in keys}
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
-    except (ValueError, TypeError, OSError, EOFError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:                               # numpy and zipfile have many words for a broken file
         raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it again") from error
 
 
 def save_npz(path, arrays):
     """Kept for the next run, where the folder can be written to; under a temporary name first, so never half a file."""
+    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
         np.savez(partial, **arrays)
         partial.replace(path)
     except OSError as error:
         print(f"note: cannot keep {path} for the next run ({error.strerror})")
+    finally:
+        if partial.exists():
+            partial.unlink()
 
 
 def read_folder(path):

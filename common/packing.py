@@ -62,6 +62,9 @@ def to_bits(flags):
 
 
 def from_bits(packed, count):
+    """bool (count,). ValueError where `packed` has another length, before memory is taken for `count` entries."""
+    if packed.numel() != -(-count // 8):
+        raise ValueError(f"{packed.numel():,} bytes are not {count:,} bits")
     return torch.from_numpy(np.unpackbits(packed.numpy(), count=count)).bool()
 
 
@@ -91,6 +94,8 @@ def quantized(codes, bits, scale=None, zero=None, codebook=None, mask=None):
 def codes_of(entry):
     """The integers of an entry: int64, in the tensor's shape, 0 where its mask prunes. ValueError: wrong length."""
     bits, shape = entry["bits"], entry["shape"]
+    if "kept" not in entry and len(entry["codes"]) != -(-math.prod(shape) * bits // 8):
+        raise ValueError(f"{len(entry['codes'])} bytes are not {shape} codes of {bits} bits")
     kept = from_bits(entry["kept"], math.prod(shape)) if "kept" in entry else torch.ones(math.prod(shape)).bool()
     count = int(kept.sum())
     if not 1 <= bits <= 16 or len(entry["codes"]) != -(-count * bits // 8):
@@ -106,6 +111,8 @@ def dequantize(entry):
     """The float32 tensor of an entry. KeyError, TypeError, ValueError, ... where the entry is damaged."""
     codes = codes_of(entry)
     if "codebook" not in entry:
+        if torch.broadcast_shapes(codes.shape, entry["zero"].shape, entry["scale"].shape) != codes.shape:
+            raise ValueError(f"scales that do not fit a tensor of {entry['shape']}")
         value = (codes.float() - entry["zero"].float()) * entry["scale"]
     elif entry["codebook"].dim() == 1:
         value = entry["codebook"][codes]

@@ -3,11 +3,17 @@ import csv
 
 
 def write_log(path, rows):
-    with open(path, "w", newline="") as file:
-        columns = dict.fromkeys(name for row in reversed(rows) for name in row)
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    """Under a temporary name first, so that a full disk leaves the old log or the new one."""
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        with open(partial, "w", newline="") as file:
+            columns = dict.fromkeys(name for row in reversed(rows) for name in row)
+            writer = csv.DictWriter(file, columns, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def draw_curve(path, rows, title):

@@ -19,17 +19,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, plots
-from common.device import device_of, facts, has_bf16, random_state, seed_all, set_random_state
-
-# Flags that may differ when a run is resumed; network and precision are compared as the checkpoint's cfg and run say.
-FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth", "precision")
-
-
-def changed(args, ckpt):
-    """["--flag value", ...]: what the run of the checkpoint was given and args have otherwise."""
-    return [f"--{name.replace('_', '-')} {ckpt['args'][name]}" for name, value in vars(args).items()
-            if name not in FREE and ckpt["args"].get(name, value) != value]
+from common import UserError, checkpoint, cli, compute_flops, data, lock, models, plots, resume
+from common.device import device_of, facts, has_bf16, random_state, seed_all
 
 
 class Run:
@@ -103,44 +94,42 @@ class Run:
         state_dict of their own (an averaged model), restored under these names.
         """
         self.optimizer = optimizer
-        path = self.args.resume
+        path, new = self.args.resume, self.claim()
         if path == "auto":
             path = self.folder / "checkpoint.pth.tar"
             if not path.is_file():
                 return
         if not path:
             return
-        ckpt = checkpoint.load(path)
-        state = ckpt.get("resume")
-        if not state:
-            raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
-        flags = changed(self.args, ckpt)
-        if (precision := ckpt["run"]["precision"]) != self.precision:
-            flags.append(f"--precision {precision}")
-        if flags or ckpt["cfg"] != model.cfg:
-            raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same "
-                            "flags, or another --save")
-        previous = ckpt.get("masks", {})
-        if masks is not None and not (previous.keys() == masks.keys()
-                                      and all(torch.equal(previous[name], mask.cpu()) for name, mask in masks.items())):
-            raise UserError(f"{path}: refuses to resume with different masks than the network to fine-tune has now; "
-                            "--overwrite starts again")
-        checkpoint.fit(model, ckpt["state_dict"], path)
-        optimizer.load_state_dict(state["optimizer"])
-        if scheduler:
-            scheduler.load_state_dict(state["scheduler"])
-        for name, thing in more.items():
-            thing.load_state_dict(state[name])
-        set_random_state(state["random"])
-        self.rows, self.start = state["rows"], ckpt["epoch"]
-        self.best, self.prec1 = ckpt["best_prec1"], ckpt["prec1"]
-        self.made = ckpt["run"] if self.start >= self.args.epochs else None
+        try:
+            ckpt = resume.checked(path, self, model, masks)
+            resume.put_back(path, ckpt, self.args, model, optimizer, scheduler, more)
+        except UserError:
+            if new:
+                lock.release(self.folder)
+            raise
+        self.rows, self.start = ckpt["resume"]["rows"], ckpt["epoch"]
+        self.best, self.prec1 = ckpt["best_prec1"] or 0.0, ckpt["prec1"] or 0.0
+        self.made = ckpt.get("run") if self.start >= self.args.epochs else None
         self.print(f"resumed {path} after epoch {self.start} (best {self.best:.2f} %)")
+
+    def claim(self):
+        """From here on no other process trains into the folder. True where that is new, UserError where one does."""
+        new = self.rank == 0 and lock.take(self.folder)
+        if new:
+            try:                                             # a run that has ended here meanwhile is not written over
+                cli.output_folder(self.folder, self.args.overwrite, self.args.resume)
+            except UserError:
+                lock.release(self.folder)
+                raise
+        return new
 
     def epochs(self, count):
         """Epoch numbers from where the run stands up to count - 1."""
         if self.start >= count and self.rank == 0 and not (self.folder / "checkpoint.pth.tar").exists():
+            lock.release(self.folder)
             raise UserError(f"{self.args.resume} has all its {count} epochs, there is nothing left to do")
+        self.claim()
         for epoch in range(self.start, count):
             self.totals, self.began = {}, time.time()
             self.lr = self.optimizer.param_groups[0]["lr"] if self.optimizer else self.lr
@@ -184,7 +173,7 @@ class Run:
         """
         if self.rank:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.claim()
         if self.rows:
             plots.write_log(self.folder / "log.csv", self.rows)
             if epoch + 1 == self.args.epochs or time.perf_counter() > self.next_curve:   # drawing costs some 0.2 s
@@ -202,7 +191,8 @@ class Run:
         cli.when_stopped = f"stopped; --save {self.folder} --resume auto continues after epoch {epoch + 1}"
 
     def checkpoint(self, model, **more):
-        made = self.made or facts(self.device, self.precision, sum(row["seconds"] for row in self.rows) / 60)
+        made = self.made or facts(self.device, self.precision, sum(row["seconds"] for row in self.rows) / 60) | {
+            "processes": self.world}
         return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=self.prec1,
                              best_prec1=self.best, args=vars(self.args), dense=self.dense, run=made, **more)
 
@@ -213,5 +203,6 @@ class Run:
         accuracy = f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %; " if self.rows else ""
         self.print(f"{accuracy}wrote {self.folder / name}")
         cli.when_stopped = "stopped"
+        lock.release(self.folder)
         if self.world > 1:
             torch.distributed.destroy_process_group()

@@ -68,7 +68,8 @@ def finetune(args):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     lenet = ckpt["arch"].startswith("lenet")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.rule = ckpt["args"].get("rule")
+    rule = ckpt["args"].get("rule")                          # others call something else so
+    args.rule = rule if rule in ("T", "V") else None
     network = "LeNet" if lenet else "CIFAR"
     recipe = RECIPES.get((network, args.rule), RECIPES[network, "T"])
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})

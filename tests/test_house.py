@@ -75,3 +75,10 @@ def test_checkpoints_are_loaded_without_running_code():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Call) and ast.unparse(node.func) == "torch.load":
                 assert any(k.arg == "weights_only" and k.value.value is True for k in node.keywords), path
+
+
+def test_comparing_a_network_with_its_file_does_not_load_torch_s_compiler():
+    """torch initializes a network without memory by its compiler, which takes a second to import."""
+    code = ("import sys; from common import models; [models.sketch(arch) for arch in models.ARCHS]; "
+            "sys.exit('torch._dynamo' in sys.modules)")
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=120).returncode == 0

@@ -270,10 +270,11 @@ def test_at_90_percent_the_file_is_at_most_a_fifth(tmp_path):
 def test_weights_that_are_masked_but_not_zero_are_not_lost(tmp_path):
     _, ckpt = sparse_checkpoint(0.5, depth=8)
     ckpt["state_dict"]["conv1.weight"][~ckpt["masks"]["conv1.weight"]] = 7.0
-    ckpt["masks"]["soft"] = torch.rand(4)                                 # no mask of a weight
+    ckpt["soft_masks"] = {"conv1": torch.rand(16)}                        # softmask's, no masks of weights
     checkpoint.save(tmp_path / "a.pth.tar", ckpt)
     loaded = checkpoint.load(tmp_path / "a.pth.tar")
     assert same(loaded["state_dict"], ckpt["state_dict"]) and same(loaded["masks"], ckpt["masks"])
+    assert same(loaded["soft_masks"], ckpt["soft_masks"])
 
 
 # the scripts

@@ -1,9 +1,11 @@
 """Training runs: they repeat, resume, refuse and fail as DESIGN.md says. slimming/main.py stands for all of them."""
 import argparse
 import csv
+import importlib
 import os
 import random
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,7 +17,7 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common import UserError, checkpoint, cli, data, models, plots
+from common import UserError, checkpoint, cli, data, lock, models, plots
 from common.evaluate import evaluate
 from common.run import Run
 from slimming import eval as slimming_eval
@@ -213,7 +215,7 @@ def test_a_folder_that_holds_a_run_is_not_written_to(whole, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("flags", [
-    ["--epochs", "5"], ["--lr", "0.2"], ["--seed", "2"], ["--batch-size", "16"], ["--s", "0.01"], ["--momentum", "0"],
+    ["--epochs", "3"], ["--lr", "0.2"], ["--seed", "2"], ["--batch-size", "16"], ["--s", "0.01"], ["--momentum", "0"],
     ["--subset", "32"], ["--wd", "0"], ["--faithful"], ["--depth", "10"], ["--precision", "bf16"]])
 def test_resuming_with_other_flags_is_refused(flags, whole):
     before = files(whole)
@@ -393,18 +395,22 @@ cli.script(main.main)
 """
 
 
-def test_two_processes_end_with_the_same_weights(tmp_path):
+def torchrun(*words, cwd):
+    """torchrun on this machine, as a CompletedProcess; skips where processes cannot speak to each other."""
     if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
         pytest.skip("this torch has no gloo")
     try:
         socket.create_server(("localhost", 0)).close()
     except OSError as error:
         pytest.skip(f"no local sockets: {error}")
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", *map(str, words)], cwd=cwd, env=ONE_CORE,
+                          capture_output=True, text=True, timeout=300)
+
+
+def test_two_processes_end_with_the_same_weights(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER.format(root=str(ROOT)))
     flags = [*TINY, "--epochs", "2", "--batch-size", "16", "--save", "run"]
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
-                           "worker.py", *flags], cwd=tmp_path, env=ONE_CORE, capture_output=True, text=True,
-                          timeout=300)
+    done = torchrun("--standalone", "--nproc-per-node", 2, "worker.py", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
     assert same(first, second)
@@ -412,6 +418,55 @@ def test_two_processes_end_with_the_same_weights(tmp_path):
     assert same(list(saved.parameters()), [torch.nn.Parameter(p) for p in first])
     assert not any(name.startswith("module.") for name in saved.state_dict())
     assert len(log(tmp_path / "run")) == 2 and done.stdout.count("epoch   1/2") == 1
+
+
+DYING = """
+import os, signal, sys
+sys.path.insert(0, {root!r})
+from common import cli
+from common.run import Run
+from slimming import main
+log = Run.log
+def die(self, epoch, **scalars):
+    open(f"pid{{self.rank}}", "w").write(str(os.getpid()))
+    if epoch == 1 and self.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    log(self, epoch, **scalars)
+Run.log = die
+cli.script(main.main)
+"""
+
+
+def test_a_process_that_dies_ends_the_job_which_one_process_can_continue(tmp_path, capsys):
+    (tmp_path / "worker.py").write_text(DYING.format(root=str(ROOT)))
+    flags = [*TINY, "--batch-size", "16"]
+    began = time.monotonic()
+    done = torchrun("--standalone", "--nproc-per-node", 2, "worker.py", *flags, "--save", "run", cwd=tmp_path)
+    assert done.returncode != 0 and time.monotonic() - began < 120
+    for rank in (0, 1):                                      # none is left
+        with pytest.raises(ProcessLookupError):
+            os.kill(int((tmp_path / f"pid{rank}").read_text()), 0)
+    ckpt = checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")
+    assert ckpt["epoch"] in (1, 2) and ckpt["run"]["processes"] == 2
+
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    for size, folder, says in ((16, "run", "16 images where they had 32: --batch-size 32 keeps them"),
+                               (32, "other", "32 images as before; batch norms see 32 at a time")):
+        capsys.readouterr()
+        main.main([*flags, "--batch-size", str(size), "--save", str(tmp_path / folder), "--resume", "auto"])
+        said = capsys.readouterr().out
+        assert f"note: this run had 2 processes and has 1 now; its steps have {says}" in said
+        assert checkpoint.load(tmp_path / folder / "checkpoint.pth.tar")["epoch"] == 4
+    with pytest.raises(UserError, match="had --batch-size 32"):
+        main.main([*flags, "--batch-size", "8", "--save", str(tmp_path / "other"), "--resume", "auto"])
+
+
+def test_the_command_for_several_gpus_runs_as_the_readme_has_it(tmp_path):
+    """With two processes for its four, on a small network."""
+    command, = re.findall(r"^torchrun (--standalone .*)$", (ROOT / "README.md").read_text(), re.M)
+    words = command.replace("--nproc-per-node 4", "--nproc-per-node 2").replace("slimming", f"{ROOT}/slimming").split()
+    done = torchrun(*words, *TINY, "--epochs", "1", "--save", "run", "--batch-size", "16", cwd=tmp_path)
+    assert done.returncode == 0 and checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")["run"]["processes"] == 2
 
 
 # A loop may be edited
@@ -501,3 +556,108 @@ def test_ctrl_c_offers_to_resume_only_what_can_be_resumed(when, tmp_path, monkey
     said = capsys.readouterr().err
     assert end.value.code == 130 and said.count("\n") == 1 and "stopped" in said
     assert ("--resume auto continues after epoch 1" in said) == (when == "after")
+
+
+# More epochs than the run had
+
+
+def test_more_epochs_continue_a_run_whose_learning_rates_stay_as_they_were(tmp_path):
+    """Of 5 epochs they fall after the second and third, as of 4: the end is that of 5 epochs from the start."""
+    train(tmp_path / "run")
+    train(tmp_path / "run", "--resume", "auto", "--epochs", "5")
+    train(tmp_path / "anew", "--epochs", "5")
+    assert same_run(tmp_path / "run", tmp_path / "anew") is True and len(log(tmp_path / "run")) == 5
+
+
+@pytest.mark.parametrize("epochs, place, rate, had", [("8", 3, 0.1, 0.01), ("6", 3, 0.1, 0.01)])
+def test_more_epochs_are_refused_where_the_schedule_goes_by_them(epochs, place, rate, had, whole):
+    before = files(whole)
+    with pytest.raises(UserError, match=f"of {epochs} epochs number {place} would have had the learning rate {rate}, "
+                                        f"it had {had}, for the schedule goes by --epochs"):
+        train(whole, "--resume", "auto", "--epochs", epochs)
+    assert files(whole) == before
+
+
+@pytest.mark.parametrize("script, flags, extends", [
+    ("magnitude", ["--schedule", "1", "3"], True), ("magnitude", [], False), ("softmask", [], True),
+    ("softmask", ["--schedule", "cosine"], False), ("hoyer", [], True), ("hoyer", ["--schedule", "cosine"], False),
+    ("reweighted", ["--warmup-epochs", "0"], False)])
+def test_which_methods_can_have_more_epochs(script, flags, extends, tmp_path):
+    """Schedules at given epochs and constant ones can; what is stretched over the epochs cannot."""
+    method = importlib.import_module(f"{script}.main")
+    flags = [*TINY[1:], "--arch", "resnet20", "--subset", "32", *flags]
+    del flags[flags.index("--depth"):flags.index("--depth") + 2]
+
+    def run(folder, epochs, *more):
+        method.main([*flags, "--save", str(tmp_path / folder), "--epochs", epochs, *more])
+    run("run", "2")
+    if extends:
+        run("run", "4", "--resume", "auto")
+        run("anew", "4")
+        ends = [checkpoint.load(tmp_path / name / "checkpoint.pth.tar") for name in ("run", "anew")]
+        assert ends[0]["epoch"] == 4 and same(ends[0]["state_dict"], ends[1]["state_dict"])
+        assert same(ends[0]["resume"]["optimizer"], ends[1]["resume"]["optimizer"])
+    else:
+        with pytest.raises(UserError, match="goes by --epochs|another run"):
+            run("run", "4", "--resume", "auto")
+
+
+# Two runs, one folder
+
+
+def held(folder):
+    """A process that holds the folder's lock, as a run does."""
+    code = (f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); from common import lock; "
+            f"lock.take({str(folder)!r}); print('held', flush=True); time.sleep(300)")
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    return process
+
+
+def test_a_second_run_into_a_folder_is_refused_until_the_first_ends_or_is_killed(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
+    first = held(tmp_path / "run")
+    try:
+        before = files(tmp_path / "run")
+        for flags in (["--resume", "auto"], ["--overwrite"]):
+            with pytest.raises(UserError, match=f"another run is writing to .*run .process {first.pid}.; wait for it"):
+                train(tmp_path / "run", *flags)
+        assert files(tmp_path / "run") == before
+    finally:
+        first.kill()
+        first.wait()
+    train(tmp_path / "run", "--resume", "auto")
+    assert not (tmp_path / "run" / ".lock").exists() and same_run(whole, tmp_path / "run") is True
+
+
+def test_a_second_run_into_a_folder_that_is_not_there_yet_is_refused(tmp_path):
+    first = held(tmp_path / "new")
+    try:
+        with pytest.raises(UserError, match="another run is writing"):
+            train(tmp_path / "new")
+    finally:
+        first.kill()
+        first.wait()
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [".lock"]
+
+
+def test_a_run_that_ended_while_another_read_its_data_is_not_written_over(whole, tmp_path, monkeypatch):
+    shutil.copytree(whole, tmp_path / "there")
+    monkeypatch.setattr(data, "load", lambda *args, load=data.load, **more: (
+        (tmp_path / "there").rename(tmp_path / "run"), load(*args, **more))[1])
+    with pytest.raises(UserError, match="already holds a run"):
+        train(tmp_path / "run")
+    assert not (tmp_path / "run" / ".lock").exists()
+
+
+def test_where_there_are_no_locks_a_note_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(lock, "fcntl", None)
+    train(tmp_path, "--epochs", "1")
+    assert "note: " in (said := capsys.readouterr().out) and "cannot be locked here; do not start a second" in said
+
+
+def test_a_lock_leaves_nothing_of_what_it_made(tmp_path):
+    lock.take(tmp_path / "a" / "b")
+    assert (tmp_path / "a" / "b" / ".lock").exists() and not lock.take(tmp_path / "a" / "b")
+    lock.release()
+    assert not list(tmp_path.iterdir())

@@ -7,6 +7,9 @@
 """
 import re
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 from common import UserError
 from common.models.alexnet import AlexNet
 from common.models.densenet import DenseNet
@@ -19,23 +22,46 @@ from common.models.resnext import ResNeXt
 from common.models.vgg import VGG
 from common.models.wideresnet import WideResNet
 
-__all__ = ["ARCHS", "build", "brief", "input_shape", "name", "narrow", "split_name"]
+__all__ = ["ARCHS", "build", "brief", "input_shape", "name", "narrow", "sketch", "split_name"]
 
 ARCHS = {"lenet300": LeNet300, "lenet5": LeNet5, "alexnet": AlexNet, "vgg": VGG, "resnet": ResNet,
          "preresnet": PreResNet, "densenet": DenseNet, "wideresnet": WideResNet, "resnext": ResNeXt,
          "mobilenetv2": MobileNetV2}
+DEEPEST, LARGEST = 2000, 250_000_000                         # beyond them it is a slip, or a file made to harm
 
 
 def build(arch, **cfg):
-    """A freshly initialized network. UserError names an unknown arch, option or depth."""
-    if arch not in ARCHS:
-        raise UserError(f"unknown arch {arch!r}; there are: {', '.join(ARCHS)}")
-    try:
-        model = ARCHS[arch](**cfg)
-    except TypeError as error:
-        raise UserError(f"arch {arch}: {error}") from error
+    """A freshly initialized network. UserError names an unknown arch, option or depth, and what is too large."""
+    sketch(arch, **cfg)
+    model = ARCHS[arch](**cfg)
     model.arch = arch
     return model
+
+
+def sketch(arch, **cfg):
+    """The network without its weights: names, shapes and cfg, in no memory. UserError as `build`."""
+    if arch not in ARCHS:
+        raise UserError(f"unknown arch {arch!r}; there are: {', '.join(ARCHS)}")
+    if isinstance(cfg.get("depth"), int) and cfg["depth"] > DEEPEST:
+        raise UserError(f"{arch} with depth {cfg['depth']}; the deepest has {DEEPEST:,}")
+    try:
+        with torch.device("meta"), Undrawn():
+            model = ARCHS[arch](**cfg)
+    except TypeError as error:
+        raise UserError(f"arch {arch}: {error}") from error
+    if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
+        raise UserError(f"this {arch} has {size:,} parameters; the largest has {LARGEST:,} (1 GB)")
+    model.arch = arch
+    return model
+
+
+class Undrawn(TorchFunctionMode):
+    """Without memory there is nothing to initialize; torch would first load its compiler for it, a second long."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.normal_ or getattr(function, "__module__", "") == "torch.nn.init":
+            return args[0] if args else kwargs["tensor"]
+        return function(*args, **(kwargs or {}))
 
 
 def split_name(arch, depth=None):

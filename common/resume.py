@@ -1,0 +1,107 @@
+"""Continuing a run from its checkpoint.pth.tar: what must be as it was, what may change, and putting it back.
+
+More --epochs than the run had are more epochs of the same run where its learning rates do not depend on their number.
+"""
+import math
+import warnings
+
+import torch
+
+from common import UserError, checkpoint
+from common.device import set_random_state
+
+# Flags that may differ when a run is resumed; network and precision are compared as the checkpoint's cfg and run say.
+FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth", "precision")
+
+
+def changed(args, ckpt, world=1):
+    """["--flag value", ...]: what the run of the checkpoint was given and args have otherwise.
+
+    More epochs are no change, nor is a batch that is split among another number of processes.
+    """
+    had, processes = ckpt["args"], (ckpt.get("run") or {}).get("processes", 1)
+    free = set(FREE)
+    if isinstance(had.get("epochs"), int) and args.epochs > had["epochs"]:
+        free.add("epochs")
+    if world != processes and had.get("batch_size") == args.batch_size * world / processes:
+        free.add("batch_size")
+    return [f"--{name.replace('_', '-')} {had[name]}" for name, value in vars(args).items()
+            if name not in free and had.get(name, value) != value]
+
+
+def checked(path, run, model, masks=None):
+    """The checkpoint to continue, of the same run as `run`. UserError otherwise.
+
+    masks: of the network to fine-tune; a run that had different ones is refused.
+    """
+    ckpt = checkpoint.load(path)
+    if not ckpt.get("resume"):
+        raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
+    made = ckpt.get("run") or {}
+    flags = changed(run.args, ckpt, run.world)
+    if made.get("precision", run.precision) != run.precision:
+        flags.append(f"--precision {made['precision']}")
+    if flags or ckpt["cfg"] != model.cfg:
+        raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same "
+                        "flags, or another --save")
+    previous = ckpt.get("masks", {})
+    if masks is not None and not (previous.keys() == masks.keys()
+                                  and all(torch.equal(previous[name], mask.cpu()) for name, mask in masks.items())):
+        raise UserError(f"{path}: refuses to resume with different masks than the network to fine-tune has now; "
+                        "--overwrite starts again")
+    processes, size = made.get("processes", 1), run.args.batch_size * run.world
+    if processes != run.world:
+        was = ckpt["args"].get("batch_size", run.args.batch_size) * processes
+        same = "as before" if was == size else (f"where they had {was}: --batch-size {was // run.world} keeps them, "
+                                                "else --lr and the number of steps an epoch mean something else")
+        run.print(f"note: this run had {processes} processes and has {run.world} now; its steps have {size} images "
+                  f"{same}; batch norms see {run.args.batch_size} at a time")
+    return ckpt
+
+
+def put_back(path, ckpt, args, model, optimizer, scheduler=None, more=None):
+    """Weights, optimizer, scheduler and random numbers as they were; more: {name: object}. UserError where one does not
+    fit, or where more epochs would have had other learning rates."""
+    state = ckpt["resume"]
+    checkpoint.fit(model, ckpt["state_dict"], path)
+    try:
+        if scheduler:
+            own, theirs = scheduler.state_dict(), state["scheduler"]
+            kinds = [{k: type(v) for k, v in one.items() if k != "milestones"} for one in (own, theirs)]
+            if kinds[0] != kinds[1]:
+                raise ValueError(f"the scheduler is no {type(scheduler).__name__}")
+            if args.epochs > ckpt["args"].get("epochs", args.epochs):
+                check_rates(path, ckpt, args, optimizer, scheduler)
+            scheduler.load_state_dict(theirs)
+        optimizer.load_state_dict(state["optimizer"])
+        for parameter, numbers in optimizer.state.items():
+            if any(isinstance(t, torch.Tensor) and t.dim() and t.shape != parameter.shape for t in numbers.values()):
+                raise ValueError("the optimizer's tensors are those of another network")
+        for name, thing in (more or {}).items():
+            thing.load_state_dict(state[name])
+        set_random_state(state["random"])
+        if not all(isinstance(row, dict) and {"epoch", "lr", "seconds"} <= row.keys() for row in state["rows"]):
+            raise ValueError("the log has no rows")
+    except UserError:
+        raise
+    except Exception as error:                               # whatever a damaged state makes torch say
+        raise UserError(f"{path}: its state to resume from does not fit this run ({error}); --overwrite starts "
+                        "again") from error
+
+
+def check_rates(path, ckpt, args, optimizer, scheduler):
+    """Takes the fresh scheduler through the epochs that are done. UserError where a learning rate is another than it
+    was, as with schedules that are stretched over --epochs."""
+    state, done = ckpt["resume"], ckpt["epoch"]
+    was = [row["lr"] for row in state["rows"][:done]] + [state["optimizer"]["param_groups"][0]["lr"]]
+    steps = state["scheduler"]["last_epoch"] // max(done, 1)
+    for epoch, rate in enumerate(was):
+        now = optimizer.param_groups[0]["lr"]
+        if not math.isclose(now, rate, rel_tol=1e-5, abs_tol=1e-12):
+            raise UserError(f"{path}: of {args.epochs} epochs number {epoch + 1} would have had the learning rate "
+                            f"{now:.4g}, it had {rate:.4g}, for the schedule goes by --epochs; more of them need a run "
+                            "of their own, with another --save")
+        with warnings.catch_warnings():                      # of steps without an optimizer's
+            warnings.simplefilter("ignore")
+            for _ in range(steps):
+                scheduler.step()
