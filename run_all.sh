@@ -71,7 +71,7 @@ hoyer() {
 
 magnitude() {
     local d=$out/magnitude recipe="--dataset shapes10 --subset 4000 --batch-size 32" tune="--epochs 4" percent=0.8
-    local dense="--arch resnet20 --epochs 8 --weight-decay 0.005"
+    local dense="--arch resnet20 --epochs 8 --weight-decay 5e-4 --schedule onecycle"
     if [ -n "$full" ]; then
         recipe="--dataset cifar10 --batch-size 128" dense="--arch resnet56 --epochs 160" tune="--epochs 160" percent=0.9
     fi
@@ -83,7 +83,7 @@ magnitude() {
     step "magnitude: fine-tune, small learning rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar \
         $recipe $tune --save $d/small --resume auto &&
     step "magnitude: fine-tune, rewound learning rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar \
-        --retrain lr-rewind $recipe $tune --save $d/lr-rewind --resume auto &&
+        --retrain lr-rewind $recipe --save $d/lr-rewind --resume auto &&
     files+=($d/dense/checkpoint.pth.tar $d/{random,pruned}/pruned.pth.tar $d/{small,lr-rewind}/finetuned.pth.tar)
 }
 

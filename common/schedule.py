@@ -13,6 +13,9 @@ def epoch_or_word(text):
     return text if text in WORDS else int(text)
 
 
+epoch_or_word.__name__ = f"epoch number, or one of {', '.join(WORDS)}"
+
+
 def onecycle(epochs):
     """epoch (from 0) -> learning rate as a factor of --lr: one cycle in `epochs` epochs (Smith & Topin, 2018).
 

@@ -140,3 +140,23 @@ UNUSUAL = {"picture": "image", "strength": "lambda or penalty coefficient", "hel
 def test_words_are_the_field_s(path):
     found = {word: better for word, better in UNUSUAL.items() if re.search(word, path.read_text())}
     assert not found
+
+
+def test_the_sixth_method_of_the_front_page_runs(tmp_path, run):
+    """Saved beside the other folders, its file can be fine-tuned and evaluated by another method."""
+    text = (ROOT / "README.md").read_text()
+    code = text.split("## Add a method")[1].split("```python\n")[1].split("```")[0]
+    assert len(code.splitlines()) <= 66
+    (tmp_path / "l1filters").mkdir()
+    (tmp_path / "l1filters/prune.py").write_text(code)
+    (tmp_path / "common").symlink_to(ROOT / "common")
+    small = ["--dataset", "shapes10", "--subset", "40", "--device", "cpu"]
+    train = [*small, "--epochs", "1", "--batch-size", "20"]
+    assert run("magnitude/main.py", "--arch", "resnet8", "--save", "dense", *train, cwd=tmp_path).returncode == 0
+    done = run(tmp_path / "l1filters/prune.py", "--model", "dense/checkpoint.pth.tar", *small, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")["cfg"]["widths"] == [12, 23, 45]
+    for words in (["slimming/finetune.py", "--refine", "logs/l1filters/pruned.pth.tar", "--save", "tuned", *train],
+                  ["slimming/eval.py", "tuned/finetuned.pth.tar", *small]):
+        done = run(*words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
