@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, data, models
+from common import UserError, checkpoint, cli, compute_flops, data, models
 from common.compact import compact, compaction_report, sparsity_report
 from common.evaluate import evaluate
 from common.run import Run
@@ -116,8 +116,8 @@ def finetune(args):
     run.print(f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
               f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
     if run.rank == 0:                                        # the ordinary small network that is left
-        small = compact(model)
-        print(f"{sparsity_report(model)}\n{compaction_report(model, small, ckpt['dense'])}")
+        small, dense = compact(model), ckpt["dense"] or compute_flops.summary(model)
+        print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")
         path = checkpoint.save(run.folder / "compact.pth.tar", run.checkpoint(small, epoch=args.epochs))
         print(f"wrote {path}")
     run.finish(model, "finetuned.pth.tar", masks=ckpt["masks"])

@@ -100,7 +100,8 @@ READS = {  # what reads a network, {f}; the data set is what the network says, o
     "reweighted-testers": ("reweighted.testers", f"{{f}} {ONCE}"),
     "compute-flops": ("common.compute_flops", "{f}"),
 }
-DATA = {name: (module, f"{words} --dataset {{d}}") for name, (module, words) in READS.items() if "--device" in words}
+DATA = {name: (module, f"{words} --dataset {{d}}") for name, (module, words) in READS.items()
+        if "--device" in words and "--latency" not in words}
 DATA |= {name: (module, words.replace("--dataset tiny", "--dataset {d}").replace("--epochs 3", "--epochs 1"))
          for name, (module, words) in STEPS.items() if name.endswith("-main")}
 
