@@ -1,7 +1,7 @@
 """Checkpoints: one dictionary of tensors, numbers, strings, lists and dicts, readable without running code.
 
     {format, method, stage, arch, cfg, dataset, state_dict, masks?, quant?, epoch, prec1, best_prec1, args,
-     dense: {params, macs, cfg}}
+     dense: {params, macs, cfg}, images?: {classes, mean, std}}
 
 and, in a file to resume from, `resume` with the optimizer, scheduler and random states. prec1 is in percent.
 `stage` is one of dense, sparse, pruned, finetuned, quantized. A file of the original repositories loads too.
@@ -60,7 +60,8 @@ def of(model, method, stage, dataset, epoch=0, prec1=None, best_prec1=None, args
     args = {k: v for k, v in (args or {}).items() if isinstance(v, plain) and k != "data_dir"}
     return {"method": method, "stage": stage, "arch": model.arch, "cfg": model.cfg, "dataset": dataset,
             "state_dict": state, "epoch": epoch, "prec1": prec1, "best_prec1": best_prec1,
-            "args": args, "dense": dense, **{k: on_cpu(v) for k, v in more.items() if v is not None}}
+            "args": args, "dense": dense, **({"images": model.images} if getattr(model, "images", None) else {}),
+            **{k: on_cpu(v) for k, v in more.items() if v is not None}}
 
 
 def on_cpu(value):
@@ -146,6 +147,7 @@ def to_model(ckpt):
     model = network_of(ckpt["arch"], ckpt["cfg"], path)
     fit(model, ckpt["state_dict"], path)
     quantize_inputs(model, ckpt.get("activations") or {}, path)
+    model.images = images_of(ckpt)
     return model.eval()
 
 
@@ -155,6 +157,18 @@ def network_of(arch, cfg, path, build=models.build):
         return build(arch, **cfg)
     except Exception as error:                               # a stranger's cfg can be wrong in any way
         raise UserError(f"{path} describes a network that cannot be built: {error}") from error
+
+
+def images_of(ckpt):
+    """{"classes": names, "mean", "std": per channel} of the images it was trained on, or None. UserError if odd."""
+    images = ckpt.get("images")
+    if images is not None and not (
+            isinstance(images, dict) and all(isinstance(images.get(key), list) for key in ("classes", "mean", "std"))
+            and len(images["classes"]) in (0, ckpt["cfg"].get("num_classes"))
+            and all(isinstance(name, str) for name in images["classes"]) and len(images["mean"]) == len(images["std"])
+            and all(isinstance(v, float) for v in images["mean"] + images["std"]) and min(images["std"]) > 0):
+        raise UserError(f"{ckpt.get('path', 'checkpoint')}: its classes, mean and std do not fit the network")
+    return images
 
 
 def quantize_inputs(model, activations, path):

@@ -34,6 +34,8 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
+    add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
+        "what the network reads; in training the side all have, if they are square)")
     add("--test-batch-size", type=positive, default=256, help="test images per batch")
     add("--subset", type=positive, help="this many training and test images, classes balanced (a trial run)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")

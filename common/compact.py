@@ -113,7 +113,7 @@ def architecture(model):
 @torch.no_grad()
 def compaction_report(model, small, dense):
     """Widths, parameters and MACs of the compacted network, and how far its logits are from the masked one's."""
-    images = torch.rand(16, *models.input_shape(model.arch), generator=torch.Generator().manual_seed(0))
+    images = torch.rand(16, *models.input_shape(model.arch, model.cfg), generator=torch.Generator().manual_seed(0))
     images = images.to(next(model.parameters()).device)
     logits = model.eval()(images)
     difference = float((logits - small.eval()(images)).abs().max() / logits.abs().max().clamp_min(1e-30))

@@ -54,7 +54,7 @@ class Count:
 @torch.no_grad()
 def count(model, input_shape=None):
     """Counts one forward pass of one image (C, H, W); the model is left as it was."""
-    input_shape = input_shape or models.input_shape(model.arch)
+    input_shape = input_shape or models.input_shape(model.arch, model.cfg)
     layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
     rows = {name: Row(name, type(m).__name__, tuple(m.weight.shape)) for m, name in layers.items()}
     for m, name in layers.items():
@@ -114,18 +114,14 @@ def table(counted, before=None):
     return "\n".join(lines)
 
 
-def plain(arch, depth=None):
-    arch, depth = models.split_name(arch, depth)
-    return arch, {"depth": depth} if depth else {}
-
-
 def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("file", help="a checkpoint of this repository")
-    parser.add_argument("--arch", help="for a bare state_dict: which network it is")
+    parser.add_argument("--arch", help="what the file cannot say")
     parser.add_argument("--depth", type=int)
+    parser.add_argument("--image-size", type=cli.positive, help="of the images it is counted for")
     args = parser.parse_args(argv)
-    ckpt = originals.load(args.file, plain, args.arch, args.depth)
+    ckpt = originals.load(args.file, models.any_network, args.arch, args.depth, args.image_size)
     counted = count(checkpoint.to_model(ckpt))
     total = counted.total
     print(table(counted))

@@ -5,22 +5,20 @@
     for images, labels in train.epoch(0): ...     # float (B, C, H, W), normalized and augmented; labels (B,)
 
 `name` is found, in this order, as DATA_DIR/name.npz (arrays x_train, y_train, x_test, y_test), as the folder
-DATA_DIR/name/{train,test}/<class>/*.png|jpg, or by torchvision's download (mnist, cifar10, cifar100). Any other name
-is a path to such a file or folder. shapes10 and shapes100 are built in (common/synthetic.py).
+DATA_DIR/name of images (common/image_folder.py), or by torchvision's download (mnist, cifar10, cifar100). Any other
+name is a path to such a file or folder. shapes10 and shapes100 are built in (common/synthetic.py).
 """
-import os
+import copy
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from common import UserError, models
-from common.image_folder import read_folder, read_npz, save_npz
+from common.image_folder import read_folder, read_npz
 from common.loader import Loader as Loader  # data.Loader
+from common.sources import SYNTHETIC, data_dir, download, find, synthetic
 
-DOWNLOADS = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
-SYNTHETIC = ("shapes10", "shapes100")
 STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -30,7 +28,8 @@ STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's fo
 
 @dataclass
 class Dataset:
-    """x: uint8 (N, H, W, C); y: int64 (N,); mean and std: C numbers for pixels in [0, 1]."""
+    """x: uint8 (N, H, W, C); y: int64 (N,); mean and std: C numbers for pixels in [0, 1]; classes: their names, if they
+    have any."""
     name: str
     x_train: torch.Tensor
     y_train: torch.Tensor
@@ -39,6 +38,7 @@ class Dataset:
     num_classes: int
     mean: tuple
     std: tuple
+    classes: tuple = ()
 
     @property
     def shape(self):
@@ -47,29 +47,51 @@ class Dataset:
         return channels, height, width
 
 
-def data_dir(given=None):
-    return Path(given or os.environ.get("DATA_DIR") or Path(__file__).resolve().parent.parent / "data")
-
-
-def load(name, folder=None, grey=False, subset=None, holdout=0):
+def load(name, folder=None, grey=False, subset=None, holdout=0, size=None, usual=32, channels=None):
     """The data set `name` as a Dataset; subset: at most that many training and test images, balanced, by a
     fixed seed; holdout: the last that many training images are the test set, and are not trained on.
 
-    grey: the 28 x 28 grey variant of a synthetic set. UserError where there is no such data or it is not usable.
+    grey: the 28 x 28 grey variant of a synthetic set. A folder's images are resized and cropped to size x size (None:
+    the side all have, or `usual`) and have so many channels (None: 1 if all are grey, else 3). UserError where there
+    is no such data or it is not usable.
     """
     folder = data_dir(folder)
     if name in SYNTHETIC:
         arrays, key = synthetic(name, folder, grey), name
     else:
         path, key = find(name, folder)
-        arrays = (download(name, folder) if path is None else read_npz(path) if path.suffix == ".npz"
-                  else read_folder(path))
+        arrays = (download(name, folder) if path is None else read_npz(path) if path.is_file()
+                  else read_folder(path, size, usual, 1 if grey else channels))
     data = check(arrays, key, name)
     if subset:
         train, test = (balanced(y, min(subset, len(y)), data.num_classes) for y in (data.y_train, data.y_test))
         data = replace(data, x_train=data.x_train[train], y_train=data.y_train[train],
                        x_test=data.x_test[test], y_test=data.y_test[test])
     return hold_out(data, holdout) if holdout else data
+
+
+def for_network(model, args, path, holdout=0):
+    """The data set of args, its images as the model reads them; `path` is the model's file. UserError as check_fit."""
+    channels, size, _ = models.input_shape(model.arch, model.cfg)
+    data = sized(args, load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, channels=channels))
+    check_fit(data, model, path)
+    return data
+
+
+def for_arch(arch, cfg, args, holdout=0, trained=False):
+    """The data set of args for a network that is to be trained on it: images of --image-size, or of the side they
+    have. trained: it has been already, and keeps the size it had."""
+    channels, usual, _ = models.input_shape(arch, cfg)
+    size = usual if trained or arch in models.ONE_SIZE else args.image_size
+    return sized(args, load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, usual, channels))
+
+
+def sized(args, data):
+    """The data, if its images are of --image-size."""
+    if args.image_size and data.shape[1:] != (args.image_size, args.image_size):
+        raise UserError(f"--image-size {args.image_size} resizes the images of a folder, for networks that read any "
+                        f"size; those of {data.name} are {data.shape[2]} x {data.shape[1]}")
+    return data
 
 
 def hold_out(data, count):
@@ -81,48 +103,6 @@ def hold_out(data, count):
         raise UserError(f"--holdout {count} would take whole classes, or one only: {data.name} seems to be in the "
                         "order of its classes; bring it into a random one")
     return replace(data, x_train=x[:-count], y_train=y[:-count], x_test=x[-count:], y_test=y[-count:])
-
-
-def find(name, folder):
-    """(file or folder that holds the data set, or None to download it; the name its statistics go by)."""
-    name = str(Path(name))                                   # without a last slash
-    for kept, images in ((folder / f"{name}.npz", folder / name), (Path(f"{name}.npz"), Path(name))):
-        for path in (kept, images):
-            if path.is_file() and path.suffix == ".npz" or (path / "train").is_dir():
-                return path, path.stem
-        if name in DOWNLOADS:
-            return None, name
-    raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *SYNTHETIC])}, and there is no "
-                    f"{folder / name}.npz, no folder {folder / name}/train and no such path")
-
-
-def synthetic(name, folder, grey):
-    from common.synthetic import generate
-    path = folder / f"{name}{'-grey' if grey else ''}.npz"
-    if path.is_file():
-        return read_npz(path)
-    arrays = generate(name, grey)
-    save_npz(path, arrays)
-    return arrays
-
-
-def download(name, folder):
-    try:
-        import torchvision
-    except ImportError as error:
-        raise UserError(f"no {folder / name}.npz, and the download of {name} needs torchvision; install that, put "
-                        "the file there, or use --dataset shapes10") from error
-    kind = getattr(torchvision.datasets, DOWNLOADS[name])
-    arrays = {}
-    try:
-        for split, train in (("train", True), ("test", False)):
-            part = kind(folder / "downloads", train=train, download=True)
-            arrays[f"x_{split}"], arrays[f"y_{split}"] = np.asarray(part.data), np.asarray(part.targets)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"no {folder / name}.npz, and the download of {name} failed ({error}); put the file there, "
-                        "or use --dataset shapes10") from error
-    save_npz(folder / f"{name}.npz", arrays)
-    return arrays
 
 
 def check(arrays, key, name):
@@ -154,7 +134,8 @@ def check(arrays, key, name):
         some = max(30_720_000 // tensors["x_train"][0].numel(), 1)       # 10,000 images of 32 x 32: 250 MB
         pixels = tensors["x_train"][:some].double().flatten(0, 2) / 255
         mean, std = tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).clamp_min(1e-3).tolist())
-    return Dataset(name, **tensors, num_classes=num_classes, mean=mean, std=std)
+    return Dataset(name, **tensors, num_classes=num_classes, mean=mean, std=std,
+                   classes=tuple(arrays.get("classes", ())))
 
 
 def check_fit(data, model, path):
@@ -162,9 +143,22 @@ def check_fit(data, model, path):
     if model.cfg["num_classes"] != data.num_classes:
         raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "
                         "give the --dataset it was trained on, or train a network on this one")
-    if data.shape != models.input_shape(model.arch):
-        raise UserError(f"{data.name} has images of {data.shape} (channels, height, width), a {model.arch} reads "
-                        f"{models.input_shape(model.arch)}; take another --arch, or convert the images")
+    reads = models.input_shape(model.arch, model.cfg)
+    if data.shape != reads:
+        if data.shape[0] != reads[0] or data.shape[1] != data.shape[2] or model.arch in models.ONE_SIZE:
+            raise UserError(f"{data.name} has images of {data.shape} (channels, height, width), a {model.arch} reads "
+                            f"{reads}; take another --arch, or convert the images")
+        model.cfg["image_size"] = data.shape[1]              # what it is counted at from here on
+        try:
+            with torch.no_grad():
+                copy.deepcopy(model).to("meta").eval()(torch.zeros(1, *data.shape, device="meta"))
+        except RuntimeError as error:
+            raise UserError(f"{data.name} has images of {data.shape[1]} x {data.shape[2]}, too small for a "
+                            f"{model.arch}, which usually reads {reads[1]} x {reads[2]}") from error
+    names = (getattr(model, "images", None) or {}).get("classes") or []
+    if data.classes and names and list(data.classes) != list(names):
+        print(f"note: {path} knows the classes {', '.join(names)}; {data.name} has {', '.join(data.classes)}")
+    model.images = {"classes": list(data.classes), "mean": list(data.mean), "std": list(data.std)}
 
 
 def balanced(labels, count, num_classes, seed=0):

@@ -5,7 +5,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, predict
 from common.device import device_of
 
 
@@ -35,7 +35,7 @@ def milliseconds(networks, batch, rounds=15, seconds=0.02):
     for model in networks:
         device = next(model.parameters()).device
         model = model.eval().to(memory_format=torch.channels_last)
-        images = torch.rand(batch, *models.input_shape(model.arch), device=device)
+        images = torch.rand(batch, *models.input_shape(model.arch, model.cfg), device=device)
         placed.append((model, images.contiguous(memory_format=torch.channels_last), device, []))
     for turn in range(rounds + 2):                           # the first two turns warm up
         for model, images, device, times in placed:
@@ -60,10 +60,11 @@ def evaluate_file(argv, description, network):
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", help="the checkpoint")
     add("--model", "--pruned", "--resume", dest="named", metavar="FILE", help="the same")
-    add("--arch", help="for a file of an original repository")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--half", action="store_true", help="evaluate in bf16 instead of fp32")
     add("--latency", action="store_true", help="measure milliseconds per batch, beside the dense network's")
+    predict.add_flags(parser)
     args = parser.parse_args(argv)
     if not (args.file or args.named):
         raise UserError("which checkpoint? python eval.py FILE")
@@ -72,7 +73,7 @@ def evaluate_file(argv, description, network):
 
 def evaluate_checkpoint(path, args, network):
     """What evaluate_file prints of the file; args: its flags."""
-    ckpt = originals.load(path, network, args.arch, args.depth)
+    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     total = compute_flops.count(model).total
@@ -83,14 +84,17 @@ def evaluate_checkpoint(path, args, network):
         dense = ckpt["dense"]
         print(f"  {dense['params'] / total.params:.2f}x fewer parameters, {dense['macs'] / total.macs:.2f}x fewer MACs "
               "than the dense network")
+    if args.predict:
+        return predict.predict(model, ckpt, args, device)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, ckpt["path"])
+    dataset = data.for_network(model, args, ckpt["path"])
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""
     print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
+    if args.per_class:
+        print(predict.per_class(model, test, predict.names_of(model, dataset), args.half))
     if args.latency:
         dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)
         for batch in (1, 128):

@@ -1,79 +1,160 @@
-"""Files that are not in our format: bare state_dicts, and those of the original repositories.
+"""Files that others wrote: bare state_dicts, and checkpoints of the original and of other well-known repositories.
 
-    ckpt = load("checkpoint.pth.tar", network, arch="vgg", depth=13)
+    ckpt = load("resnet18.pth", network)
 
-The result is what checkpoint.load gives for our own files, which this reads as well.
+The result is what checkpoint.load gives for our own files, which this reads as well. FORMATS says which names a
+repository gives its layers; depth, widths and class count are read off the tensors' shapes.
 """
 import re
+from dataclasses import dataclass, field
+
+import torch
 
 from common import UserError, checkpoint, models
+from common.shapes import complete, misfits, sized, told
+
+WRAPPERS = ("state_dict", "model_state_dict", "net", "model")            # keys that may hold the weights
+PREFIXES = ("module.", "model.", "net.", "_orig_mod.")                   # that may begin every name
 
 
-def load(path, network, arch=None, depth=None):
-    """A validated checkpoint dictionary, whoever wrote the file.
+@dataclass
+class Format:
+    """Names of layers: `has` are some that the file has, `lacks` some that it has not, `names` their way to ours."""
+    who: str
+    arch: str
+    has: str
+    lacks: str = ""
+    cfg: dict = field(default_factory=dict)
+    names: tuple = ()
 
-    A file that does not say what it is (a bare state_dict, or one of an original repository) is what
-    network(arch, depth) -> (arch, cfg) says; its class count, narrowed widths and channel selections are read from the
-    file itself. For one that does, arch and depth are only compared. UserError otherwise.
+
+LINEAR = ((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample."))
+UNITS = ((r"^conv1\.0\.", "conv1."), (r"^conv1\.1\.", "bn1."), (r"^conv(\d)_x", lambda m: f"layer{int(m[1]) - 1}"),
+         (r"residual_function\.([0369])\.", lambda m: f"conv{int(m[1]) // 3 + 1}."),
+         (r"residual_function\.([147])\.", lambda m: f"bn{int(m[1]) // 3 + 1}."), (r"\.shortcut\.", ".downsample."))
+FORMATS = (
+    Format("kuangliu ResNet", "resnet_imagenet", "layer4 bn1 linear", names=LINEAR),
+    Format("kuangliu PreActResNet", "resnet_imagenet", "layer4 linear", "bn1", {"preact": True}, LINEAR),
+    Format("weiaicunzai ResNet", "resnet_imagenet", "conv1.0 conv5_x fc", names=UNITS),
+    Format("torchvision ResNet", "resnet_imagenet", "layer4 bn1 fc"),
+    Format("four-stage pre-activation ResNet", "resnet_imagenet", "layer4 fc", "bn1", {"preact": True}),
+    Format("akamaster ResNet", "resnet", "layer3 bn1 linear", "layer4 layer2.0.shortcut", {"shortcut": "slice"},
+           LINEAR),
+    Format("akamaster ResNet, option B", "resnet", "layer3 bn1 linear layer2.0.shortcut", "layer4", names=LINEAR),
+    Format("soft-mask WideResNet", "wideresnet", "layer3 bn1 fc layer2.0.downsample.weight", "layer4",
+           {"variant": "softmask"}, ((r"^layer(\d)\.", r"block\1.layer."), (r"\.downsample\.", ".convShortcut."))),
+    Format("chenyaofo or bearpaw ResNet", "resnet", "layer3 bn1 fc layer2.0.downsample.1", "layer4"),
+    Format("l1-norm ResNet, padded shortcuts", "resnet", "layer3 bn1 fc", "layer4 layer2.0.downsample",
+           {"shortcut": "pad"}),
+    Format("slimming or bearpaw PreResNet", "preresnet", "layer3 bn fc", "layer4"),
+    Format("bearpaw WideResNet", "wideresnet", "block3.layer bn1 fc"),
+    Format("slimming or bearpaw DenseNet", "densenet", "dense3 bn fc"),
+    Format("bearpaw ResNeXt", "resnext", "conv_1_3x3 stage_3 classifier"),
+    Format("kuangliu MobileNetV2", "mobilenetv2", "layers.16 linear"),
+    Format("bearpaw AlexNet", "alexnet", "features.6 features.8 features.10 classifier.weight", "features.1"),
+    Format("torchvision or chenyaofo VGG", "vgg", "features.0 classifier.6", names=((r"^features\.", "feature."),)),
+    Format("kuangliu or bearpaw VGG", "vgg", "features.0 classifier", "classifier.6",
+           names=((r"^features\.", "feature."),)),
+    Format("slimming or l1-norm VGG", "vgg", "feature.0 classifier"),
+    Format("LeNet-300-100", "lenet300", "fc1 fc2 fc3", "conv1"),
+    Format("LeNet-5", "lenet5", "conv1 conv2 fc1 fc2", "fc3"),
+)
+
+
+def load(path, network, arch=None, depth=None, image_size=None):
+    """A validated checkpoint dictionary, whoever wrote the file; image_size: what its images are resized to, if any.
+
+    The network is the file's. arch and depth are compared with it; what the file cannot say (whether a batch norm has
+    a channel selection, where a stride is) is as network(arch, depth) -> (arch, cfg) has it. UserError otherwise.
     """
     path, ckpt = checkpoint.read(path)
-    if "format" not in ckpt:
-        return checkpoint.validated(path, convert(path, ckpt, network, arch, depth))
-    ckpt = checkpoint.validated(path, ckpt)
-    if arch or depth:
-        asked, cfg = network(arch, depth) if arch else (ckpt["arch"], {"depth": depth})
-        said = {str(depth), *re.findall(r"\d+", arch or "")}  # cfg's other numbers are defaults, asked for by nobody
-        if ckpt["arch"] != asked or any(str(v) in said and ckpt["cfg"].get(k) != v for k, v in cfg.items()):
-            there = " ".join(f"{k} {v}" for k, v in ckpt["cfg"].items() if k in ("depth", "widen_factor"))
-            raise UserError(f"{path} holds a {ckpt['arch']} ({there}), not{f' --arch {arch}' if arch else ''}"
-                            f"{f' --depth {depth}' if depth else ''}; leave them out to take it from the file")
+    ckpt = checkpoint.validated(path, ckpt if "format" in ckpt else convert(path, ckpt, network, arch, depth))
+    agree(path, ckpt["arch"], ckpt["cfg"], network, arch, depth)
+    if image_size:
+        ckpt["cfg"] = {**ckpt["cfg"], "image_size": image_size}
     return ckpt
 
 
-def convert(path, ckpt, network, arch, depth):
-    """A bare state_dict, or an original repository's {epoch, state_dict, best_prec1 or acc, cfg?}, as a checkpoint."""
-    state = ckpt.get("state_dict", ckpt)
+def agree(path, have, cfg, network, arch, depth):
+    """UserError where the file holds another network than --arch and --depth say."""
+    if not (arch or depth):
+        return
+    asked, asked_cfg = network(arch, depth) if arch else (have, {"depth": depth})
+    said = {str(depth), *re.findall(r"\d+", arch or "")}     # the other numbers are defaults, asked for by nobody
+    named = re.sub(r"[\d_]+(bn)?$", "", arch or "")
+    if have not in (asked, named) or any(str(v) in said and cfg.get(k) != v for k, v in asked_cfg.items()):
+        there = " ".join(f"{k} {v}" for k, v in cfg.items() if k in ("depth", "widen_factor"))
+        raise UserError(f"{path} holds a {have} ({there}), not{f' --arch {arch}' if arch else ''}"
+                        f"{f' --depth {depth}' if depth else ''}; leave them out to take it from the file")
+
+
+def convert(path, ckpt, network, arch=None, depth=None):
+    """Someone else's dictionary, the weights somewhere inside it, as a checkpoint."""
+    outer, state = ckpt, ckpt
+    while not checkpoint.weights(state) and isinstance(state, dict) and any(key in state for key in WRAPPERS):
+        outer, state = state, next(state[key] for key in WRAPPERS if key in state)
     if not state or not checkpoint.weights(state):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(ckpt)[:5]))})")
-    if not arch:
-        raise UserError(f"{path} does not say which network it is; give --arch and --depth")
-    arch, cfg = network(arch, depth)
-    state = translate(state, arch)
-    for name in reversed(list(state)):
-        if name.endswith(".bias"):
-            cfg["num_classes"] = len(state[name])
-            break
-    if "cfg" in ckpt:                                   # the originals' list of widths of a pruned network
-        if not isinstance(ckpt["cfg"], list):
-            raise UserError(f"{path}: its cfg is no list of widths")
-        whole = models.build(arch, **cfg).state_dict()
-        if any(state[name].shape != whole[name].shape for name in whole.keys() & state.keys()):
-            cfg["widths"] = ckpt["cfg"]                 # else a mask-impl file: it counts what is kept of whole weights
-    model = models.build(arch, **cfg)
-    for name, tensor in model.state_dict().items():
-        if name not in state and name.endswith(".indices"):
-            state[name] = tensor                        # mask-impl networks have no channel selection: all is kept
-        if name not in state and name.endswith("num_batches_tracked"):
-            state[name] = tensor                        # torch before 0.4.1 did not write it
-    checkpoint.fit(model, state, path)
-    best = float(ckpt.get("best_prec1", ckpt.get("best_acc", 0)) or 0)
-    return {"format": checkpoint.FORMAT, "method": "original", "stage": "pruned" if "cfg" in ckpt else "dense",
-            "arch": arch, "cfg": model.cfg, "dataset": None, "state_dict": state, "epoch": int(ckpt.get("epoch", 0)),
-            "prec1": None, "best_prec1": 100 * best if best <= 1 else best, "args": {}, "dense": None}
+    asked = network(arch, depth) if arch else (None, {})
+    model, state = recognize(path, cleaned(state), *asked)
+    best = next((outer[key] for key in ("best_prec1", "best_acc", "acc") if key in outer), 0)
+    best, epoch = (float(v) if isinstance(v, int | float) or isinstance(v, torch.Tensor) and v.numel() == 1 else 0.0
+                   for v in (best, outer.get("epoch", 0)))
+    return {"format": checkpoint.FORMAT, "method": "original", "arch": model.arch, "cfg": model.cfg, "dataset": None,
+            "stage": "pruned" if isinstance(outer.get("cfg"), list) else "dense", "state_dict": state,
+            "epoch": int(epoch), "prec1": None, "best_prec1": 100 * best if best <= 1 else best, "args": {},
+            "dense": None}
 
 
-def translate(state, arch):
-    """The originals' parameter names in ours, and their 0/1 selection vectors as indices."""
-    renames = {"vgg": [(r"^features\.", "feature.")],
-               "wideresnet": [(r"^layer(\d)\.", r"block\1.layer."), (r"\.downsample\.", ".convShortcut.")]}
-    ours = {}
+def cleaned(state):
+    """The tensors under their bare names: without DataParallel's and other prefixes and what thop leaves."""
+    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
+        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    return {name.replace(".module.", "."): tensor for name, tensor in state.items()
+            if not name.endswith(("total_ops", "total_params"))}
+
+
+def recognize(path, state, asked=None, asked_cfg=None):
+    """(the network without its weights, its state_dict in our names) of the first format that fits.
+
+    asked: an arch whose options are taken where the file does not say. UserError names the nearest format and the first
+    two misfits.
+    """
+    def is_there(names):
+        return [any(name.startswith(f"{sign}.") or name == sign for name in state) for sign in names.split()]
+
+    likely = [f for f in FORMATS if all(is_there(f.has)) and not any(is_there(f.lacks))]
+    nearest = None
+    for form in likely or FORMATS:
+        ours, theirs = translated(state, form.names)
+        for options in ([asked_cfg, {}] if form.arch == asked else [{}]):
+            try:
+                model = sized(form.arch, {**options, **form.cfg, **told(form.arch, ours)}, ours)
+            except (UserError, AssertionError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):
+                if likely and form is not likely[-1] or options:
+                    continue
+                model = models.sketch(form.arch, **form.cfg)
+            filled = complete(model, ours)
+            wrong = misfits(model, filled, theirs)
+            if not wrong and likely:
+                return model, filled
+            if nearest is None or len(wrong) < len(nearest[0]):
+                nearest = wrong, form, model
+    wrong, form, model = nearest
+    more = f" ({len(wrong) - 2} more)" if len(wrong) > 2 else ""
+    raise UserError(f"{path} is none of the networks here. The nearest is {form.who} "
+                    f"({models.name(model.arch, model.cfg)}), but {' and '.join(wrong[:2])}{more}. There are: "
+                    f"{', '.join(f.who for f in FORMATS)}")
+
+
+def translated(state, names):
+    """({our name: tensor}, {our name: the file's}); 0/1 selection vectors become indices."""
+    ours, theirs = {}, {}
     for name, tensor in state.items():
-        name = name.removeprefix("module.").replace(".module.", ".")     # DataParallel, around all or a part
-        if name.endswith(("total_ops", "total_params")):                 # thop leaves these
-            continue
-        if name.endswith("select.indexes"):
-            name, tensor = name.replace("indexes", "indices"), tensor.nonzero().flatten()
-        for pattern, ours_is in renames.get(arch, ()):
-            name = re.sub(pattern, ours_is, name)
-        ours[name] = tensor
-    return ours
+        new = name
+        for pattern, replacement in names:
+            new = re.sub(pattern, replacement, new)
+        if new.endswith("select.indexes"):
+            new, tensor = new.replace("indexes", "indices"), tensor.nonzero().flatten()
+        ours[new], theirs[new] = tensor, name
+    return ours, theirs

@@ -77,7 +77,8 @@ class Counter(TorchDispatchMode):
         elif op in ("mean", "avg_pool2d", "_adaptive_avg_pool2d"):      # windows that do not overlap
             row = Operations(name, "pool", out[0].numel(), x[0].numel() - out[0].numel(), size=x.shape[-1])
         elif op.startswith("max_pool2d"):                               # a comparison is counted as an addition
-            row = Operations(name, "pool", 0, x[0].numel() - out[0][0].numel(), size=x.shape[-1])
+            kernel = args[1][0] * args[1][-1]
+            row = Operations(name, "pool", 0, out[0][0].numel() * (kernel - 1), size=x.shape[-1])
         elif op in FREE:
             return
         else:
@@ -108,7 +109,7 @@ def operations(model, input_shape=None):
     hooks += [m.register_forward_hook(lambda *_: counter.inside.pop() and None) for m in modules]
     try:
         model.eval()
-        image = torch.zeros(1, *(input_shape or models.input_shape(model.arch)), device=weight.device,
+        image = torch.zeros(1, *(input_shape or models.input_shape(model.arch, model.cfg)), device=weight.device,
                             dtype=weight.dtype)
         with counter:
             model(image)

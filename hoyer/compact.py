@@ -21,7 +21,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("--model", metavar="FILE", required=True, help="a pruned, best a fine-tuned network")
     parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
-    parser.add_argument("--arch", help="for a file of the original repository")
+    parser.add_argument("--arch", help="what the file cannot say, for one of another repository")
     parser.add_argument("--depth", type=cli.positive)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
     args = parser.parse_args(argv)

@@ -20,11 +20,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.compact import compact, compaction_report, sparsity_report
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
+from hoyer.networks import network
 
 RECIPES = {  # of the original, by network and by the rule that the file was pruned by: what the command line leaves out
     ("LeNet", "T"): dict(epochs=100, batch_size=100, lr=1e-4, schedule=[], weight_decay=0.0),
@@ -63,20 +64,20 @@ def hits(logits, labels):
 def finetune(args):
     """Trains what the masks of args.model keep, as args say (those of `parse`), into the folder args.save."""
     check_schedule(args.schedule)
-    ckpt = checkpoint.load(args.model)
+    ckpt = originals.load(args.model, network, image_size=args.image_size)
     if not ckpt.get("masks"):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     lenet = ckpt["arch"].startswith("lenet")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     rule = ckpt["args"].get("rule")                          # others call something else so
     args.rule = rule if rule in ("T", "V") else None
-    network = "LeNet" if lenet else "CIFAR"
-    recipe = RECIPES.get((network, args.rule), RECIPES[network, "T"])
+    kind = "LeNet" if lenet else "CIFAR"
+    recipe = RECIPES.get((kind, args.rule), RECIPES[kind, "T"])
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
     run = Run(args, "hoyer", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"])
 
     # data: the LeNets see MNIST as it is
-    dataset = data.load(args.dataset, args.data_dir, grey=lenet, subset=args.subset, holdout=args.holdout)
+    dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], args, args.holdout, trained=True)
     train, test = run.loaders(dataset) if lenet else run.loaders(dataset, crop=4, flip=True)
 
     # network

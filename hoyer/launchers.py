@@ -83,7 +83,8 @@ def evaluate(args):
 
     def network(arch, depth):
         return networks.network(arch, depth, **networks.options(args))
-    evaluate_checkpoint(find(path), argparse.Namespace(**vars(args), half=False, latency=False), network)
+    evaluate_checkpoint(find(path), argparse.Namespace(
+        **vars(args), half=False, latency=False, per_class=False, predict=None), network)
 
 
 def pruning_flags(doc, sensitivity):

@@ -75,7 +75,7 @@ def starting_point(args):
     if not args.pretrained and not Path(path).is_file():
         raise UserError(f"no dense network {path}; train it with element.py --reg 0 --decay 0.0, "
                         "or name another: --pretrained FILE")
-    ckpt = originals.load(path, network, args.arch, args.depth)
+    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
     for name, value in options.items():
         if value is not None and ckpt["cfg"].get(name) != value:
             raise UserError(f"{path} has {name} {ckpt['cfg'].get(name)}, not {value}; leave it out")
@@ -113,7 +113,7 @@ def train(args):
         run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
 
     # data: the LeNets see MNIST as it is
-    dataset = data.load(args.dataset, args.data_dir, grey=lenet, subset=args.subset, holdout=args.holdout)
+    dataset = data.for_arch(arch, cfg, args, args.holdout, trained=bool(ckpt))
     train, test = run.loaders(dataset) if lenet else run.loaders(dataset, crop=4, flip=True)
 
     # network

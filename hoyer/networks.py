@@ -1,7 +1,8 @@
 """Which network `--arch` means in this folder, with the original's options.
 
 mlp and cnn are the LeNets of the MNIST experiments (LeNet-300-100 and LeNet-5), all others the CIFAR networks of
-bearpaw/pytorch-classification. resnet and preresnet have 6n+2 layers, or 9n+2 with --block-name Bottleneck.
+bearpaw/pytorch-classification. resnet and preresnet have 6n+2 layers, or 9n+2 with --block-name Bottleneck. Any other
+name is that network of common/models.
 """
 import re
 
@@ -44,12 +45,13 @@ def options(args):
 
 def network(arch, depth=None, **options):
     """(arch, cfg) for `models.build` and `originals.load`. UserError for an option that the network does not have."""
-    asked = arch
+    asked, asked_depth = arch, depth
     if arch not in NETWORKS:
         arch, depth = models.split_name(arch, depth)         # resnet56 is --arch resnet --depth 56
-    if arch not in NETWORKS:
-        raise UserError(f"hoyer has --arch {', '.join(NETWORKS)}; got {asked!r}")
-    name, defaults, fixed = NETWORKS[arch]
+    if arch in NETWORKS:
+        name, defaults, fixed = NETWORKS[arch]
+    else:
+        (name, defaults), fixed, depth = models.any_network(asked, asked_depth), {}, None
     given = {key: value for key, value in {"depth": depth, **options}.items() if value is not None}
     for key, value in given.items():
         if key not in defaults and fixed.get(key) != value:

@@ -45,7 +45,7 @@ def add_flags(parser, sensitivity=None):
     """What to prune, and how; sensitivity: its default."""
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the trained network, with or without its suffix")
-    add("-a", "--arch", help="for a file of the original repository: mlp, cnn, resnet, ...")
+    add("-a", "--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=cli.positive)
     add("--sensitivity", type=cli.nonnegative, default=sensitivity,
         help="the threshold, or its ratio to the standard deviation")
@@ -177,7 +177,7 @@ def prune(args):
     check(args)
 
     # load
-    ckpt = originals.load(find(args.model), network, args.arch, args.depth)
+    ckpt = originals.load(find(args.model), network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
@@ -206,9 +206,7 @@ def prune(args):
     # report: what is left, and what that does to the accuracy
     report = f"{sparsity_report(model)}\n{compaction_report(model, compact(model), dense)}"
     print(report, flush=True)
-    dataset = data.load(args.dataset, args.data_dir, grey=model.arch.startswith("lenet"), subset=args.subset,
-                        holdout=args.holdout)
-    data.check_fit(dataset, model, args.model)
+    dataset = data.for_network(model, args, args.model, args.holdout)
     result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
     count = len(dataset.y_test)
     line = (f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "

@@ -120,7 +120,7 @@ def shared(args, holdout):
     return dict(dataset=args.dataset, data_dir=args.data_dir, subset=args.subset, device=args.device, arch=args.arch,
                 depth=None, batch_size=None, test_batch_size=args.test_batch_size, seed=args.seed, holdout=holdout,
                 schedule=args.schedule, gamma=0.1, momentum=0.9, precision="auto", compile=False, resume="auto",
-                overwrite=False)
+                overwrite=False, image_size=None)
 
 
 def training(args, holdout, save, reg="none", decay=0.0, pretrained=None, weight_decay=None):

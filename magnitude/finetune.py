@@ -159,7 +159,7 @@ def apply(masks, parameters):
 def start_from(args):
     """The checkpoint to start from, and its path. --resume alone names it, or a run of this script to continue."""
     path = args.model or (Path(args.save) / "checkpoint.pth.tar" if args.resume == "auto" else args.resume)
-    ckpt = originals.load(path, network, args.arch, args.depth)
+    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
     if not args.model:
         if ckpt["method"] == "magnitude" and ckpt["stage"] == "finetuned" and "resume" in ckpt:
             args.model, args.save = ckpt["args"]["model"], args.save or str(Path(path).parent)
@@ -186,7 +186,7 @@ def retrain(args):
     model, k, stretch = checkpoint.to_model(ckpt), 0, 1.0
     origin = {"masks": ckpt["masks"], "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
     if args.retrain == "weight-rewind":
-        early = originals.load(args.rewind_to, network, args.arch, args.depth)
+        early = originals.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
         checkpoint.fit(model, early["state_dict"], args.rewind_to)
         k = early["epoch"]
     elif args.retrain.startswith("scratch"):
@@ -212,8 +212,7 @@ def retrain(args):
 
     # data
     lenet = ckpt["arch"].startswith("lenet")
-    dataset = data.load(args.dataset, args.data_dir, lenet, args.subset)
-    data.check_fit(dataset, model, path)
+    dataset = data.for_network(model, args, path)
     train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     # A fresh optimizer: the dense run's momentum would pull at weights that are pruned.

@@ -94,7 +94,7 @@ def iterate(args):
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("iterative.py runs in one process; start it without torchrun")
     source = start_from(args)
-    ckpt = originals.load(source, network, args.arch, args.depth)
+    ckpt = originals.load(source, network, args.arch, args.depth, args.image_size)
     if ckpt["method"] == "magnitude" and ckpt["stage"] != "dense":
         raise UserError(f"{source} is {ckpt['stage']} already; the rounds start from the dense network")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)

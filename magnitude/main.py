@@ -57,7 +57,9 @@ def main(argv=None):
 
 
 def train(args):
-    start = originals.load(args.pretrained, network, args.arch, args.depth) if args.pretrained else None
+    start = None
+    if args.pretrained:
+        start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or start and start["dataset"] or "cifar10"
     args.schedule = args.schedule or sorted({args.epochs // 2, args.epochs * 3 // 4} - {0})
     args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
@@ -68,7 +70,7 @@ def train(args):
 
     # data
     lenet = arch.startswith("lenet")
-    dataset = data.load(args.dataset, args.data_dir, lenet, args.subset)
+    dataset = data.for_arch(arch, cfg, args, trained=bool(start))
     train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     # network

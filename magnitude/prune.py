@@ -62,7 +62,7 @@ def parse(argv=None):
     add("--save", "--save_dir", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     keep.add_flags(parser, macs=False)
-    add("-a", "--arch", help="for a file of an original repository: vgg16, resnet56, preresnet110, ...")
+    add("-a", "--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
     return parser.parse_args(argv)
@@ -175,8 +175,7 @@ def report(model, masks, all_masks, thresholds, totals):
 
 def accuracies(args, original, model, device):
     """evaluate() on the test set before and after pruning."""
-    dataset = data.load(args.dataset, args.data_dir, model.arch.startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, args.resume)
+    dataset = data.for_network(model, args, args.resume)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     return [evaluate(m.to(device), test) for m in (original, model)]
 
@@ -211,7 +210,7 @@ def main(argv=None):
 def prune(args):
     """Prunes the network in args.resume into the folder args.save; returns the path of pruned.pth.tar."""
     # load
-    ckpt = originals.load(args.resume, network, args.arch, args.depth)
+    ckpt = originals.load(args.resume, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")

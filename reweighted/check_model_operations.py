@@ -143,7 +143,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
-    add("--arch", help="for a bare state_dict: which network it is")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--input-bits", type=cli.positive, default=16, help="of activations and multiplications")
     add("--param-bits", type=cli.positive, default=16, help="of values in storage; a quantized file has its own")

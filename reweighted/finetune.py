@@ -42,7 +42,7 @@ def main(argv=None):
 def retrain(args):
     if not args.model:
         raise UserError("--model FILE is needed: the pruned.pth.tar that prune.py wrote")
-    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
     if not ckpt.get("masks"):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     if args.warmup_epochs < 0:
@@ -64,8 +64,7 @@ def retrain(args):
 
     # data
     lenet = ckpt["arch"].startswith("lenet")
-    dataset = data.load(args.dataset, args.data_dir, lenet, args.subset)
-    data.check_fit(dataset, model, args.model)
+    dataset = data.for_network(model, args, args.model)
     train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     optimizer = make_optimizer(args, model)

@@ -84,17 +84,17 @@ def train(args):
         raise UserError("--faithful is of the reweighted phase; give --rew, or leave it out")
     if args.rew:
         ckpt = originals.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
-                              args.depth)
+                              args.depth, args.image_size)
         args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
         if args.lam is None:                                 # fewer steps need a stronger pull
             args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
         model, masks = checkpoint.to_model(ckpt), ckpt.get("masks", {})
         dense = ckpt["dense"] or compute_flops.summary(model)
-        dataset = data.load(args.dataset, args.data_dir, model.arch.startswith("lenet"), args.subset)
+        dataset = data.for_network(model, args, args.pretrained)
     else:
         args.dataset = args.dataset or "cifar100"
         arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)
-        dataset = data.load(args.dataset, args.data_dir, arch.startswith("lenet"), args.subset)
+        dataset = data.for_arch(arch, cfg, args)
         torch.manual_seed(args.seed)
         model, masks = models.build(arch, num_classes=dataset.num_classes, **cfg), {}
         dense = compute_flops.summary(model)

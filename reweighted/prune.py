@@ -59,7 +59,7 @@ def parse(argv=None):
     add("--ratios", metavar="FILE", help="fractions of each convolution")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    add("--arch", help="for a bare state_dict: which network it is")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     return parser.parse_args(argv)
 
@@ -209,7 +209,7 @@ def prune(args):
     check(args)
 
     # load
-    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
@@ -277,8 +277,7 @@ def check(args):
 
 def accuracies(args, ckpt, original, masked, small, device):
     """(lines with the accuracy before and after and how far the narrow network's logits are off, the last top-1)."""
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, masked, args.model)
+    dataset = data.for_network(masked, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     before, after = (evaluate(model.to(device), test)["top1"] for model in (original, small))
     lines = [f"accuracy on {args.dataset}: {before:.2f} % before, {after:.2f} % pruned"]

@@ -36,7 +36,7 @@ def parse(argv=None):
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--model", metavar="FILE", help="the network to quantize")
-    add("--arch", help="for a bare state_dict: which network it is")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--quant-method", "--quant_method", choices=quantizers.METHODS, default="linear",
         help="linear: scales that are powers of two")
@@ -109,7 +109,7 @@ def quantize(args):
         raise UserError("--model FILE is needed: the network to quantize")
     if args.fwd_bits != 32 and not 2 <= args.fwd_bits <= 16:
         raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 for activations as they are")
-    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
     if ckpt.get("quant"):
         raise UserError(f"{args.model} is quantized already; give the network before")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
@@ -125,8 +125,7 @@ def quantize(args):
     except ValueError as error:
         raise UserError(f"--bit-list {error}") from error
 
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, args.model)
+    dataset = data.for_network(model, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     # the ranges of the activations, on training images as they are
     train = data.Loader(dataset, "train", args.test_batch_size, device, shuffle=False)

@@ -32,7 +32,7 @@ def parse(argv=None):
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
     add("--refine", metavar="FILE", help="the pruned network: pruned.pth.tar of prune.py")
-    add("--arch", help="for a file of the original repository: vgg, resnet, densenet")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="keep the penalty on gammas")
     add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient")
@@ -57,7 +57,7 @@ def main(argv=None):
 def finetune(args):
     if not args.refine:
         raise UserError("--refine FILE is needed: the pruned.pth.tar that prune.py wrote")
-    ckpt = originals.load(args.refine, network, args.arch, args.depth)
+    ckpt = originals.load(args.refine, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run(args, "slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
 
@@ -70,8 +70,7 @@ def finetune(args):
     masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}      # True: kept
 
     # data
-    dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
-    data.check_fit(dataset, model, args.refine)
+    dataset = data.for_network(model, args, args.refine)
     train, test = run.loaders(dataset, crop=4, flip=True)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

@@ -69,14 +69,16 @@ def main(argv=None):
 
 
 def train(args):
-    start = originals.load(args.pretrained, network, args.arch, args.depth) if args.pretrained else None
+    start = None
+    if args.pretrained:
+        start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "vgg", args.depth)
     family = models.split_name(args.arch or "vgg", args.depth)[0] if not start else arch
     run = Run(args, "slimming", "sparse" if args.sr else "dense", models.name(family, cfg))
 
     # data
-    dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
+    dataset = data.for_arch(arch, cfg, args, trained=bool(start))
     train, test = run.loaders(dataset, crop=4, flip=True)
 
     # network

@@ -2,8 +2,9 @@
 
 All start with gamma = 0.5, as in the original: nearer to zero for the penalty. ResNet and DenseNet have a channel
 selection after the batch norms whose input other layers read too, so that one consumer can stop reading a channel.
+Any other name is that network of common/models, as it is.
 """
-from common import UserError, models
+from common import models
 
 OPTIONS = {
     "vgg": ("vgg", {"variant": "slimming"}),
@@ -17,6 +18,6 @@ def network(arch, depth=None):
     """(arch, cfg) for `models.build` and `checkpoint.load`; depth None: the paper's."""
     arch, depth = models.split_name(arch, depth)
     if arch not in OPTIONS:
-        raise UserError(f"slimming has --arch {', '.join(OPTIONS)}; got {arch!r}")
+        return models.any_network(arch, depth)
     name, cfg = OPTIONS[arch]
     return name, {"depth": DEPTHS[arch] if depth is None else depth, **cfg}

@@ -43,7 +43,7 @@ def parse(argv=None, **defaults):
     keeping.add_flags(parser, weights=False)
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    add("--arch", help="for a file of the original repository: vgg, resnet, densenet")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--criterion", choices=("gamma", "random"), default="gamma")
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
@@ -197,8 +197,7 @@ def report(args, keep, threshold, before, after):
 
 def accuracies(args, original, masked, small, device):
     """A line with the accuracy before and after and how far the narrow network's logits are off, and the last top-1."""
-    dataset = data.load(args.dataset, args.data_dir, subset=args.subset)
-    data.check_fit(dataset, original, args.model)
+    dataset = data.for_network(original, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
     with torch.no_grad():
@@ -229,7 +228,7 @@ def main(argv=None):
 
 def prune(args):
     # load
-    ckpt = originals.load(args.model, network, args.arch, args.depth)
+    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")

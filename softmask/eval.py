@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, data, originals, scores
+from common import UserError, checkpoint, cli, data, originals, predict, scores
 from common.device import device_of
 from common.evaluate import evaluate
 from softmask.cost import legacy_flops
@@ -33,8 +33,9 @@ def parse(argv=None):
     add("--half", action="store_true", help="evaluate in bf16, and halve the FLOPs of convolutions")
     add("--nbit", type=cli.positive, default=32, help="bits of a parameter")
     add("--freebie", action="store_true", help="16-bit parameters and halved FLOPs for a network without quantization")
-    add("--arch", help="for a bare state_dict: which network it is")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
+    predict.add_flags(parser)
     return parser.parse_args(argv)
 
 
@@ -76,7 +77,7 @@ def main(argv=None):
     if args.nbit > 32 or args.freebie and args.nbit != 32:
         raise UserError(f"--nbit {args.nbit}" + (": the freebie is for networks without quantization, of 32 bits"
                                                  if args.freebie else " is more than 32"))
-    ckpt = originals.load(path, network, args.arch, args.depth)
+    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     params = sum(p.numel() for p in model.parameters())
@@ -85,14 +86,18 @@ def main(argv=None):
     printed = describe(params, flops, halved, args.nbit, args.freebie, args.half)
     rules = by_the_rules(model, ckpt, args.freebie)
     print(printed, flush=True)
+    if args.predict:
+        return predict.predict(model, ckpt, args, device)
 
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, path)
-    result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device), args.half)
+    dataset = data.for_network(model, args, path)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    result = evaluate(model, test, args.half)
     count = len(dataset.y_test)
     right = round(result["top1"] * count / 100)
     print(f"\nTest set: Average loss: {result['loss']:.4f}, Accuracy: {right}/{count} ({result['top1']:.2f}%)\n")
+    if args.per_class:
+        print(predict.per_class(model, test, predict.names_of(model, dataset), args.half))
     print(f"published: {printed.splitlines()[-2].rpartition('FLOPs = ')[2]}\n{rules}")
     return result
 

@@ -34,7 +34,7 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
-    ckpt = originals.load(args.pruned, network)
+    ckpt = originals.load(args.pruned, network, image_size=args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
     run = Run(args, "softmask", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
@@ -47,8 +47,7 @@ def main(argv=None):
     masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}
 
     # data
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, args.pruned)
+    dataset = data.for_network(model, args, args.pruned)
     train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

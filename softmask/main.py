@@ -118,14 +118,14 @@ def main(argv=None):
     args.dataset = args.dataset or "cifar100"
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
     if args.pretrained:
-        start = originals.load(args.pretrained, network, args.arch, args.depth)
+        start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         arch, cfg = start["arch"], start["cfg"]
     else:
         arch, cfg = network(args.arch or "wideresnet", args.depth, args.wf, args.d)
     stage = "dense" if args.target is None else "sparse"
 
     # data
-    dataset = data.load(args.dataset, args.data_dir, arch.startswith("lenet"), args.subset)
+    dataset = data.for_arch(arch, cfg, args, trained=bool(args.pretrained))
     run = Run(args, "softmask", stage, models.name(arch, cfg))
     train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
 

@@ -11,16 +11,15 @@ OPTIONS = {"densenet": {"block": "bottleneck", "compression": 2}, "mobilenetv2":
 
 def network(arch, depth=None, wf=None, dropout=0.0):
     """(arch, cfg) for `models.build` and `originals.load`; depth and wf None: the paper's, 34 and 9."""
-    arch, depth = models.split_name(arch, depth)
-    if arch not in models.ARCHS:
-        raise UserError(f"softmask has --arch {', '.join(models.ARCHS)}; got {arch!r}")
-    if arch != "wideresnet" and (wf or dropout):
-        raise UserError(f"--wf and --d are for --arch wideresnet; a {arch} has neither")
-    if arch not in DEPTHS and depth:
-        raise UserError(f"a {arch} has no --depth")
-    cfg = dict(OPTIONS.get(arch, {}))
-    if arch in DEPTHS:
-        cfg["depth"] = DEPTHS[arch] if depth is None else depth
-    if arch == "wideresnet":
-        cfg |= {"widen_factor": 9 if wf is None else wf, "dropout": dropout, "variant": "softmask"}
-    return arch, cfg
+    name, depth = models.split_name(arch, depth)
+    if name == "wideresnet":
+        cfg = {"depth": DEPTHS[name] if depth is None else depth}
+    else:
+        name, cfg = models.any_network(arch, DEPTHS.get(name) if depth is None else depth)
+        cfg = {**OPTIONS.get(name, {}), **cfg}
+    if name == "wideresnet":
+        cfg = {"widen_factor": 9, **cfg, "dropout": dropout, "variant": "softmask"}
+        return name, cfg if wf is None else {**cfg, "widen_factor": wf}
+    if wf or dropout:
+        raise UserError(f"--wf and --d are for --arch wideresnet; a {name} has neither")
+    return name, cfg

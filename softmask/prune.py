@@ -104,7 +104,7 @@ def main(argv=None):
 
 def prune(args):
     """args: those of `parse`."""
-    ckpt = originals.load(args.model, network)
+    ckpt = originals.load(args.model, network, image_size=args.image_size)
     soft_masks = ckpt.get("soft_masks")
     if ckpt["method"] != "softmask" or ckpt["stage"] != "sparse" or not soft_masks:
         raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")
@@ -131,8 +131,7 @@ def prune(args):
     print(report)
 
     # what that does to the accuracy
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, args.model)
+    dataset = data.for_network(model, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
     with torch.no_grad():

@@ -43,7 +43,7 @@ def parse(argv=None):
     add("--calibrate", type=cli.positive, default=1000, help="training images to find the ranges of --abit with")
     add("--save", help="folder to write to (default: the one the file is in)")
     add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
-    add("--arch", help="for a bare state_dict: which network it is")
+    add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     return parser.parse_args(argv)
 
@@ -74,7 +74,7 @@ def plan(args, layers):
 def main(argv=None):
     args = parse(argv)
     bits_of(args.abit, "--abit")
-    ckpt = originals.load(args.pruned, network, args.arch, args.depth)
+    ckpt = originals.load(args.pruned, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or str(Path(args.pruned).parent)
     folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")
@@ -83,8 +83,7 @@ def main(argv=None):
     layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     chosen = plan(args, layers)
 
-    dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
-    data.check_fit(dataset, model, args.pruned)
+    dataset = data.for_network(model, args, args.pruned)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     before = evaluate(model, test)
 

@@ -309,11 +309,11 @@ def images(rng, source, path):
     elif how == "cache":
         what = rng.choice(["text", "cut", "other", "lies"])
         if what == "other":
-            np.savez(path / "decoded.npz", files=np.array([{}] * 3, dtype=object))
+            np.savez(path / "decoded-32.npz", files=np.array([{}] * 3, dtype=object))
         elif what == "lies":
-            np.savez(path / "decoded.npz", files=np.array(["a"]), x_train=np.zeros(3))
+            np.savez(path / "decoded-32.npz", files=np.array(["a"]), x_train=np.zeros(3))
         else:
-            (path / "decoded.npz").write_bytes(b"hello" if what == "text" else source.read_bytes()[:5000])
+            (path / "decoded-32.npz").write_bytes(b"hello" if what == "text" else source.read_bytes()[:5000])
     elif how == "gif":
         frames = [Image.new("P", (32, 32), i) for i in range(3)]
         frames[0].save(victim, "gif", save_all=True, append_images=frames[1:])

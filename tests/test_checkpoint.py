@@ -191,8 +191,8 @@ STRANGE = {
     "numbered": ({1: torch.zeros(3)}, "holds no weights"),
     "empty": ({}, "holds no weights"),
     "optimizer": ({"state_dict": {"state": {}, "param_groups": []}}, "holds no weights"),
-    "other weights": ({"encoder.weight": torch.zeros(3)}, "has no feature.0.weight; it is not a vgg"),
-    "odd cfg": ({"state_dict": {"w": torch.zeros(3)}, "cfg": 5}, "cfg"),
+    "other weights": ({"encoder.weight": torch.zeros(3)}, "none of the networks here. The nearest is"),
+    "odd cfg": ({"state_dict": {"w": torch.zeros(3)}, "cfg": 5}, "none of the networks here"),
     "later format": ({"format": 99}, "format 99.*reads format 1"),
     "half of ours": ({"format": 1, "arch": "vgg"}, "missing or wrong: method, stage, cfg, dataset, state_dict"),
 }
@@ -277,9 +277,10 @@ def test_a_bare_state_dict_loads_with_arch_and_depth(arch, prefix, tmp_path):
     assert (ckpt["method"], ckpt["stage"], ckpt["dataset"]) == ("original", "dense", None)
     with pytest.raises(UserError, match="bare.pth does not say which data set.*--dataset"):
         checkpoint.dataset_of(ckpt)
-    with pytest.raises(UserError, match="bare.pth does not say which network.*--arch and --depth"):
-        originals.load(tmp_path / "bare.pth", network)
-    with pytest.raises(UserError, match="bare.pth.*(another depth|has no|which a)"):
+    alone = checkpoint.to_model(originals.load(tmp_path / "bare.pth", network))
+    x = torch.randn(2, 3, 32, 32)
+    assert alone.arch == model.arch and torch.equal(alone(x), model(x))
+    with pytest.raises(UserError, match=r"bare.pth holds a \w+ \(depth \d+\), not .*--depth"):
         originals.load(tmp_path / "bare.pth", network, "vgg", 19)
 
 

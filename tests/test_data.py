@@ -122,7 +122,7 @@ def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix):
     if suffix == "png":
         pairs = zip(first.y_train.tolist(), first.x_train[:, 0, 0].tolist(), strict=True)
         assert sorted(pairs) == [(c > 100, [c, 0, 255]) for c in (7, 8, 9, 107, 108, 109)]
-    monkeypatch.setattr("common.image_folder.decode", lambda files: pytest.fail("decoded again"))
+    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
     again = data.load("pets", tmp_path)
     assert torch.equal(first.x_train, again.x_train) and torch.equal(first.y_test, again.y_test)
     assert first.mean == again.mean
@@ -134,7 +134,7 @@ def test_a_path_to_a_folder_is_decoded_once_too(tmp_path, monkeypatch, name):
     write_folder(tmp_path / "own" / "pets")
     name = name.format(tmp_path)
     data.load(name)
-    monkeypatch.setattr("common.image_folder.decode", lambda files: pytest.fail("decoded again"))
+    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
     assert len(data.load(name).y_train) == 6
 
 
@@ -218,8 +218,6 @@ def test_unusable_files_are_named(tmp_path):
     (tmp_path / "cut.npz").write_bytes(write_npz(tmp_path / "whole.npz").read_bytes()[:500])
     (tmp_path / "notes.txt").write_text("hello")
     (tmp_path / "bare" / "train").mkdir(parents=True)
-    write_folder(tmp_path / "odd")
-    Image.new("RGB", (9, 9)).save(tmp_path / "odd" / "train" / "cat" / "9.png")
     write_folder(tmp_path / "torn")
     (tmp_path / "torn" / "test" / "dog" / "0.png").write_bytes(b"\x89PNG\r\n\x1a\n broken")
     write_folder(tmp_path / "hole")
@@ -240,7 +238,7 @@ def test_unusable_files_are_named(tmp_path):
                           ("more", "more/test/fox is a class that .*more/train does not"),
                           ("text", "text.npz"), ("half", "half.npz.*needed are"), ("cut", "cut.npz"),
                           ("notes.txt", "no data set"), ("bare", "bare/train"), ("nowhere", "nowhere.npz"),
-                          ("odd", "odd/train/cat/9.png.*one size"), ("torn", "torn/test/dog/0.png"),
+                          ("torn", "torn/test/dog/0.png"),
                           ("hole", "hole/test/dog holds no")):
         with pytest.raises(UserError, match=message):
             data.load(name, tmp_path)

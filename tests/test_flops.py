@@ -10,7 +10,7 @@ from slimming import eval as slimming_eval
 SMALL = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg": dict(depth=11), "resnet": dict(depth=14),
          "preresnet": dict(depth=20, selection=True), "densenet": dict(depth=10, selection=True),
          "wideresnet": dict(depth=10, widen_factor=2, dropout=0.3), "resnext": dict(depth=11, cardinality=2),
-         "mobilenetv2": {}}
+         "mobilenetv2": {}, "resnet_imagenet": dict(stem="imagenet", image_size=64)}
 
 
 @pytest.mark.parametrize("arch", models.ARCHS)
@@ -18,7 +18,7 @@ def test_macs_equal_torchs_counter(arch):
     model = models.build(arch, **SMALL[arch]).eval()
     total = compute_flops.count(model).total
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, *models.input_shape(arch)))
+        model(torch.zeros(1, *models.input_shape(arch, model.cfg)))
     assert 2 * total.macs == counter.get_total_flops()
     assert total.params == sum(p.numel() for p in model.parameters()) and total.bytes == 4 * total.params
 

@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from common import UserError, checkpoint
-from common.models import ARCHS, build, input_shape, split_name
+from common.models import ARCHS, any_network, build, input_shape, split_name
 
 TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
 MNIST = {"mnist:lenet-300-100": ("lenet300", {}), "mnist:lenet5": ("lenet5", {})}
@@ -70,7 +70,7 @@ def count_weights(model):
 
 def count_macs(model):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        logits = model(torch.empty(1, *input_shape(model.arch), device="meta"))
+        logits = model(torch.empty(1, *input_shape(model.arch, model.cfg), device="meta"))
     assert logits.shape == (1, model.cfg["num_classes"])
     return counter.get_total_flops() // 2
 
@@ -102,6 +102,17 @@ def measure(arch, **cfg):
     ("wideresnet", dict(depth=34, widen_factor=9, num_classes=100, variant="softmask"), 37_446_900, 5_969_518_848),
     ("mobilenetv2", {}, 3_989_668, 153_407_488),    # the paper's "153.41 M adds"
     ("preresnet", dict(depth=164, selection=True), 1_703_258, 247_646_720),
+    ("resnet_imagenet", {}, 11_173_962, 555_422_720),                                   # kuangliu's ResNet18
+    ("resnet_imagenet", dict(preact=True), 11_171_146, 555_422_720),
+    ("resnet_imagenet", dict(depth=18, num_classes=1000, stem="imagenet"), 11_689_512, 1_814_073_344),   # torchvision
+    ("resnet_imagenet", dict(depth=50, num_classes=1000, stem="imagenet"), 25_557_032, 4_089_184_256),
+    ("vgg", dict(depth=16, num_classes=1000, variant="bearpaw_bn", head=[4096, 4096], pool=7), 138_365_992,
+     15_470_264_320),
+    ("vgg", dict(depth=16, variant="bearpaw_bn", head=[512, 512]), 15_253_578, 313_725_952),             # chenyaofo
+    ("resnet", dict(depth=20, shortcut="slice"), 269_722, 40_551_040),
+    ("mobilenetv2", dict(width_multiplier=1, num_classes=10), 2_296_922, 91_154_944),
+    ("resnet", dict(depth=20, image_size=64), 272_474, 4 * 40_812_544 + 640),           # counts follow the image
+    ("vgg", dict(depth=16, image_size=64), 14_724_042, 4 * 313_196_544 + 5_120),
 ])
 def test_counts_of_the_papers(arch, cfg, params, macs):
     assert measure(arch, **cfg) == (params, macs)
@@ -127,7 +138,7 @@ def test_selection_lists_are_the_originals():
 SMALL = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg": dict(depth=11), "resnet": dict(depth=8),
          "preresnet": dict(depth=11, selection=True), "densenet": dict(depth=10, selection=True),
          "wideresnet": dict(depth=10, widen_factor=2, dropout=0.3), "resnext": dict(depth=11, cardinality=2),
-         "mobilenetv2": dict(width_multiplier=0.5)}
+         "mobilenetv2": dict(width_multiplier=0.5), "resnet_imagenet": dict(preact=True)}
 
 
 @pytest.mark.parametrize("arch", ARCHS)
@@ -189,6 +200,25 @@ def test_the_depth_chooses_the_block():
     assert build("preresnet", depth=110).cfg["block"] == "basic"
     assert build("preresnet", depth=164).cfg["block"] == "bottleneck"
     assert split_name("resnet56") == ("resnet", 56)
+    assert split_name("resnet18") == split_name("resnet", 18) == ("resnet_imagenet", 18)
+
+
+@pytest.mark.parametrize("asked, arch, cfg", [
+    (("vgg13",), "vgg", {"depth": 13}), (("vgg16_bn",), "vgg", {"depth": 16, "variant": "bearpaw_bn"}),
+    (("resnet", 44), "resnet", {"depth": 44}), (("resnet34",), "resnet_imagenet", {"depth": 34}),
+    (("preresnet18",), "resnet_imagenet", {"depth": 18, "preact": True}), (("lenet5",), "lenet5", {}),
+    (("wrn_16_8",), "wideresnet", {"depth": 16, "widen_factor": 8}), (("alexnet",), "alexnet", {}),
+    (("mobilenetv2_1.4",), "mobilenetv2", {"width_multiplier": 1.4})])
+def test_any_network_goes_by_its_usual_name(asked, arch, cfg):
+    assert any_network(*asked) == (arch, cfg) and build(arch, **cfg).arch == arch
+
+
+@pytest.mark.parametrize("asked, message", [
+    (("resnetx",), "no --arch resnetx; there are lenet300"), (("alexnet", 5), "no --depth"),
+    (("vgg13", 16), "--arch vgg13 and --depth 16 disagree"), (("wrn_16_8", 28), "disagree")])
+def test_a_name_of_no_network_is_refused(asked, message):
+    with pytest.raises(UserError, match=message):
+        any_network(*asked)
 
 
 def test_padded_shortcuts_have_gradients():
@@ -212,6 +242,9 @@ def test_padded_shortcuts_have_gradients():
     ("resnext", dict(depth=30), "9n\\+2"),
     ("lenet", {}, "unknown arch"),
     ("alexnet", dict(depth=5), "depth"),
+    ("resnet_imagenet", dict(depth=20), "18, 34, 50, 101, 152; got 20"),
+    ("alexnet", dict(image_size=64), "reads images of 32 x 32, not 64"),
+    ("lenet5", dict(image_size=32), "reads images of 28 x 28, not 32"),
 ])
 def test_a_depth_or_arch_that_does_not_exist_is_refused(arch, cfg, message):
     with pytest.raises(UserError, match=message):
@@ -220,10 +253,14 @@ def test_a_depth_or_arch_that_does_not_exist_is_refused(arch, cfg, message):
 
 @pytest.mark.parametrize("arch, cfg, message", [
     ("vgg", dict(depth=11, head=[64]), "head512"),
+    ("vgg", dict(depth=11, pool=7), "two hidden layers"),
+    ("vgg", dict(depth=11, variant="bearpaw", head=[64]), "2 widths"),
+    ("resnet_imagenet", dict(stem="large"), "small, imagenet"),
+    ("resnet_imagenet", dict(depth=50, preact=True), "depths 18, 34"),
     ("resnet", dict(depth=29, shortcut="pad"), "basic"),
     ("resnet", dict(depth=20, shortcut="pad", streams=[8, 8, 32, 64]), "streams"),
     ("resnet", dict(depth=20, streams=[8, 16, 32, 64]), "one stream"),
-    ("resnet", dict(depth=20, shortcut="none"), "conv, pad"),
+    ("resnet", dict(depth=20, shortcut="none"), "conv, pad, slice"),
     ("preresnet", dict(depth=20, block="wide"), "basic, bottleneck"),
     ("preresnet", dict(depth=20, widths=[16]), "9 widths"),
     ("preresnet", dict(depth=11, selection=True, widths=[17, 16, 16, 64, 32, 32, 128, 64, 64, 256]), "17 out of 16"),

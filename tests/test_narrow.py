@@ -32,6 +32,19 @@ NETS = {                                                     # every kind of net
                                 widths=[192, 128, 384, 256, 512, 768])),
     "resnext-1": ("resnext", dict(depth=11, cardinality=2, widen_factor=1, streams=[8, 8, 12, 14])),
     "mobilenetv2": ("mobilenetv2", dict(width_multiplier=0.25, num_classes=10)),
+    "resnet-slice": ("resnet", dict(depth=14, shortcut="slice")),
+    "vgg-bearpaw-bn": ("vgg", dict(depth=11, variant="bearpaw_bn",
+                                   widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10, "M"])),
+    "vgg-hidden": ("vgg", dict(depth=11, variant="bearpaw_bn", head=[20, 18],
+                               widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10, "M"])),
+    "vgg-imagenet": ("vgg", dict(depth=11, variant="bearpaw_bn", head=[20, 18], pool=7, image_size=96,
+                                 widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10, "M"])),
+    "resnet18": ("resnet_imagenet", dict(streams=[8, 8, 10, 12, 14], widths=[9, 8, 7, 6, 8, 9, 10, 7])),
+    "resnet18-imagenet": ("resnet_imagenet", dict(stem="imagenet", streams=[8, 8, 10, 12, 14], image_size=64,
+                                                  widths=[9, 8, 7, 6, 8, 9, 10, 7])),
+    "resnet50": ("resnet_imagenet", dict(depth=50, streams=[8, 10, 10, 12, 14], widths=[7] * 16 + [9] * 16)),
+    "preresnet18": ("resnet_imagenet", dict(preact=True, streams=[8, 8, 10, 12, 14], widths=[9, 8, 7, 6, 8, 9, 10, 7])),
+    "vgg-64": ("vgg", dict(depth=11, image_size=64, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])),
 }
 
 
@@ -53,7 +66,7 @@ def network(name, dtype=torch.float64, seed=0):
 
 def images_for(model):
     torch.manual_seed(1)
-    return torch.randn(3, *input_shape(model.arch), dtype=next(model.parameters()).dtype)
+    return torch.randn(3, *input_shape(model.arch, model.cfg), dtype=next(model.parameters()).dtype)
 
 
 def random_keep(record, width, share=0.6):

@@ -484,7 +484,7 @@ def test_single_weight_masks_are_kept_by_what_comes_after(tmp_path):
     (["--nfp"], "--nfp needs --target"), (["--ftarget", "0.3"], "--ftarget needs --target"),
     (["--target", "0.3", "--nfp", "--stage-masks"], "choose one"), (["--target", "1.2"], "fraction"),
     (["--ltea", "2"], "ltea"), (["--temp", "0"], "temp"), (["--arch", "resnet20", "--wf", "2"], "wideresnet"),
-    (["--arch", "cnn"], "softmask has --arch"), (["--depth", "11"], "6n\\+4")])
+    (["--arch", "cnn"], "there is no --arch cnn"), (["--depth", "11"], "6n\\+4")])
 def test_flags_that_make_no_sense_are_refused(flags, message, tmp_path):
     with pytest.raises(UserError, match=message):
         main.main(["--dataset", "shapes10", "--save", str(tmp_path / "x"), *flags])
@@ -716,5 +716,5 @@ def test_the_namespace_that_main_hands_to_prune_is_all_it_needs(tmp_path):
     train(tmp_path, *MASKS, "--epochs", 1)
     prune.prune(argparse.Namespace(model=str(tmp_path / "checkpoint.pth.tar"), save=str(tmp_path / "p"),
                                    overwrite=False, dataset=None, data_dir=None, subset=60, device="cpu",
-                                   test_batch_size=64, keep_weights=None, keep_macs=None))
+                                   test_batch_size=64, image_size=None, keep_weights=None, keep_macs=None))
     assert (tmp_path / "p" / "pruned_model.pth.tar").exists()

@@ -18,27 +18,36 @@ from common.models.mobilenetv2 import MobileNetV2
 from common.models.narrow import narrow
 from common.models.preresnet import PreResNet
 from common.models.resnet import ResNet
+from common.models.resnet_imagenet import ResNetImageNet
 from common.models.resnext import ResNeXt
 from common.models.vgg import VGG
 from common.models.wideresnet import WideResNet
 
-__all__ = ["ARCHS", "build", "brief", "input_shape", "name", "narrow", "sketch", "split_name"]
+__all__ = ["ARCHS", "any_network", "brief", "build", "input_shape", "name", "narrow", "sketch", "split_name"]
 
 ARCHS = {"lenet300": LeNet300, "lenet5": LeNet5, "alexnet": AlexNet, "vgg": VGG, "resnet": ResNet,
          "preresnet": PreResNet, "densenet": DenseNet, "wideresnet": WideResNet, "resnext": ResNeXt,
-         "mobilenetv2": MobileNetV2}
+         "mobilenetv2": MobileNetV2, "resnet_imagenet": ResNetImageNet}
+DEPTHS = {"vgg": 16, "resnet": 56, "preresnet": 110, "densenet": 40, "wideresnet": 28, "resnext": 29,
+          "resnet_imagenet": 18, "preresnet_imagenet": 18}
+ONE_SIZE = ("lenet300", "lenet5", "alexnet")                 # all others end with a global pooling
 DEEPEST, LARGEST = 2000, 250_000_000                         # beyond them it is a slip, or a file made to harm
 
 
-def build(arch, **cfg):
-    """A freshly initialized network. UserError names an unknown arch, option or depth, and what is too large."""
-    sketch(arch, **cfg)
+def build(arch, image_size=None, **cfg):
+    """A freshly initialized network. image_size: of the images it is counted for, where that is another than usual.
+
+    UserError names an unknown arch, option or depth, what is too large, and a network that has but one image size.
+    """
+    size = sketch(arch, image_size, **cfg).cfg.get("image_size")
     model = ARCHS[arch](**cfg)
     model.arch = arch
+    if size:
+        model.cfg["image_size"] = size
     return model
 
 
-def sketch(arch, **cfg):
+def sketch(arch, image_size=None, **cfg):
     """The network without its weights: names, shapes and cfg, in no memory. UserError as `build`."""
     if arch not in ARCHS:
         raise UserError(f"unknown arch {arch!r}; there are: {', '.join(ARCHS)}")
@@ -51,6 +60,11 @@ def sketch(arch, **cfg):
         raise UserError(f"arch {arch}: {error}") from error
     if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
         raise UserError(f"this {arch} has {size:,} parameters; the largest has {LARGEST:,} (1 GB)")
+    usual = input_shape(arch, cfg)[1]
+    if image_size not in (None, usual):
+        if arch in ONE_SIZE or not isinstance(image_size, int) or not 1 <= image_size <= 4096:
+            raise UserError(f"a {arch} reads images of {usual} x {usual}, not {image_size}")
+        model.cfg["image_size"] = image_size
     model.arch = arch
     return model
 
@@ -65,20 +79,50 @@ class Undrawn(TorchFunctionMode):
 
 
 def split_name(arch, depth=None):
-    """('resnet56', None) -> ('resnet', 56): a depth written after the name is the same as --depth."""
+    """('resnet56', None) -> ('resnet', 56): a depth written after the name is the same as --depth.
+
+    18 and 34 layers say that the network is the one with four stages, resnet_imagenet.
+    """
     match = re.fullmatch(r"([a-z]+?)_?(\d+)", arch)
-    if arch in ARCHS or not match:
-        return arch, depth
-    name, number = match[1], int(match[2])
-    if depth not in (None, number):
-        raise UserError(f"--arch {arch} and --depth {depth} disagree")
-    return name, number
+    name = arch
+    if arch not in ARCHS and match:
+        name = match[1]
+        if depth not in (None, int(match[2])):
+            raise UserError(f"--arch {arch} and --depth {depth} disagree")
+        depth = int(match[2])
+    if name in ("resnet", "preresnet") and depth in (18, 34):
+        name += "_imagenet"
+    return name, depth
+
+
+def any_network(arch, depth=None):
+    """(arch, cfg) of any network here by its usual name: vgg13, vgg16_bn, resnet18, wrn_28_10, mobilenetv2_1.4."""
+    asked = arch
+    if wide := re.fullmatch(r"(?:wrn|wideresnet)_(\d+)_(\d+)", arch):
+        if depth not in (None, int(wide[1])):
+            raise UserError(f"--arch {arch} and --depth {depth} disagree")
+        return "wideresnet", {"depth": int(wide[1]), "widen_factor": int(wide[2])}
+    if multiplier := re.fullmatch(r"mobilenetv2_(\d*\.?\d+)", arch):
+        return "mobilenetv2", {"width_multiplier": float(multiplier[1])}
+    variant = {"variant": "bearpaw_bn"} if re.fullmatch(r"vgg\d*_bn", arch) else {}
+    arch, depth = split_name(arch.removesuffix("_bn") if variant else arch, depth)
+    if arch not in ARCHS and arch != "preresnet_imagenet":
+        raise UserError(f"there is no --arch {asked}; there are {', '.join(ARCHS)}")
+    if arch in DEPTHS:
+        variant["depth"] = DEPTHS[arch] if depth is None else depth
+    elif depth is not None:
+        raise UserError(f"--arch {arch} has no --depth to choose")
+    if arch == "preresnet_imagenet":
+        arch, variant["preact"] = "resnet_imagenet", True
+    return arch, variant
 
 
 def name(arch, cfg):
     """What tells networks apart in folders and tables: vgg13, resnet56, wrn_28_10, lenet5."""
     if arch == "wideresnet":
         return f"wrn_{cfg['depth']}_{cfg['widen_factor']}"
+    if arch == "resnet_imagenet":
+        return f"{'pre' * cfg.get('preact', False)}resnet{cfg['depth']}"
     if arch == "mobilenetv2" and cfg["width_multiplier"] != 1:
         return f"mobilenetv2_{cfg['width_multiplier']:g}"
     return f"{arch}{cfg.get('depth', '')}"
@@ -89,6 +133,11 @@ def brief(cfg):
     return " ".join(f"{k}={v}" for k, v in cfg.items() if not isinstance(v, list))
 
 
-def input_shape(arch):
-    """(channels, height, width) of one image: the LeNets read 28 x 28 grey, all others 32 x 32 RGB."""
-    return (1, 28, 28) if arch.startswith("lenet") else (3, 32, 32)
+def input_shape(arch, cfg=None):
+    """(channels, height, width) of one image: the LeNets read 28 x 28 grey, networks for ImageNet 224 x 224, others
+    32 x 32 RGB; cfg["image_size"], where it says another."""
+    if arch.startswith("lenet"):
+        return (1, 28, 28)
+    cfg = cfg or {}
+    usual = 224 if cfg.get("stem") == "imagenet" or cfg.get("pool", 1) > 1 else 32
+    return (3, *[cfg.get("image_size", usual)] * 2)

@@ -49,20 +49,27 @@ def fill(widths, default, what, least=1):
     return widths
 
 
-def three_stages(streams, stem, factor, n, what):
-    """Channels of the stem and the stages; per stage its n blocks: (channels, out, stride, begins with a projection).
+def stages(streams, stem, factor, counts, what):
+    """Channels of the stem and the stages; per stage its blocks: (channels, out, stride, begins with a projection).
 
-    Without a factor the first stage continues the stem's stream. Projections go by place, not by number of
-    channels: narrowed ones may coincide where the trained network has a projection.
+    Each stage has twice the channels of the one before, the first `stem` times factor. Without a factor it continues
+    the stem's stream. Projections go by place, not by number of channels: narrowed ones may coincide where the trained
+    network has a projection.
     """
-    streams = fill(streams, [stem, stem * factor, 2 * stem * factor, 4 * stem * factor], f"{what} (streams)")
+    default = [stem] + [stem * factor * 2 ** stage for stage in range(len(counts))]
+    streams = fill(streams, default, f"{what} (streams)")
     assert factor > 1 or streams[0] == streams[1], (
         f"the stem and the first stage of {what} are one stream; got {streams}")
     plan = []
-    for stage, out in enumerate(streams[1:]):
+    for stage, (out, count) in enumerate(zip(streams[1:], counts, strict=True)):
         first = (streams[stage], out, 2 if stage else 1, stage > 0 or factor > 1)
-        plan.append([first] + [(out, out, 1, False)] * (n - 1))
+        plan.append([first] + [(out, out, 1, False)] * (count - 1))
     return streams, plan
+
+
+def three_stages(streams, stem, factor, n, what):
+    """stages() of the networks for CIFAR: three, of n blocks each."""
+    return stages(streams, stem, factor, [n] * 3, what)
 
 
 def initialize(model, gamma=1.0):

@@ -138,8 +138,10 @@ def narrow(model, keep):
         if tensor.dim() > 0 and layer in outputs:
             tensor = tensor[outputs[layer]]
         state[name] = tensor
+    size = {key: cfg.pop(key) for key in ("image_size",) if key in cfg}
     slim = type(model)(**cfg).to(next(model.parameters()))   # on its device, in its precision
-    slim.arch = model.arch
+    slim.cfg.update(size)
+    slim.arch, slim.images = model.arch, getattr(model, "images", None)
     slim.load_state_dict({name: state[name] for name in slim.state_dict()})          # without the empty branches
     return slim.train(model.training)
 

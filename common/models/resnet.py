@@ -3,6 +3,7 @@
 shortcut   where a stage changes the shape
 conv       1 x 1 convolution + batch norm (option B): streams can be narrowed
 pad        2 x 2 average pool, new channels zero (option A, no parameters): the streams' widths are fixed
+slice      every second pixel, zeros for new channels on both sides of the old ones (option A as akamaster has it)
 """
 import torch.nn.functional as F
 from torch import nn
@@ -32,12 +33,25 @@ def block_kind(arch, depth, block):
     raise UserError(f"{' and '.join(rules)}; got {depth}")
 
 
+class Slice(nn.Module):
+    """(N, channels, H, W) -> (N, channels + new, H / 2, W / 2): every second pixel, zeros for the new channels."""
+
+    def __init__(self, new):
+        super().__init__()
+        self.new = new
+
+    def forward(self, x):
+        return F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new // 2, self.new // 2))
+
+
 def downsample(channels, out, stride, project, shortcut):
     """The residual connection of a block: the identity, or what brings x to the block's output shape."""
     if not project:
         return nn.Identity()
     if shortcut == "conv":
         return nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False), nn.BatchNorm2d(out))
+    if shortcut == "slice":
+        return Slice(out - channels)
     # pads the third dimension from the end, the channels
     return nn.Sequential(nn.AvgPool2d(2), nn.ConstantPad3d((0, 0, 0, 0, 0, out - channels), 0))
 
@@ -96,7 +110,7 @@ class ResNet(nn.Module):
     def __init__(self, depth=56, num_classes=10, block=None, shortcut="conv", widths=None, streams=None):
         super().__init__()
         block, convolutions, expansion, n = block_kind("resnet", depth, block)
-        assert shortcut in ("conv", "pad"), f"resnet has shortcuts conv, pad; got {shortcut!r}"
+        assert shortcut in ("conv", "pad", "slice"), f"resnet has shortcuts conv, pad, slice; got {shortcut!r}"
         assert shortcut == "conv" or block == "basic", "resnet with padded shortcuts has basic blocks"
         streams, plan = three_stages(streams, 16, expansion, n, f"resnet{depth}")
         assert shortcut == "conv" or streams == [16, 16, 32, 64], (

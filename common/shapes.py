@@ -1,0 +1,93 @@
+"""What the names and shapes of a state_dict say about the network it belongs to.
+
+    told("resnet", state)                  # {"depth": 20, "block": "basic"}: options of models.build
+    model = sized("resnet", cfg, state)    # with as many channels and classes as the tensors have, on the meta device
+"""
+import copy
+import re
+
+import torch
+from torch import nn
+
+from common import models
+from common.models.resnet_imagenet import DEPTHS
+from common.models.vgg import CONVS
+
+
+def told(arch, state):
+    """What names and shapes say about the network, but for its widths: options of models.build."""
+    def blocks(pattern):
+        return len({m[0] for name in state if (m := re.match(pattern, name))})
+
+    if arch in ("resnet", "preresnet"):
+        deep = any(name.endswith("conv3.weight") for name in state)
+        found = {"depth": (3 if deep else 2) * blocks(r"layer\d\.\d+\.") + 2,
+                 "block": "bottleneck" if deep else "basic"}
+        return found | ({"selection": True} if any("select" in name for name in state) else {})
+    if arch == "resnet_imagenet":
+        counts = tuple(blocks(rf"layer{stage}\.\d+\.") for stage in (1, 2, 3, 4))
+        kind = "bottleneck" if any(name.endswith("conv3.weight") for name in state) else "basic"
+        return {"depth": next((depth for depth, plan in DEPTHS.items() if plan == (kind, counts)), 18),
+                "stem": "imagenet" if state["conv1.weight"].shape[-1] == 7 else "small"}
+    if arch == "wideresnet":
+        return {"depth": 2 * blocks(r"block\d\.layer\.\d+\.") + 4, "widen_factor": state["fc.weight"].shape[1] // 64}
+    if arch == "densenet":
+        deep = "dense1.0.conv2.weight" in state
+        wide, narrow = len(state["trans1.bn1.weight"]), len(state["trans1.conv1.weight"])
+        found = {"depth": (2 if deep else 1) * blocks(r"dense\d\.\d+\.") + 4,
+                 "block": "bottleneck" if deep else "basic",
+                 "growth": len(state[f"dense1.0.conv{2 if deep else 1}.weight"]), "compression": wide // narrow}
+        return found | ({"selection": True} if any("select" in name for name in state) else {})
+    if arch == "resnext":
+        first = "stage_1.stage_1_bottleneck_0.conv_conv.weight"
+        return {"depth": 3 * blocks(r"stage_\d\.\w+") + 2, "cardinality": len(state[first]) // 64,
+                "widen_factor": state["classifier.weight"].shape[1] // 256}
+    if arch == "mobilenetv2":
+        return {"width_multiplier": len(state["layers.16.conv3.weight"]) / 320}
+    if arch == "vgg":
+        convs = sum(t.dim() == 4 for t in state.values())
+        normed = any(name.startswith("feature.") and name.endswith("running_var") for name in state)
+        bias = "feature.0.bias" in state
+        found = {"depth": next((depth for depth, plan in CONVS.items() if sum(plan) == convs), 16),
+                 "variant": ("bearpaw_bn" if normed else "bearpaw") if bias else "slimming"}
+        if "classifier.6.weight" in state:
+            last = f"feature.{max(int(name.split('.')[1]) for name in state if name.startswith('feature.'))}.bias"
+            found |= {"head": [len(state["classifier.0.weight"]), len(state["classifier.3.weight"])],
+                      "pool": 7 if state["classifier.0.weight"].shape[1] == 49 * len(state[last]) else 1}
+        elif "classifier.3.weight" in state:
+            found |= {"variant": "head512"}
+        return found
+    return {}
+
+
+def sized(arch, cfg, state):
+    """The network on the meta device, as many channels in every layer and as many classes as the state_dict has."""
+    model = models.sketch(arch, **cfg)
+    cfg = copy.deepcopy(model.cfg)
+    last = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    cfg["num_classes"] = len(state[f"{last}.weight"])
+    for record in model.channels():
+        name = f"{record.producers[0][0]}.weight" if record.producers else f"{record.consumers[0].select}.indices"
+        for key, position in record.places:
+            cfg[key][position] = len(state[name]) if name in state else cfg[key][position]
+    return models.sketch(arch, **cfg)
+
+
+def complete(model, state):
+    """The state_dict with what some files leave out: selections where all is kept, and batch counts (torch < 0.4.1)."""
+    state = dict(state)
+    for name, tensor in model.state_dict().items():
+        if name not in state and name.endswith(".indices"):
+            state[name] = torch.arange(tensor.numel())
+        if name not in state and name.endswith("num_batches_tracked"):
+            state[name] = torch.tensor(0)
+    return state
+
+
+def misfits(model, state, theirs):
+    """What differs between a network and a state_dict, in the words of the file."""
+    own = model.state_dict()
+    wrong = [f"it has no {name}" if name not in state else
+             f"its {theirs.get(name, name)} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+             for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
+    return wrong + [f"it has {theirs.get(name, name)} too" for name in state if name not in own]

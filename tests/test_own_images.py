@@ -1,0 +1,307 @@
+"""A folder of images of any size trains, prunes and is evaluated; what is odd in it is passed over or named."""
+import csv
+import os
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from common import UserError, checkpoint, compute_flops, data, decoding, image_folder, models, predict
+from slimming.networks import network
+
+CLASSES = ("cat", "cow", "dog")
+
+
+def write(path, size=(20, 20), count=5, parts=("train", "test"), suffix="png", classes=CLASSES, seed=0):
+    """Noise around a colour for each class; parts: folders with the class folders in them, "" for none."""
+    rng = np.random.default_rng(seed)
+    for part in parts:
+        for label, cls in enumerate(classes):
+            (path / part / cls).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (size[1], size[0], 3)) + 80 * np.eye(3, dtype=int)[label % 3]
+                Image.fromarray(pixels.astype(np.uint8)).save(path / part / cls / f"{part}{i}.{suffix}")
+    return path
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "PNG"])
+def test_formats(suffix, tmp_path):
+    d = data.load(str(write(tmp_path / "set", suffix=suffix)))
+    assert d.classes == CLASSES and d.shape == (3, 20, 20) and len(d.y_train) == 15
+    assert d.x_train[d.y_train == 1].double().mean((0, 1, 2)).argmax() == 1
+
+
+def test_the_middle_square_is_resized_once(tmp_path, monkeypatch):
+    """Left third red, the rest blue and green halves: a wide image keeps its middle, a tall one too."""
+    write(tmp_path / "set", size=(32, 32))
+    wide = np.zeros((40, 120, 3), np.uint8)
+    wide[:, :40, 0], wide[:, 40:80, 1], wide[:, 80:, 2] = 255, 255, 255
+    Image.fromarray(wide).save(tmp_path / "set/train/cat/a-wide.png")
+    Image.fromarray(wide.transpose(1, 0, 2)).save(tmp_path / "set/train/cat/a-tall.png")
+    turned = Image.fromarray(wide)                           # a camera held upright: EXIF says how to turn it
+    exif = turned.getexif()
+    exif[0x0112] = 6
+    turned.crop((0, 0, 120, 40)).save(tmp_path / "set/train/cat/a-turned.png", exif=exif)
+    d = data.load(str(tmp_path / "set"), size=16)
+    assert d.shape == (3, 16, 16) and len(d.y_train) == 18
+    greens = [x for x in d.x_train if x[..., 1].min() > 200]
+    assert len(greens) == 3 and all(x[..., 0].max() < 60 and x[..., 2].max() < 60 for x in greens)
+    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(data.load(str(tmp_path / "set"), size=16).x_test, d.x_test)
+
+
+@pytest.mark.parametrize("sizes, side", [([(48, 48)] * 2, 48), ([(48, 48), (50, 48)], 32), ([(60, 40)] * 2, 32),
+                                         ([(300, 300)] * 2, 32)])
+def test_without_a_size_it_is_that_of_all_or_the_networks(sizes, side, tmp_path):
+    for i, size in enumerate(sizes):
+        write(tmp_path / "set", size=size, parts=(("train", "test")[i],))
+    assert data.load(str(tmp_path / "set")).shape == (3, side, side)
+    assert data.load(str(tmp_path / "set"), size=24).shape == (3, 24, 24)
+
+
+def test_sizes_are_kept_side_by_side(tmp_path, monkeypatch):
+    write(tmp_path / "set")
+    for size in (20, 8):
+        data.load(str(tmp_path / "set"), size=size)
+    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
+    assert [data.load(str(tmp_path / "set"), size=size).shape[1] for size in (20, 8)] == [20, 8]
+
+
+@pytest.mark.parametrize("name", ["val", "valid"])
+def test_val_serves_as_test(name, tmp_path, capsys):
+    d = data.load(str(write(tmp_path / "set", parts=("train", name))))
+    assert (len(d.y_train), len(d.y_test)) == (15, 15) and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("parts, count", [(("train",), 10), (("",), 10), (("",), 2)])
+def test_without_a_test_set_some_of_each_class_are_it(parts, count, tmp_path, capsys):
+    path = write(tmp_path / "set", parts=parts, count=count)
+    d = data.load(str(path))
+    held = count // 5 or 1
+    assert d.y_test.bincount().tolist() == [held] * 3 and d.y_train.bincount().tolist() == [count - held] * 3
+    everything = torch.cat([d.x_train, d.x_test]).flatten(1).unique(dim=0)
+    assert len(everything) == 3 * count                      # no image in both
+    assert f"has no test/, val/ or valid/; {3 * held} of its {3 * count} images, chosen by a" in capsys.readouterr().out
+    for file in path.glob("decoded*"):
+        file.unlink()
+    assert torch.equal(data.load(str(path)).x_test, d.x_test)
+
+
+def test_a_folder_is_found_by_its_name_too(tmp_path):
+    write(tmp_path / "pets", parts=("",))
+    assert data.load("pets", tmp_path).classes == CLASSES
+
+
+def test_what_is_hidden_is_passed_over(tmp_path):
+    path = write(tmp_path / "set")
+    (path / "train" / ".ipynb_checkpoints").mkdir()
+    (path / "train" / "__MACOSX").mkdir()
+    (path / "train" / "cat" / "._train0.png").write_bytes(b"\0\5\26\7")
+    (path / "train" / "cat" / ".DS_Store").write_bytes(b"junk")
+    (path / "train" / "cat" / "Thumbs.db").write_bytes(b"junk")
+    d = data.load(str(path))
+    assert d.classes == CLASSES and len(d.y_train) == 15
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:500], lambda b: b"", lambda b: b[:2000] + bytes(300) + b[2300:]])
+def test_a_damaged_cache_is_made_anew(damage, tmp_path, capsys):
+    path = str(write(tmp_path / "set"))
+    first = data.load(path)
+    kept = tmp_path / "set" / "decoded-20.npz"
+    whole = kept.read_bytes()
+    kept.write_bytes(damage(whole))
+    again = data.load(path)
+    assert torch.equal(first.x_train, again.x_train) and "the images are decoded again" in capsys.readouterr().out
+    assert kept.read_bytes()[:2000] == whole[:2000] and len(kept.read_bytes()) == len(whole)
+
+
+def bomb(path, width, height):
+    """A PNG of a few kilobytes that says it is width x height grey pixels, all zero."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    squeezed = zlib.compressobj(9)
+    body = b"".join(squeezed.compress(bytes(width + 1)) for _ in range(min(height, 2000))) + squeezed.flush()
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
+                     + chunk(b"IDAT", body) + chunk(b"IEND", b""))
+
+
+def text_bomb(path):
+    """A PNG whose compressed comment is a hundred megabytes."""
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+    Image.new("RGB", (20, 20)).save(path)
+    content = path.read_bytes()
+    comment = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
+    path.write_bytes(content[:33] + comment + content[33:])
+
+
+ODD = {
+    "bomb": (lambda f: bomb(f, 60_000, 60_000), "has far too many pixels"),
+    "large": (lambda f: bomb(f, 11_000, 11_000), "has 11000 x 11000 pixels, more than 100,000,000"),
+    "text bomb": (text_bomb, "no readable image"),
+    "fifo": (lambda f: os.mkfifo(f), "is no file; take it out"),
+    "folder": (lambda f: f.mkdir(), "is no file; take it out"),
+    "device": (lambda f: f.symlink_to("/dev/zero"), "is no file; take it out"),
+    "nowhere": (lambda f: f.symlink_to(f.parent / "gone.png"), "cannot be read"),
+    "loop": (lambda f: f.symlink_to(f), "cannot be read"),
+    "junk": (lambda f: f.write_bytes(b"hello"), "no readable image"),
+    "empty": (lambda f: f.write_bytes(b""), "no readable image"),
+    "torn": (lambda f: (Image.new("RGB", (200, 200), (1, 2, 3)).save(f), f.write_bytes(f.read_bytes()[:90])),
+             "no readable image"),
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_what_is_odd_in_a_folder_ends_in_one_line(what, run, tmp_path):
+    """As a script: status 2, within seconds and 2 GB, nothing written."""
+    write(tmp_path / "set")
+    make, message = ODD[what]
+    make(tmp_path / "set" / "train" / "cow" / "odd.png")
+
+    def limit():
+        import resource
+        resource.setrlimit(resource.RLIMIT_DATA, (2 * 10 ** 9, 2 * 10 ** 9))
+    done = run("slimming/main.py", "--dataset", tmp_path / "set", "--arch", "vgg11", "--epochs", 1, "--device", "cpu",
+               "--save", tmp_path / "run", preexec_fn=limit)
+    assert done.returncode == 2 and "cow/odd.png" in done.stderr and message in done.stderr, done.stderr
+    assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists() and not list(tmp_path.rglob("*.npz"))
+
+
+def test_more_images_than_memory_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.sysconf", lambda name: 1024)
+    with pytest.raises(UserError, match="30 images of 64 x 64 need .*give a smaller --image-size"):
+        decoding.decode_all([tmp_path / "x.png"] * 30, 64, 3) or None
+
+
+def test_folders_without_sense_are_named(tmp_path):
+    for name, parts, message in (("only-test", ("test",), "has a test/ but no train/"),
+                                 ("lonely", ("",), "one image of each class")):
+        with pytest.raises(UserError, match=message):
+            image_folder.read_folder(write(tmp_path / name, parts=parts, count=1))
+
+
+# Networks and their image size
+
+
+def args_for(path, **more):
+    return type("Args", (), {"dataset": str(path), "data_dir": None, "subset": None, "image_size": None, **more})()
+
+
+def test_a_network_reads_its_own_size_and_colours(tmp_path):
+    path = write(tmp_path / "set", size=(50, 40))
+    for arch, cfg, shape in (("vgg", dict(depth=11, num_classes=3), (3, 32, 32)),
+                             ("vgg", dict(depth=11, num_classes=3, image_size=48), (3, 48, 48)),
+                             ("lenet5", dict(num_classes=3), (1, 28, 28))):
+        model = models.build(arch, **cfg)
+        assert data.for_network(model, args_for(path), "f.pth").shape == shape
+        assert models.input_shape(model.arch, model.cfg) == shape
+        assert model.images["classes"] == list(CLASSES)
+
+
+def test_a_grey_folder_is_coloured_for_a_network_that_reads_colours(tmp_path):
+    write(tmp_path / "set", size=(32, 32))
+    for file in (tmp_path / "set").rglob("*.png"):
+        Image.open(file).convert("L").save(file)
+    assert data.load(str(tmp_path / "set")).shape == (1, 32, 32)
+    assert data.for_network(models.build("vgg", depth=11, num_classes=3), args_for(tmp_path / "set"), "").shape[0] == 3
+
+
+def test_arrays_of_another_size_are_counted_so_and_one_size_is_refused(tmp_path):
+    x = np.zeros((6, 64, 64, 3), np.uint8)
+    y = np.arange(6) % 3
+    np.savez(tmp_path / "big.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    model = models.build("resnet", depth=20, num_classes=3)
+    before = compute_flops.count(model).total.macs
+    data.for_network(model, args_for(tmp_path / "big.npz"), "f.pth")
+    assert model.cfg["image_size"] == 64 and compute_flops.count(model).total.macs > 3.9 * before
+    with pytest.raises(UserError, match="alexnet reads"):
+        data.for_network(models.build("alexnet", num_classes=3), args_for(tmp_path / "big.npz"), "f.pth")
+    with pytest.raises(UserError, match="--image-size 32 resizes the images of a folder"):
+        data.for_network(models.build("vgg", depth=11), args_for(tmp_path / "big.npz", image_size=32), "")
+    small = {f"x_{part}": x[:, :8, :8] for part in ("train", "test")} | {f"y_{part}": y for part in ("train", "test")}
+    np.savez(tmp_path / "small.npz", **small)
+    with pytest.raises(UserError, match="images of 8 x 8, too small for a vgg"):
+        data.for_network(models.build("vgg", depth=11, num_classes=3), args_for(tmp_path / "small.npz"), "f.pth")
+
+
+def test_the_size_survives_narrowing_and_the_file(tmp_path):
+    model = models.build("vgg", depth=11, num_classes=3, image_size=48)
+    model.images = {"classes": list(CLASSES), "mean": [0.5] * 3, "std": [0.2] * 3}
+    small = models.narrow(model, {"feature.0": torch.arange(64) < 9})
+    assert small.cfg["image_size"] == 48 and small.images == model.images
+    path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(small, "slimming", "pruned", "x"))
+    again = checkpoint.to_model(checkpoint.load(path))
+    assert again.cfg == small.cfg and again.images == model.images
+    ckpt = checkpoint.of(small, "slimming", "pruned", "x") | {"images": {"classes": ["a"], "mean": [1.0], "std": [0.0]}}
+    with pytest.raises(UserError, match="odd.pth.tar: its classes, mean and std"):
+        checkpoint.to_model(checkpoint.load(checkpoint.save(tmp_path / "odd.pth.tar", ckpt)))
+
+
+# As a user does it
+
+
+def test_from_a_folder_of_photos_to_labels(run, tmp_path):
+    """Mixed sizes at 40 x 40 through training, pruning and fine-tuning; then accuracy by class and new images."""
+    write(tmp_path / "photos", size=(61, 47), parts=("train",), count=10)
+    write(tmp_path / "photos", size=(44, 80), parts=("val",), count=3, seed=1)
+    common = ("--device", "cpu")
+    short = ("--epochs", 1, "--batch-size", 10)
+
+    def step(script, *flags):
+        done = run(script, *flags, *common, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    out = step("slimming/main.py", "--dataset", tmp_path / "photos", "--arch", "vgg11", "--image-size", 40, "-sr",
+               "--save", "dense", "--epochs", 4, "--batch-size", 10, "--precision", "fp32")
+    model = models.build(*[network("vgg11")[0]], **network("vgg11")[1], num_classes=3, image_size=40)
+    assert f"{compute_flops.count(model).total.macs:,} MACs" in out
+    step("slimming/prune.py", "--model", "dense/checkpoint.pth.tar", "--percent", 0.3, "--save", "pruned")
+    step("slimming/finetune.py", "--refine", "pruned/pruned.pth.tar", "--save", "tuned", *short)
+    step("magnitude/prune.py", "--model", "tuned/finetuned.pth.tar", "--percent", 0.5, "--save", "sparse")
+    ckpt = checkpoint.load(tmp_path / "sparse" / "pruned.pth.tar")
+    assert ckpt["images"]["classes"] == list(CLASSES) and ckpt["cfg"]["image_size"] == 40
+    out = step("slimming/eval.py", "tuned/finetuned.pth.tar", "--per-class")
+    assert [line.split()[:2] for line in out.splitlines()[-3:]] == [[cls, "3"] for cls in CLASSES]
+
+    write(tmp_path / "new", size=(70, 90), parts=("",), count=2, seed=2)
+    (tmp_path / "new" / "notes.txt").write_text("not an image")
+    step("slimming/eval.py", "dense/checkpoint.pth.tar", "--predict", "new")
+    rows = list(csv.reader((tmp_path / "predictions.csv").open()))
+    assert rows[0] == ["file", "class", "probability"] and len(rows) == 7
+    assert {row[0] for row in rows[1:]} == {f"{cls}/{i}.png" for cls in CLASSES for i in range(2)}
+    assert all(row[1] in CLASSES and 1 / 3 - 1e-4 <= float(row[2]) <= 1 for row in rows[1:])
+    # the same numbers as evaluating them does
+    model = checkpoint.to_model(checkpoint.load(tmp_path / "dense" / "checkpoint.pth.tar"))
+    image = torch.from_numpy(decoding.decode(tmp_path / "new" / rows[1][0], 40, 3)).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(model.images[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
+    with torch.no_grad():
+        p = model((image - mean) / std).softmax(1)
+    assert (rows[1][1], float(rows[1][2])) == (CLASSES[p.argmax()], pytest.approx(float(p.max()), abs=2e-4))
+    again = run("slimming/eval.py", "dense/checkpoint.pth.tar", "--predict", "new", *common, cwd=tmp_path)
+    assert again.returncode == 2 and "predictions.csv is there already; give another --csv" in again.stderr
+    step("softmask/eval.py", "tuned/finetuned.pth.tar", "--predict", "new", "--csv", "other.csv")
+    assert (tmp_path / "other.csv").exists()
+
+
+def test_per_class_counts_by_hand():
+    model = torch.nn.Flatten()
+    model.forward = lambda x: x.flatten(1)                   # an image is its logits
+    logits = torch.eye(3)[torch.tensor([0, 0, 1, 2, 2, 2])]
+    labels = torch.tensor([0, 0, 0, 1, 2, 2])
+    lines = predict.per_class(model, [(logits[:4], labels[:4]), (logits[4:], labels[4:])], CLASSES).splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["cat", "3", "66.67", "cow", "(1)"], ["cow", "1", "0.00", "dog", "(1)"], ["dog", "2", "100.00"]]
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda p: None, "is no folder"), (lambda p: p.mkdir(), "holds no .png"),
+    (lambda p: (p.mkdir(), (p / "x.png").write_bytes(b"hello")), "x.png is no readable image")])
+def test_what_cannot_be_labelled_is_named(make, message, run, tmp_path):
+    make(tmp_path / "new")
+    done = run("slimming/eval.py", "chkpt/slimming-vgg13-cifar10-sparse.pth.tar", "--predict", tmp_path / "new",
+               "--dataset", "shapes10", "--device", "cpu", "--csv", tmp_path / "p.csv")
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
+    assert not (tmp_path / "p.csv").exists()

@@ -1,0 +1,324 @@
+"""Files of well-known repositories load without --arch and --depth, and give the same logits as the networks there.
+
+The networks are written out here under their own names, as briefly as they can be.
+"""
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import hoyer.networks
+import magnitude.networks
+import reweighted.networks
+import slimming.networks
+import softmask.networks
+from common import UserError, checkpoint, models, originals
+from common.models import any_network
+
+
+def conv(i, o, k=3, stride=1, bias=False):
+    return nn.Conv2d(i, o, k, stride, k // 2, bias=bias)
+
+
+class Net(nn.Module):
+    """Modules by their names, which the forward pass of a subclass uses."""
+
+    def __init__(self, **modules):
+        super().__init__()
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+
+class Basic(Net):
+    """conv1, bn1, conv2, bn2 and a shortcut under the name `shortcut`."""
+
+    def __init__(self, i, o, stride, name="shortcut", slices=False):
+        super().__init__(conv1=conv(i, o, 3, stride), bn1=nn.BatchNorm2d(o), conv2=conv(o, o), bn2=nn.BatchNorm2d(o))
+        self.name, self.slices, self.new = name, slices and i != o, o - i
+        project = nn.Sequential(conv(i, o, 1, stride), nn.BatchNorm2d(o))
+        if name == "shortcut" or i != o:                     # torchvision has no `downsample` where none is needed
+            setattr(self, name, project if i != o and not slices else nn.Sequential())
+
+    def forward(self, x):
+        out = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x)))))
+        if self.slices:
+            x = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, self.new // 2, self.new // 2))
+        return F.relu(out + getattr(self, self.name, nn.Identity())(x))
+
+
+class Bottleneck(Net):
+    def __init__(self, i, o, stride, name="downsample"):
+        mid = o // 4
+        super().__init__(conv1=conv(i, mid, 1), bn1=nn.BatchNorm2d(mid), conv2=conv(mid, mid, 3, stride),
+                         bn2=nn.BatchNorm2d(mid), conv3=conv(mid, o, 1), bn3=nn.BatchNorm2d(o))
+        self.short = name if i != o else None
+        if i != o:
+            setattr(self, name, nn.Sequential(conv(i, o, 1, stride), nn.BatchNorm2d(o)))
+
+    def forward(self, x):
+        out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        return F.relu(self.bn3(self.conv3(out)) + (getattr(self, self.short)(x) if self.short else x))
+
+
+class PreAct(Net):
+    def __init__(self, i, o, stride):
+        super().__init__(bn1=nn.BatchNorm2d(i), conv1=conv(i, o, 3, stride), bn2=nn.BatchNorm2d(o), conv2=conv(o, o))
+        if i != o:
+            self.shortcut = nn.Sequential(conv(i, o, 1, stride))
+
+    def forward(self, x):
+        active = F.relu(self.bn1(x))
+        short = self.shortcut(active) if hasattr(self, "shortcut") else x
+        return self.conv2(F.relu(self.bn2(self.conv1(active)))) + short
+
+
+class Residual(Net):
+    """weiaicunzai's block: everything in two Sequentials."""
+
+    def __init__(self, i, o, stride):
+        super().__init__(residual_function=nn.Sequential(conv(i, o, 3, stride), nn.BatchNorm2d(o), nn.ReLU(),
+                                                         conv(o, o), nn.BatchNorm2d(o)),
+                         shortcut=nn.Sequential(conv(i, o, 1, stride), nn.BatchNorm2d(o)) if i != o else
+                         nn.Sequential())
+
+    def forward(self, x):
+        return F.relu(self.residual_function(x) + self.shortcut(x))
+
+
+def stages(block, counts, stem, width, expansion=1, name="layer{}", **kwargs):
+    layers, i = {}, stem
+    for stage, count in enumerate(counts):
+        o, blocks = width * 2 ** stage * expansion, []
+        for n in range(count):
+            blocks.append(block(i, o, 2 if stage and not n else 1, **kwargs))
+            i = o
+        layers[name.format(stage + 1)] = nn.Sequential(*blocks)
+    return layers, i
+
+
+class ResNet(Net):
+    """A stem, stages and a linear layer; head: its name; pool: the max pool of ImageNet after the stem."""
+
+    def __init__(self, block, counts, width, head, classes, pool=False, normed=True, expansion=1, **kwargs):
+        layers, last = stages(block, counts, width, width, expansion, **kwargs)
+        stem = {"conv1": conv(3, width, 7, 2) if pool else conv(3, width)}
+        if normed:
+            stem["bn1"] = nn.BatchNorm2d(width)
+        super().__init__(**stem, **layers, **{head: nn.Linear(last, classes)})
+        self.order, self.head, self.pool, self.normed = list(layers), head, pool, normed
+
+    def forward(self, x):
+        x = self.conv1(x)
+        x = F.relu(self.bn1(x)) if self.normed else x
+        x = F.max_pool2d(x, 3, 2, 1) if self.pool else x
+        for name in self.order:
+            x = getattr(self, name)(x)
+        return getattr(self, self.head)(x.mean((2, 3)))
+
+
+class Weiaicunzai(Net):
+    def __init__(self, classes):
+        layers, last = stages(Residual, (2, 2, 2, 2), 64, 64)
+        layers = {f"conv{i}_x": layer for i, layer in enumerate(layers.values(), 2)}
+        super().__init__(conv1=nn.Sequential(conv(3, 64), nn.BatchNorm2d(64), nn.ReLU()), **layers,
+                         fc=nn.Linear(last, classes))
+
+    def forward(self, x):
+        for name in ("conv1", "conv2_x", "conv3_x", "conv4_x", "conv5_x"):
+            x = getattr(self, name)(x)
+        return self.fc(x.mean((2, 3)))
+
+
+VGG16 = (64, 64, "M", 128, 128, "M", 256, 256, 256, "M", 512, 512, 512, "M", 512, 512, 512, "M")
+
+
+class VGG(Net):
+    def __init__(self, classifier, plan=VGG16, pool=None, normed=True):
+        layers, i = [], 3
+        for o in plan:
+            layers += [nn.MaxPool2d(2)] if o == "M" else [conv(i, o, bias=True), *[nn.BatchNorm2d(o)] * normed,
+                                                          nn.ReLU()]
+            i = i if o == "M" else o
+        super().__init__(features=nn.Sequential(*layers), classifier=classifier)
+        self.pool = pool
+
+    def forward(self, x):
+        x = self.features(x)
+        return self.classifier((F.adaptive_avg_pool2d(x, self.pool) if self.pool else x).flatten(1))
+
+
+def hidden(inputs, width, classes):
+    return nn.Sequential(nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(), nn.Linear(width, width), nn.ReLU(),
+                         nn.Dropout(), nn.Linear(width, classes))
+
+
+class Inverted(Net):
+    def __init__(self, i, o, expansion, stride):
+        mid = expansion * i
+        super().__init__(conv1=conv(i, mid, 1), bn1=nn.BatchNorm2d(mid), conv2=nn.Conv2d(
+            mid, mid, 3, stride, 1, groups=mid, bias=False), bn2=nn.BatchNorm2d(mid), conv3=conv(mid, o, 1),
+            bn3=nn.BatchNorm2d(o), shortcut=nn.Sequential())
+        self.stride = stride
+        if stride == 1 and i != o:
+            self.shortcut = nn.Sequential(conv(i, o, 1), nn.BatchNorm2d(o))
+
+    def forward(self, x):
+        out = F.relu(self.bn2(self.conv2(F.relu(self.bn1(self.conv1(x))))))
+        out = self.bn3(self.conv3(out))
+        return out + self.shortcut(x) if self.stride == 1 else out
+
+
+class MobileNetV2(Net):
+    def __init__(self, classes):
+        layers, i = [], 32
+        for expansion, o, count, stride in ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+                                            (6, 160, 3, 2), (6, 320, 1, 1)):
+            for n in range(count):
+                layers.append(Inverted(i, o, expansion, 1 if n else stride))
+                i = o
+        super().__init__(conv1=conv(3, 32), bn1=nn.BatchNorm2d(32), layers=nn.Sequential(*layers),
+                         conv2=conv(320, 1280, 1), bn2=nn.BatchNorm2d(1280), linear=nn.Linear(1280, classes))
+
+    def forward(self, x):
+        x = self.layers(F.relu(self.bn1(self.conv1(x))))
+        return self.linear(F.relu(self.bn2(self.conv2(x))).mean((2, 3)))
+
+
+def reference(kind):
+    """(the network of that repository, what models.name calls it, the side of its images)."""
+    chenyaofo = dict(width=16, head="fc", classes=100, name="layer{}")
+    return {
+        "kuangliu ResNet18": lambda: (ResNet(Basic, (2, 2, 2, 2), 64, "linear", 10), "resnet18", 32),
+        "kuangliu PreActResNet18": lambda: (ResNet(PreAct, (2, 2, 2, 2), 64, "linear", 10, normed=False),
+                                            "preresnet18", 32),
+        "kuangliu VGG16": lambda: (VGG(nn.Linear(512, 10)), "vgg16", 32),
+        "kuangliu MobileNetV2": lambda: (MobileNetV2(10), "mobilenetv2", 32),
+        "chenyaofo resnet20": lambda: (Plain(3, **chenyaofo), "resnet20", 32),
+        "chenyaofo resnet56": lambda: (Plain(9, **chenyaofo), "resnet56", 32),
+        "chenyaofo vgg16_bn": lambda: (VGG(hidden(512, 512, 100)), "vgg16", 32),
+        "akamaster resnet20": lambda: (ResNet(Slicing, (3, 3, 3), 16, "linear", 10), "resnet20", 32),
+        "weiaicunzai resnet18": lambda: (Weiaicunzai(100), "resnet18", 32),
+        "torchvision resnet18": lambda: (ResNet(Down, (2, 2, 2, 2), 64, "fc", 1000, pool=True), "resnet18", 64),
+        "torchvision resnet50": lambda: (ResNet(Bottleneck, (3, 4, 6, 3), 64, "fc", 10, pool=True, expansion=4),
+                                         "resnet50", 64),
+        # 4096 channels would be half a gigabyte: the widths come from the file, whatever they are
+        "torchvision vgg16_bn": lambda: (VGG(hidden(512 * 49, 64, 10), pool=7), "vgg16", 96),
+        "torchvision vgg16": lambda: (VGG(hidden(512 * 49, 64, 10), pool=7, normed=False), "vgg16", 96),
+    }[kind]()
+
+
+def Down(i, o, stride):
+    return Basic(i, o, stride, "downsample")
+
+
+def Slicing(i, o, stride):
+    return Basic(i, o, stride, slices=True)
+
+
+def Plain(n, width, head, classes, name):
+    return ResNet(Down, (n, n, n), width, head, classes, name=name)
+
+
+KINDS = ("kuangliu ResNet18", "kuangliu PreActResNet18", "kuangliu VGG16", "kuangliu MobileNetV2", "chenyaofo resnet20",
+         "chenyaofo resnet56", "chenyaofo vgg16_bn", "akamaster resnet20", "weiaicunzai resnet18",
+         "torchvision resnet18", "torchvision resnet50", "torchvision vgg16_bn", "torchvision vgg16")
+
+
+def random_network(kind):
+    torch.manual_seed(0)
+    net, name, side = reference(kind)
+    for m in net.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.3)
+            nn.init.normal_(m.running_mean, 0, 0.3)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+    return net.eval(), name, side
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_the_file_alone_says_what_it_is_and_its_logits_are_the_same(kind, tmp_path):
+    net, name, side = random_network(kind)
+    torch.save({"net": net.state_dict(), "acc": 91.5, "epoch": 7}, tmp_path / "theirs.pth")
+    ckpt = originals.load(tmp_path / "theirs.pth", any_network)
+    ours, x = checkpoint.to_model(ckpt), torch.randn(2, 3, side, side)
+    assert models.name(ours.arch, ours.cfg) == name and (ckpt["epoch"], ckpt["best_prec1"]) == (7, 91.5)
+    assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in net.parameters())
+    expected = net(x)
+    assert expected.std() > 1e-3
+    torch.testing.assert_close(ours(x), expected, rtol=1e-4, atol=1e-5 * float(expected.abs().max()))
+
+
+METHODS = {"slimming": slimming, "hoyer": hoyer, "magnitude": magnitude, "softmask": softmask, "reweighted": reweighted}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_takes_the_network_of_the_file(method, tmp_path):
+    network = METHODS[method].networks.network
+    for kind, arch in (("akamaster resnet20", "resnet20"), ("kuangliu VGG16", "vgg16"),
+                       ("kuangliu ResNet18", "resnet18"), ("kuangliu MobileNetV2", "mobilenetv2")):
+        torch.save(random_network(kind)[0].state_dict(), tmp_path / "theirs.pth")
+        alone = originals.load(tmp_path / "theirs.pth", network)
+        ckpt = originals.load(tmp_path / "theirs.pth", network, None if method == "hoyer" and arch == "vgg16" else arch)
+        assert {**ckpt["cfg"], "gamma": 0} == {**alone["cfg"], "gamma": 0}, kind
+    with pytest.raises(UserError, match="theirs.pth holds a mobilenetv2 .*not --arch resnet18; leave them out"):
+        originals.load(tmp_path / "theirs.pth", network, "resnet18")
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("arch", models.ARCHS)
+def test_every_method_knows_every_network(method, arch):
+    name, cfg = METHODS[method].networks.network(arch)
+    with torch.device("meta"):
+        model = models.build(name, **cfg)
+    assert model.arch == (arch if method != "slimming" or arch != "resnet" else "preresnet")
+    for named in ("resnet18", "vgg13"):
+        assert models.name(*METHODS[method].networks.network(named)) == named
+
+
+@pytest.mark.parametrize("wrapped", [
+    lambda s: s, lambda s: {"net": s}, lambda s: {"model": s}, lambda s: {"state_dict": s, "best_prec1": 90.0},
+    lambda s: {"model_state_dict": s, "loss": 0.1}, lambda s: {f"module.{k}": v for k, v in s.items()},
+    lambda s: {"model": {"state_dict": {f"_orig_mod.module.{k}": v for k, v in s.items()}}},
+    lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
+    lambda s: {"state_dict": {f"net.{k}": v for k, v in s.items()}, "epoch": "last", "acc": None}])
+def test_wrappers_are_taken_off(wrapped, tmp_path):
+    state = random_network("akamaster resnet20")[0].state_dict()
+    torch.save(wrapped(state), tmp_path / "theirs.pth")
+    ckpt = originals.load(tmp_path / "theirs.pth", any_network)
+    assert torch.equal(ckpt["state_dict"]["layer3.2.conv2.weight"], state["layer3.2.conv2.weight"])
+    assert ckpt["cfg"]["shortcut"] == "slice" and "linear.weight" not in ckpt["state_dict"]
+
+
+def test_narrowed_files_load_by_their_shapes(tmp_path):
+    """A bare state_dict of a network that was narrowed here."""
+    torch.manual_seed(0)
+    model = models.build("resnet_imagenet", preact=True)
+    keep = {"layer2.0.bn2": torch.arange(128) % 3 > 0, "layer4.1.bn2": torch.arange(512) < 40}
+    small = models.narrow(model, keep).eval()
+    torch.save(small.state_dict(), tmp_path / "small.pth")
+    again = checkpoint.to_model(originals.load(tmp_path / "small.pth", any_network))
+    assert again.cfg == small.cfg and again.cfg["widths"][2] == 85 and again.cfg["widths"][-1] == 40
+
+
+def changed(state, **changes):
+    return {k: v for k, v in {**state, **changes}.items() if v is not None}
+
+
+@pytest.mark.parametrize("change, message", [
+    (lambda s: changed(s, **{"layer2.0.conv2.weight": None}),
+     r"nearest is akamaster ResNet \(resnet20\), but it has no layer2.0.conv2.weight\. "),
+    (lambda s: changed(s, **{"layer1.1.conv1.weight": torch.zeros(16, 16, 5, 5), "layer3.0.bn1.bias": None}),
+     r"but its layer1.1.conv1.weight is \(16, 16, 5, 5\), not \(16, 16, 3, 3\) and it has no layer3.0.bn1.bias"),
+    (lambda s: changed(s, **{f"layer1.0.se.{i}.weight": torch.zeros(3) for i in range(4)}),
+     r"nearest is akamaster.*it has layer1.0.se.0.weight too and it has layer1.0.se.1.weight too \(2 more\)"),
+    (lambda s: {k.replace("layer", "stage"): v for k, v in s.items()}, "The nearest is .*There are: kuangliu ResNet"),
+    (lambda s: {"encoder.weight": torch.zeros(3, 4), "encoder.bias": torch.zeros(3)}, "nearest is .*There are: "),
+])
+def test_what_fits_nowhere_is_told_with_the_nearest_network(change, message, tmp_path):
+    torch.save(change(random_network("akamaster resnet20")[0].state_dict()), tmp_path / "odd.pth")
+    with pytest.raises(UserError, match=f"odd.pth is none of the networks here.*{message}"):
+        originals.load(tmp_path / "odd.pth", any_network)
+    with pytest.raises(UserError, match="There are: .*torchvision ResNet.*LeNet-5"):
+        originals.load(tmp_path / "odd.pth", any_network, "resnet20")
