@@ -13,9 +13,17 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common import cli
-from results import ledger, tables_hoyer, tables_magnitude, tables_reweighted, tables_slimming, tables_softmask
+from results import (
+    ledger,
+    tables_front,
+    tables_hoyer,
+    tables_magnitude,
+    tables_reweighted,
+    tables_slimming,
+    tables_softmask,
+)
 
-TABLES = (tables_softmask, tables_hoyer, tables_slimming, tables_magnitude, tables_reweighted)
+TABLES = (tables_front, tables_softmask, tables_hoyer, tables_slimming, tables_magnitude, tables_reweighted)
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 

@@ -54,15 +54,6 @@ def magnitude_cifar10(ledger):
     return HEADER, lines
 
 
-def magnitude_cifar10_short(ledger):
-    """The same, without the networks whose dense training was so short that one pruned and trained on is better."""
-    dense, pruned = {}, {}                                   # {network: best accuracy}
-    for (arch, _, _, training, _), rows in groups(ledger).items():
-        best = dense if training == "dense" else pruned
-        best[arch] = max([best.get(arch, 0), *accuracies(rows).values()])
-    return magnitude_cifar10([row for row in ledger if dense.get(row["arch"], 0) >= pruned.get(row["arch"], 0)])
-
-
 def magnitude_precision(ledger):
     """The same trial run in each precision."""
     return ["network", "last epoch's accuracy, %", "recipe"], [

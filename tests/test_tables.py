@@ -74,15 +74,6 @@ def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together():
     assert "93.56" in rows[1][5] and not rows[4][5] and not rows[5][5]
 
 
-def test_the_short_table_of_magnitude_leaves_out_what_was_trained_too_briefly_to_compare():
-    brief = [line | {"arch": "resnet20"} for line in RUNS[:-2]] + [
-        row(stage="dense", nonzeros="1000", arch="resnet20", accuracy="79.05")]          # the pruned ones have 94
-    dense_best = [*RUNS[1:-2], row(stage="dense", nonzeros="1000", accuracy="94.10")]
-    _, rows = tables_magnitude.magnitude_cifar10_short([*brief, *dense_best])
-    assert {line[0] for line in rows} == {"resnet56"}
-    assert rows == tables_magnitude.magnitude_cifar10(dense_best)[1]
-
-
 def test_rows_on_a_part_of_the_data_are_only_in_the_table_of_precisions():
     part = row({"subset": 10000}, stage="dense", arch="resnet20", epochs="8", minutes="4.6")
     assert tables_magnitude.magnitude_cifar10([part])[1] == []
