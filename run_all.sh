@@ -70,7 +70,7 @@ hoyer() {
 }
 
 magnitude() {
-    local d=$out/magnitude recipe="--dataset shapes10 --subset 4000 --batch-size 32" tune="--epochs 4" percent=0.8
+    local d=$out/magnitude recipe="--dataset shapes10 --subset 4000 --batch-size 32" tune="--epochs 4" percent=0.7
     local dense="--arch resnet20 --epochs 8 --weight-decay 5e-4 --schedule onecycle"
     if [ -n "$full" ]; then
         recipe="--dataset cifar10 --batch-size 128" dense="--arch resnet56 --epochs 160" tune="--epochs 160" percent=0.9

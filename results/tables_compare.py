@@ -53,6 +53,22 @@ def comparison(rows):
             "KiB", "ms at batch 1 / 128", "MicroNet score, rules / published"], cells
 
 
+def coefficients(ledger):
+    """(header, cells): what results/choose.py tried, from the rows of its prunings."""
+    names = {"slim": "slimming, s", "hs": "Hoyer-Square, decay", "ghs": "group-HS, decay", "rew": "reweighted, lambda",
+             "rewf": "reweighted filters, lambda", "soft": "soft masks of channels, wg, tw",
+             "nfp": "soft masks of weights, wg, tw"}
+    tried = {}
+    for row in ledger:
+        folder = Path(row["args"].get("save") or "").parts
+        if folder[:2] == ("logs", "search15") and folder[-1] == "cut":
+            name, _, value = folder[2].partition("-")
+            tried.setdefault(name, []).append(f"{value}: {row['accuracy']}")
+    return ["coefficient", "left", "value: top-1 on the validation set right after pruning, %"], [
+        [names[name], "10 % of the weights" if name in ("hs", "rew", "nfp") else "50 % of the MACs", "; ".join(values)]
+        for name, values in tried.items()]
+
+
 def text(rows):
     """The table for a terminal."""
     header, cells = comparison(rows)

@@ -53,3 +53,8 @@ def methods(ledger):
 def comparison(ledger):
     """All methods on one network; `ledger` has the same runs, command by command."""
     return tables_compare.comparison(tables_compare.read())
+
+
+def coefficients(ledger):
+    """What the coefficients of the comparison were chosen from."""
+    return tables_compare.coefficients(ledger)

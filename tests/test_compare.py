@@ -5,7 +5,9 @@ import os
 import shlex
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -17,7 +19,7 @@ from hoyer import prune as hoyer_prune
 from magnitude import finetune as magnitude_finetune
 from magnitude import main as magnitude_main
 from magnitude import prune as magnitude_prune
-from results import compare, tables_compare
+from results import choose, compare, ledger, tables_compare
 from reweighted import finetune as reweighted_finetune
 from reweighted import main as reweighted_main
 from reweighted import prune as reweighted_prune
@@ -232,6 +234,34 @@ def test_every_command_of_the_comparison_is_one_that_its_script_takes():
             assert "onecycle" in stage.command and args.lr == (compare.DENSE_LR if "dense" == stage.row else compare.LR)
 
 
+def test_every_command_that_chooses_coefficients_is_one_that_its_script_takes(monkeypatch):
+    made = set()
+    for stage in choose.stages():
+        python, script, *flags = shlex.split(stage.command)
+        args = importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse(flags)
+        assert (not stage.reads or stage.reads in made) and str(Path(stage.makes).parent) == args.save
+        made.add(stage.makes)
+
+
+def test_what_is_chosen_was_tried():
+    tried = choose.VALUES
+    for value, name in ((compare.SLIMMING, "slim"), (compare.HOYER_SQUARE, "hs"), (compare.GROUP_HS, "ghs"),
+                        (compare.REWEIGHTED, "rew"), (compare.FILTERS, "rewf")):
+        assert float(value) in [float(text) for text in tried[name]]
+    for flags, name in ((compare.CHANNEL_MASKS, "soft"), (compare.WEIGHT_MASKS, "nfp")):
+        assert ",".join(flags.split()[1:4:2]) in tried[name]
+
+
+def test_the_validation_images_are_in_neither_part_that_is_trained_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    x = np.arange(50_000, dtype=np.uint16).view(np.uint8).reshape(50_000, 2)
+    choose.split(SimpleNamespace(x_train=x, y_train=np.arange(50_000)))
+    for path, count in ((choose.ALL, 45_000), (choose.PART, 15_000)):
+        with np.load(path) as arrays:
+            assert arrays["y_train"].tolist() == list(range(count))
+            assert arrays["y_test"].tolist() == list(range(45_000, 50_000))
+
+
 def test_every_row_has_the_same_epochs_after_the_dense_network():
     todo = {stage.makes: stage for stage in compare.stages(1)}
     for stage in todo.values():
@@ -301,3 +331,11 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
     assert len(tables_compare.text(rows).splitlines()) == 6
     tables_compare.draw(tmp_path / "plot.png", [*rows, row("slimming", 88, 1, "macs", 50.0)])
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():
+    runs = {(line["command"], f"{float(line['accuracy']):.2f}", line["params"]) for line in ledger.read()}
+    rows = tables_compare.read()
+    assert {"dense", "dense, trained on", "magnitude", "random masks"} <= {line["name"] for line in rows}
+    for line in rows:
+        assert (line["command"], f"{line['accuracy']:.2f}", f"{line['params']:.0f}") in runs, line["file"]

@@ -1,0 +1,83 @@
+"""How the coefficients of results/compare.py were chosen: a few values each, on training images held out.
+
+    python results/choose.py                the commands are run, and a line printed for each value
+
+A dense network is trained on 45,000 images; from it each penalty is trained for 3 epochs on 15,000 of them, in as many
+steps as the comparison has, pruned to 10 % of the weights or half the MACs, and tested without fine-tuning on the last
+5,000 training images, which none of it has seen. What is finished is not repeated.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+
+from common import checkpoint, cli, data
+from results.compare import ADAM_OFF, ARCH, DATASET, Stage, run
+
+VALUES = {  # penalty: values of its coefficient, for soft masks wg,tw
+    "slim": ("0.0003", "0.001", "0.003"), "hs": ("1e-5", "3e-5", "1e-4"), "ghs": ("1e-4", "3e-4", "1e-3"),
+    "rew": ("3e-6", "1e-5"), "rewf": ("5e-4", "2e-3"), "soft": ("4,16",), "nfp": ("5000,5000", "60000,60000")}
+ALL, PART = "logs/compare/validation.npz", "logs/compare/validation15k.npz"
+DENSE = "logs/search/dense/checkpoint.pth.tar"
+
+
+def commands(name, value):
+    """(training, pruning) of one value: script and flags."""
+    wg, _, tw = value.partition(",")
+    masks = f"--wg {wg} --tw {tw} --wme 0 --swa-start 99"
+    sgd = f"--rew {ADAM_OFF} --lr-scheduler onecycle --lam {value}"
+    cycle, weights, macs = "--schedule onecycle", "--keep-weights 0.1", "--keep-macs 0.5"
+    return {
+        "slim": (f"slimming/main.py -sr --s {value} {cycle}", f"slimming/prune.py {macs}"),
+        "hs": (f"hoyer/main.py --reg hs --decay {value} {cycle}", f"hoyer/prune.py {weights}"),
+        "ghs": (f"hoyer/main.py --reg group-hs --decay {value} {cycle}",
+                f"hoyer/prune.py {macs} --granularity channel"),
+        "rew": (f"reweighted/main.py {sgd}", f"reweighted/prune.py {weights}"),
+        "rewf": (f"reweighted/main.py {sgd} --sparsity-type filter", f"reweighted/prune.py {macs}"),
+        "soft": (f"softmask/main.py --pflops --target 0.5 {masks} {cycle}", f"softmask/prune.py {macs}"),
+        "nfp": (f"softmask/main.py --nfp --target 0.9 {masks} {cycle}", f"softmask/prune.py {weights}")}[name]
+
+
+def stages():
+    """The dense network, then training and pruning of every value."""
+    made = [Stage("", f"python magnitude/main.py --dataset {ALL} --batch-size 128 --weight-decay 5e-4 --arch {ARCH} "
+                  f"--epochs 6 --lr 0.3 --schedule onecycle --save {Path(DENSE).parent} --resume auto", "", DENSE, 6)]
+    for name, values in VALUES.items():
+        for value in values:
+            folder, (train, prune) = f"logs/search15/{name}-{value}", commands(name, value)
+            file = "pruned_model.pth.tar" if "softmask" in prune else "pruned.pth.tar"
+            trained = f"{folder}/checkpoint.pth.tar"
+            made.append(Stage(name, f"python {train} --dataset {PART} --batch-size 43 --weight-decay 5e-4 --pretrained "
+                              f"{DENSE} --epochs 3 --lr 0.1 --resume auto --save {folder}", DENSE, trained, 3))
+            made.append(Stage(name, f"python {prune} --model {trained} --save {folder}/cut --overwrite", trained,
+                              f"{folder}/cut/{file}", 0, value))
+    return made
+
+
+def split(dataset):
+    """Writes the two data sets, whose test images are training images held out."""
+    Path(ALL).parent.mkdir(parents=True, exist_ok=True)
+    for path, count in ((ALL, 45_000), (PART, 15_000)):
+        if not Path(path).exists():
+            np.savez(path, x_train=dataset.x_train[:count], y_train=dataset.y_train[:count],
+                     x_test=dataset.x_train[-5000:], y_test=dataset.y_train[-5000:])
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    parser.add_argument("--data-dir")
+    args = parser.parse_args(argv)
+    split(data.load(DATASET, args.data_dir))
+    todo = stages()
+    failed = run(todo, args.data_dir)
+    for stage in todo:
+        if stage.row and Path(stage.makes).exists():
+            print(f"{stage.group:5} {stage.row:12} {checkpoint.load(stage.makes)['prec1']:.2f} %")
+    if failed:
+        print(f"{len(failed)} commands failed: {'; '.join(failed)}")
+
+
+if __name__ == "__main__":
+    cli.script(main)
