@@ -74,6 +74,9 @@ def for_network(model, args, path, holdout=0):
     """The data set of args, its images as the model reads them; `path` is the model's file. UserError as check_fit."""
     channels, size, _ = models.input_shape(model.arch, model.cfg)
     data = sized(args, load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, channels=channels))
+    known = getattr(model, "images", None)
+    if known and len(known["mean"]) == len(data.mean):       # normalized as it was in training
+        data = replace(data, mean=tuple(known["mean"]), std=tuple(known["std"]))
     check_fit(data, model, path)
     return data
 

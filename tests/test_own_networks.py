@@ -2,6 +2,9 @@
 
 The networks are written out here under their own names, as briefly as they can be.
 """
+import argparse
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +15,7 @@ import magnitude.networks
 import reweighted.networks
 import slimming.networks
 import softmask.networks
-from common import UserError, checkpoint, models, originals
+from common import UserError, checkpoint, data, models, originals
 from common.models import any_network
 
 
@@ -275,6 +278,21 @@ def test_every_method_knows_every_network(method, arch):
     assert model.arch == (arch if method != "slimming" or arch != "resnet" else "preresnet")
     for named in ("resnet18", "vgg13"):
         assert models.name(*METHODS[method].networks.network(named)) == named
+
+
+@pytest.mark.parametrize("kind, mean", [
+    ("akamaster resnet20", 0.485), ("torchvision resnet18", 0.485), ("torchvision vgg16_bn", 0.485),
+    ("weiaicunzai resnet18", 0.507075), ("chenyaofo vgg16_bn", 0.4914), ("kuangliu ResNet18", 0.4914)])
+def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
+    net, _, side = random_network(kind)
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    model = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network))
+    classes = model.cfg["num_classes"]
+    y = torch.arange(2 * classes).numpy() % classes
+    x = torch.randint(0, 256, (len(y), 4, 4, 3), dtype=torch.uint8).repeat(1, side // 4, side // 4, 1).numpy()
+    np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:classes], y_test=y[:classes])
+    args = argparse.Namespace(dataset="cifar10", data_dir=tmp_path, subset=None, image_size=None)
+    assert data.for_network(model, args, "theirs.pth").mean[0] == model.images["mean"][0] == mean
 
 
 @pytest.mark.parametrize("wrapped", [
