@@ -3,6 +3,7 @@
 The networks are written out here under their own names, as briefly as they can be.
 """
 import argparse
+import importlib
 
 import numpy as np
 import pytest
@@ -340,3 +341,48 @@ def test_what_fits_nowhere_is_told_with_the_nearest_network(change, message, tmp
         originals.load(tmp_path / "odd.pth", any_network)
     with pytest.raises(UserError, match="There are: .*torchvision ResNet.*LeNet-5"):
         originals.load(tmp_path / "odd.pth", any_network, "resnet20")
+
+
+STEPS = {  # method: [(script, its flags; {} stands for the file that the step before wrote, and what it writes)]
+    "slimming": [("prune", ["--model", "{}", "--percent", "0.3"], "pruned.pth.tar"),
+                 ("finetune", ["--refine", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+    "hoyer": [("prune", ["--model", "{}", "--sensitivity", "0.02"], "pruned.pth.tar"),
+              ("finetune", ["--model", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+    "magnitude": [("prune", ["--model", "{}", "--percent", "0.5"], "pruned.pth.tar"),
+                  ("finetune", ["--model", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+    "reweighted": [("prune", ["--model", "{}", "--percentile", "0.5"], "pruned.pth.tar"),
+                   ("finetune", ["--model", "{}", "--epochs", "1", "--warmup-epochs", "0"], "finetuned.pth.tar")],
+    "softmask": [("main", ["--pretrained", "{}", "--target", "0.5", "--epochs", "1", "--swa-start", "2"],
+                  "pruned_model.pth.tar"),
+                 ("finetune", ["--pruned", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+}
+
+
+@pytest.mark.parametrize("method", STEPS)
+def test_every_method_prunes_fine_tunes_and_evaluates_it(method, tmp_path, capsys):
+    torch.save({"state_dict": random_network("akamaster resnet20")[0].state_dict()}, tmp_path / "theirs.th")
+    common = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
+    file = tmp_path / "theirs.th"
+    for script, flags, wrote in [*STEPS[method], ("eval", ["{}"], None)]:
+        save = ["--save", str(tmp_path / script)] if wrote else []
+        importlib.import_module(f"{method}.{script}").main([flag.format(file) for flag in flags] + common + save)
+        file = tmp_path / script / wrote if wrote else file
+    ckpt = checkpoint.load(file)
+    assert (ckpt["arch"], ckpt["cfg"]["shortcut"], ckpt["images"]["mean"][0]) == ("resnet", "slice", 0.485)
+    assert "resnet depth=20" in capsys.readouterr().out.replace("  ", " ") or method == "softmask"
+    evaluation = importlib.import_module(f"{method}.eval")
+    evaluation.main([str(tmp_path / "theirs.th"), *common])
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "vgg11", "vgg13_bn"])
+def test_torchvisions_own_networks(name, tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)(num_classes=10)
+    if name.startswith("vgg"):                               # half a gigabyte otherwise
+        net.classifier[0], net.classifier[3], net.classifier[6] = (
+            nn.Linear(512 * 49, 64), nn.Linear(64, 64), nn.Linear(64, 10))
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    ours, x = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network)), torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), net.eval()(x), rtol=1e-4, atol=1e-5)
