@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from common import UserError, models
+from common import UserError, checkpoint, models
 from common.image_folder import read_folder, read_npz
 from common.loader import Loader as Loader  # data.Loader
 from common.sources import SYNTHETIC, data_dir, download, find, synthetic
@@ -73,17 +73,26 @@ def load(name, folder=None, grey=False, subset=None, holdout=0, size=None, usual
 def for_network(model, args, path, holdout=0):
     """The data set of args, its images as the model reads them; `path` is the model's file. UserError as check_fit."""
     channels, size, _ = models.input_shape(model.arch, model.cfg)
-    data = sized(args, load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, channels=channels))
+    data = load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, channels=channels)
+    data = sized(args, normalized(data, getattr(model, "images", None)))
     check_fit(data, model, path)
     return data
 
 
-def for_arch(arch, cfg, args, holdout=0, trained=False):
+def normalized(data, images):
+    """The data with the mean and std of the images that a network was trained on, if its file says them."""
+    if not images or len(images["mean"]) != len(data.mean):
+        return data
+    return replace(data, mean=tuple(images["mean"]), std=tuple(images["std"]))
+
+
+def for_arch(arch, cfg, args, holdout=0, start=None):
     """The data set of args for a network that is to be trained on it: images of --image-size, or of the side they
-    have. trained: it has been already, and keeps the size it had."""
+    have. start: the checkpoint it starts from, whose image size and normalization it keeps."""
     channels, usual, _ = models.input_shape(arch, cfg)
-    size = usual if trained or arch in models.ONE_SIZE else args.image_size
-    return sized(args, load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, usual, channels))
+    size = usual if start or arch in models.ONE_SIZE else args.image_size
+    data = load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, usual, channels)
+    return sized(args, normalized(data, start and checkpoint.images_of(start)))
 
 
 def sized(args, data):

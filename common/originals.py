@@ -19,15 +19,21 @@ PREFIXES = ("module.", "model.", "net.", "_orig_mod.")                   # that 
 
 @dataclass
 class Format:
-    """Names of layers: `has` are some that the file has, `lacks` some that it has not, `names` their way to ours."""
+    """Names of layers: `has` are some that the file has, `lacks` some that it has not, `names` their way to ours.
+
+    pixels: (mean, std) that the repository normalizes images with, where it is not CIFAR-10's as in common/data.py.
+    """
     who: str
     arch: str
     has: str
     lacks: str = ""
     cfg: dict = field(default_factory=dict)
     names: tuple = ()
+    pixels: tuple = ()
 
 
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+CIFAR100 = ((0.507075, 0.486549, 0.440892), (0.267334, 0.256438, 0.276150))
 LINEAR = ((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample."))
 UNITS = ((r"^conv1\.0\.", "conv1."), (r"^conv1\.1\.", "bn1."), (r"^conv(\d)_x", lambda m: f"layer{int(m[1]) - 1}"),
          (r"residual_function\.([0369])\.", lambda m: f"conv{int(m[1]) // 3 + 1}."),
@@ -35,12 +41,13 @@ UNITS = ((r"^conv1\.0\.", "conv1."), (r"^conv1\.1\.", "bn1."), (r"^conv(\d)_x", 
 FORMATS = (
     Format("kuangliu ResNet", "resnet_imagenet", "layer4 bn1 linear", names=LINEAR),
     Format("kuangliu PreActResNet", "resnet_imagenet", "layer4 linear", "bn1", {"preact": True}, LINEAR),
-    Format("weiaicunzai ResNet", "resnet_imagenet", "conv1.0 conv5_x fc", names=UNITS),
-    Format("torchvision ResNet", "resnet_imagenet", "layer4 bn1 fc"),
+    Format("weiaicunzai ResNet", "resnet_imagenet", "conv1.0 conv5_x fc", names=UNITS, pixels=CIFAR100),
+    Format("torchvision ResNet", "resnet_imagenet", "layer4 bn1 fc", pixels=IMAGENET),
     Format("four-stage pre-activation ResNet", "resnet_imagenet", "layer4 fc", "bn1", {"preact": True}),
     Format("akamaster ResNet", "resnet", "layer3 bn1 linear", "layer4 layer2.0.shortcut", {"shortcut": "slice"},
-           LINEAR),
-    Format("akamaster ResNet, option B", "resnet", "layer3 bn1 linear layer2.0.shortcut", "layer4", names=LINEAR),
+           LINEAR, IMAGENET),
+    Format("akamaster ResNet, option B", "resnet", "layer3 bn1 linear layer2.0.shortcut", "layer4", {}, LINEAR,
+           IMAGENET),
     Format("soft-mask WideResNet", "wideresnet", "layer3 bn1 fc layer2.0.downsample.weight", "layer4",
            {"variant": "softmask"}, ((r"^layer(\d)\.", r"block\1.layer."), (r"\.downsample\.", ".convShortcut."))),
     Format("chenyaofo or bearpaw ResNet", "resnet", "layer3 bn1 fc layer2.0.downsample.1", "layer4"),
@@ -52,7 +59,8 @@ FORMATS = (
     Format("bearpaw ResNeXt", "resnext", "conv_1_3x3 stage_3 classifier"),
     Format("kuangliu MobileNetV2", "mobilenetv2", "layers.16 linear"),
     Format("bearpaw AlexNet", "alexnet", "features.6 features.8 features.10 classifier.weight", "features.1"),
-    Format("torchvision or chenyaofo VGG", "vgg", "features.0 classifier.6", names=((r"^features\.", "feature."),)),
+    Format("torchvision or chenyaofo VGG", "vgg", "features.0 classifier.6", names=((r"^features\.", "feature."),),
+           pixels=IMAGENET),
     Format("kuangliu or bearpaw VGG", "vgg", "features.0 classifier", "classifier.6",
            names=((r"^features\.", "feature."),)),
     Format("slimming or l1-norm VGG", "vgg", "feature.0 classifier"),
@@ -96,14 +104,18 @@ def convert(path, ckpt, network, arch=None, depth=None):
     if not state or not checkpoint.weights(state):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(ckpt)[:5]))})")
     asked = network(arch, depth) if arch else (None, {})
-    model, state = recognize(path, cleaned(state), *asked)
+    model, state, form = recognize(path, cleaned(state), *asked)
     best = next((outer[key] for key in ("best_prec1", "best_acc", "acc") if key in outer), 0)
     best, epoch = (float(v) if isinstance(v, int | float) or isinstance(v, torch.Tensor) and v.numel() == 1 else 0.0
                    for v in (best, outer.get("epoch", 0)))
+    mean, std = form.pixels or ((), ())
+    if form.pixels == IMAGENET and "linear" not in form.has and models.input_shape(model.arch, model.cfg)[1] != 224:
+        mean = std = ()                                      # torchvision's names in a network for CIFAR
+    images = {"images": {"classes": [], "mean": list(mean), "std": list(std)}} if mean else {}
     return {"format": checkpoint.FORMAT, "method": "original", "arch": model.arch, "cfg": model.cfg, "dataset": None,
             "stage": "pruned" if isinstance(outer.get("cfg"), list) else "dense", "state_dict": state,
             "epoch": int(epoch), "prec1": None, "best_prec1": 100 * best if best <= 1 else best, "args": {},
-            "dense": None}
+            "dense": None, **images}
 
 
 def cleaned(state):
@@ -115,7 +127,7 @@ def cleaned(state):
 
 
 def recognize(path, state, asked=None, asked_cfg=None):
-    """(the network without its weights, its state_dict in our names) of the first format that fits.
+    """(the network without its weights, its state_dict in our names, the format) of the first that fits.
 
     asked: an arch whose options are taken where the file does not say. UserError names the nearest format and the first
     two misfits.
@@ -137,7 +149,7 @@ def recognize(path, state, asked=None, asked_cfg=None):
             filled = complete(model, ours)
             wrong = misfits(model, filled, theirs)
             if not wrong and likely:
-                return model, filled
+                return model, filled, form
             if nearest is None or len(wrong) < len(nearest[0]):
                 nearest = wrong, form, model
     wrong, form, model = nearest

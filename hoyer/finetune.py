@@ -77,7 +77,7 @@ def finetune(args):
     run = Run(args, "hoyer", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"])
 
     # data: the LeNets see MNIST as it is
-    dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], args, args.holdout, trained=True)
+    dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], args, args.holdout, ckpt)
     train, test = run.loaders(dataset) if lenet else run.loaders(dataset, crop=4, flip=True)
 
     # network

@@ -113,7 +113,7 @@ def train(args):
         run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
 
     # data: the LeNets see MNIST as it is
-    dataset = data.for_arch(arch, cfg, args, args.holdout, trained=bool(ckpt))
+    dataset = data.for_arch(arch, cfg, args, args.holdout, ckpt)
     train, test = run.loaders(dataset) if lenet else run.loaders(dataset, crop=4, flip=True)
 
     # network

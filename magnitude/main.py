@@ -70,7 +70,7 @@ def train(args):
 
     # data
     lenet = arch.startswith("lenet")
-    dataset = data.for_arch(arch, cfg, args, trained=bool(start))
+    dataset = data.for_arch(arch, cfg, args, start=start)
     train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     # network

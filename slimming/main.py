@@ -78,7 +78,7 @@ def train(args):
     run = Run(args, "slimming", "sparse" if args.sr else "dense", models.name(family, cfg))
 
     # data
-    dataset = data.for_arch(arch, cfg, args, trained=bool(start))
+    dataset = data.for_arch(arch, cfg, args, start=start)
     train, test = run.loaders(dataset, crop=4, flip=True)
 
     # network

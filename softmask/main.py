@@ -117,6 +117,7 @@ def main(argv=None):
     check(args)
     args.dataset = args.dataset or "cifar100"
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
+    start = None
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         arch, cfg = start["arch"], start["cfg"]
@@ -125,7 +126,7 @@ def main(argv=None):
     stage = "dense" if args.target is None else "sparse"
 
     # data
-    dataset = data.for_arch(arch, cfg, args, trained=bool(args.pretrained))
+    dataset = data.for_arch(arch, cfg, args, start=start)
     run = Run(args, "softmask", stage, models.name(arch, cfg))
     train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
 

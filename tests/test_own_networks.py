@@ -2,6 +2,10 @@
 
 The networks are written out here under their own names, as briefly as they can be.
 """
+import argparse
+import importlib
+
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -12,7 +16,7 @@ import magnitude.networks
 import reweighted.networks
 import slimming.networks
 import softmask.networks
-from common import UserError, checkpoint, models, originals
+from common import UserError, checkpoint, data, models, originals
 from common.models import any_network
 
 
@@ -277,6 +281,21 @@ def test_every_method_knows_every_network(method, arch):
         assert models.name(*METHODS[method].networks.network(named)) == named
 
 
+@pytest.mark.parametrize("kind, mean", [
+    ("akamaster resnet20", 0.485), ("torchvision resnet18", 0.485), ("torchvision vgg16_bn", 0.485),
+    ("weiaicunzai resnet18", 0.507075), ("chenyaofo vgg16_bn", 0.4914), ("kuangliu ResNet18", 0.4914)])
+def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
+    net, _, side = random_network(kind)
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    model = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network))
+    classes = model.cfg["num_classes"]
+    y = torch.arange(2 * classes).numpy() % classes
+    x = torch.randint(0, 256, (len(y), 4, 4, 3), dtype=torch.uint8).repeat(1, side // 4, side // 4, 1).numpy()
+    np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:classes], y_test=y[:classes])
+    args = argparse.Namespace(dataset="cifar10", data_dir=tmp_path, subset=None, image_size=None)
+    assert data.for_network(model, args, "theirs.pth").mean[0] == model.images["mean"][0] == mean
+
+
 @pytest.mark.parametrize("wrapped", [
     lambda s: s, lambda s: {"net": s}, lambda s: {"model": s}, lambda s: {"state_dict": s, "best_prec1": 90.0},
     lambda s: {"model_state_dict": s, "loss": 0.1}, lambda s: {f"module.{k}": v for k, v in s.items()},
@@ -322,3 +341,48 @@ def test_what_fits_nowhere_is_told_with_the_nearest_network(change, message, tmp
         originals.load(tmp_path / "odd.pth", any_network)
     with pytest.raises(UserError, match="There are: .*torchvision ResNet.*LeNet-5"):
         originals.load(tmp_path / "odd.pth", any_network, "resnet20")
+
+
+STEPS = {  # method: [(script, its flags; {} stands for the file that the step before wrote, and what it writes)]
+    "slimming": [("prune", ["--model", "{}", "--percent", "0.3"], "pruned.pth.tar"),
+                 ("finetune", ["--refine", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+    "hoyer": [("prune", ["--model", "{}", "--sensitivity", "0.02"], "pruned.pth.tar"),
+              ("finetune", ["--model", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+    "magnitude": [("prune", ["--model", "{}", "--percent", "0.5"], "pruned.pth.tar"),
+                  ("finetune", ["--model", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+    "reweighted": [("prune", ["--model", "{}", "--percentile", "0.5"], "pruned.pth.tar"),
+                   ("finetune", ["--model", "{}", "--epochs", "1", "--warmup-epochs", "0"], "finetuned.pth.tar")],
+    "softmask": [("main", ["--pretrained", "{}", "--target", "0.5", "--epochs", "1", "--swa-start", "2"],
+                  "pruned_model.pth.tar"),
+                 ("finetune", ["--pruned", "{}", "--epochs", "1"], "finetuned.pth.tar")],
+}
+
+
+@pytest.mark.parametrize("method", STEPS)
+def test_every_method_prunes_fine_tunes_and_evaluates_it(method, tmp_path, capsys):
+    torch.save({"state_dict": random_network("akamaster resnet20")[0].state_dict()}, tmp_path / "theirs.th")
+    common = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
+    file = tmp_path / "theirs.th"
+    for script, flags, wrote in [*STEPS[method], ("eval", ["{}"], None)]:
+        save = ["--save", str(tmp_path / script)] if wrote else []
+        importlib.import_module(f"{method}.{script}").main([flag.format(file) for flag in flags] + common + save)
+        file = tmp_path / script / wrote if wrote else file
+    ckpt = checkpoint.load(file)
+    assert (ckpt["arch"], ckpt["cfg"]["shortcut"], ckpt["images"]["mean"][0]) == ("resnet", "slice", 0.485)
+    assert "resnet depth=20" in capsys.readouterr().out.replace("  ", " ") or method == "softmask"
+    evaluation = importlib.import_module(f"{method}.eval")
+    evaluation.main([str(tmp_path / "theirs.th"), *common])
+
+
+@pytest.mark.parametrize("name", ["resnet34", "resnet50", "vgg11", "vgg13_bn"])
+def test_torchvisions_own_networks(name, tmp_path):
+    torchvision = pytest.importorskip("torchvision")
+    torch.manual_seed(0)
+    net = getattr(torchvision.models, name)(num_classes=10)
+    if name.startswith("vgg"):                               # half a gigabyte otherwise
+        net.classifier[0], net.classifier[3], net.classifier[6] = (
+            nn.Linear(512 * 49, 64), nn.Linear(64, 64), nn.Linear(64, 10))
+    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    ours, x = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network)), torch.randn(1, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x), net.eval()(x), rtol=1e-4, atol=1e-5)
