@@ -263,8 +263,8 @@ def images(rng, source, path):
                 Image.fromarray(image).save(folder / f"{i}.png")
     victims = sorted(path.rglob("*.png"))
     victim = rng.choice(victims)
-    how = rng.choice(["flip", "flip", "cut", "text", "empty", "mode", "mode", "size", "link", "loop", "nested",
-                      "no class", "one class", "names", "cache", "cache", "gif", "folder", "hidden"])
+    how = rng.choice(["flip", "flip", "cut", "text", "empty", "mode", "mode", "size", "huge", "link", "loop", "nested",
+                      "no class", "one class", "names", "cache", "cache", "gif", "folder", "fifo", "bomb", "hidden"])
     whole, what = bytearray(victim.read_bytes()), ""
     if how == "flip":
         for _ in range(rng.choice([1, 5])):

@@ -1,7 +1,7 @@
 """How the scripts bear being killed, given damaged files, and left to run: the figures of results/reliability.md.
 
     python tests/reliability.py                          the long run: half an hour of one core
-    python tests/reliability.py kills files --seed 5     two of its parts, on other random numbers; nothing is written
+    python tests/reliability.py kills data --seed 5      two of its parts, on other random numbers; nothing is written
 
 test_reliability.py has a short version of each part. Every script runs in a process of its own, forked from this one,
 so that none waits for torch to load. Networks and data are as small as can be.
@@ -27,9 +27,9 @@ import mutations
 import numpy as np
 import torch
 
-from common import checkpoint, cli, device, models, plots
+from common import checkpoint, cli, device, plots
 
-PARTS = ("kills", "files", "payloads", "masks", "memory", "narrow")
+PARTS = ("networks", "data", "images", "kills", "payloads", "memory", "narrow", "masks")
 SMALL = "--device cpu --dataset tiny --test-batch-size 40"
 TRAIN = f"{SMALL} --precision fp32 --batch-size 16 --epochs 3"
 STEPS = {  # what writes, each after what it reads; {b}: the folder of what the steps before wrote, {s}: where to write
@@ -108,7 +108,7 @@ DATA |= {name: (module, words.replace("--dataset tiny", "--dataset {d}").replace
 
 @dataclass
 class Outcome:
-    """How a script ended: status (negative: killed by this signal), last words, and what it took."""
+    """How a script ended: status (negative: killed by this signal), last words; seconds of computing, peak memory."""
     status: int
     stderr: str
     seconds: float
@@ -127,7 +127,11 @@ class Outcome:
 
 
 def run(module, words, cwd, limit=60.0, kill_after=None, before=None):
-    """The Outcome of main(words) of a script in a fork; `before` is called in it first. At the limit it is stopped."""
+    """The Outcome of main(words) of a script in a fork; `before` is called in it first.
+
+    At the limit, in seconds of computing, it is stopped: it hangs; one that only waits has ten times that, since the
+    machine may be busy otherwise. kill_after: seconds of computing after which it is killed on purpose.
+    """
     main, name = importlib.import_module(module).main, f"{module.replace('.', '/')}.py"
     with tempfile.TemporaryFile("w+") as said:
         began, pid = time.monotonic(), os.fork()
@@ -156,24 +160,27 @@ def run(module, words, cwd, limit=60.0, kill_after=None, before=None):
             done, status, usage = os.wait4(pid, os.WNOHANG)
             if done:
                 break
-            gone = time.monotonic() - began
-            if sent is None and (gone > limit or kill_after is not None and gone > kill_after or large(pid)):
-                sent = signal.SIGALRM if gone > limit else signal.SIGKILL
+            seconds, megabytes = usage_of(pid)
+            hangs = seconds > limit or time.monotonic() - began > 10 * limit
+            if sent is None and (hangs or megabytes > 4000 or kill_after is not None and seconds > kill_after):
+                sent = signal.SIGALRM if hangs else signal.SIGKILL
                 os.kill(pid, signal.SIGKILL)
             time.sleep(pause)
             pause = min(pause * 1.2, 0.02)
         said.seek(0)
         status = os.waitstatus_to_exitcode(status)
-        return Outcome(-sent if sent and status < 0 else status, said.read(), time.monotonic() - began,
+        return Outcome(-sent if sent and status < 0 else status, said.read(), usage.ru_utime + usage.ru_stime,
                        usage.ru_maxrss / 1024)
 
 
-def large(pid, most=4000):
-    """Whether a process has more than `most` megabytes: it is stopped before the machine suffers."""
+def usage_of(pid):
+    """(seconds of computing, megabytes) of a process so far."""
     try:
-        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") / 2 ** 20 > most
-    except (OSError, IndexError):                            # it has ended, or this is no Linux
-        return False
+        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return ((int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK"),
+                int(words[21]) * os.sysconf("SC_PAGESIZE") / 2 ** 20)
+    except (OSError, IndexError):                            # it has ended
+        return 0, 0
 
 
 def argv(words, **places):
@@ -389,7 +396,7 @@ def masked_steps(base, folder, steps):
         save = folder / f"masked-{method}"
         words = (f"{name} {base}/{pruned}.pth.tar {SMALL} --batch-size 2 --epochs {epochs} --precision bf16 --lr 0.01 "
                  f"--momentum 0.9 --wd 0.0005 {more} --save {save}")
-        outcome = run(f"{method}.finetune", words.split(), base, limit=3600)
+        outcome = run(f"{method}.finetune", words.split(), base, limit=7200)
         if outcome.status:
             raise RuntimeError(f"{method}: {outcome.stderr}")
         ckpt, before = checkpoint.load(save / "checkpoint.pth.tar"), checkpoint.load(base / f"{pruned}.pth.tar")
@@ -416,47 +423,48 @@ def memory(base, folder, epochs):
                 file.write(f"{pages * os.sysconf('SC_PAGESIZE') / 2 ** 20}\n")
         Run.save = save_and_note
     module, words = STEPS["slimming-main"]
-    outcome = run(module, [*argv(words, b=base, s=save), "--epochs", str(epochs)], base, limit=3600, before=watch)
+    outcome = run(module, [*argv(words, b=base, s=save), "--epochs", str(epochs)], base, limit=7200, before=watch)
     if outcome.status:
         raise RuntimeError(outcome.stderr)
     return [float(line) for line in log.read_text().split()]
 
 
 def narrow_is_masked(count):
-    """{family: examples}: networks of random widths with random masks against what `narrow` makes of them."""
+    """{family: how many networks of random widths with random masks were as `narrow` makes them, or what went wrong}"""
     import test_reliability as tests
-    return {name: tests.narrow_examples(name, count) for name in tests.FAMILIES}
+    found = {}
+    for name in tests.FAMILIES:
+        try:
+            found[name] = tests.narrow_examples(name, count)
+        except Exception:
+            found[name] = traceback.format_exc()
+    return found
 
 
 # The report
 
 
-def report(parts, seed, scale=1.0):
-    """The long run of these parts: lines of results/reliability.md, and whether all is as it should be."""
-    lines, well, began = [], True, time.monotonic()
+def report(parts, seed, scale=1.0, write=lambda lines: None):
+    """The long run of these parts; write(lines of results/reliability.md) after each. Whether all is as it should be.
+    """
+    lines, well = [], True
 
-    def line(what, wanted, found, fine):
+    def line(what, wanted, found, fine, faults=()):
         nonlocal well
         well = well and fine
         lines.append(f"| {what} | {wanted} | {found} |")
-        print(lines[-1], flush=True)
+        print(*faults, lines[-1], sep="\n", flush=True)
+        write(lines)
 
     with tempfile.TemporaryDirectory() as temporary:
         base, folder = Path(temporary) / "base", Path(temporary) / "work"
         folder.mkdir()
         prepare(base)
-        if "kills" in parts:
-            count, found = kills(base, folder, int(100 * scale), seed)
-            wrong = [f"{step}: {fault}" for step, faults in found.items() for fault in faults]
-            print(*wrong, sep="\n")
-            line(f"SIGKILLs over {len(found)} commands that write, at random times and at random writes, then finished",
-                 "as if never killed, bit for bit", f"{count} kills, {len(wrong)} differences", not wrong)
-        if "files" in parts:
-            for what, make in (("checkpoints", None), ("data files", mutations.arrays),
-                               ("image folders", mutations.images)):
+        for part, what, make in (("networks", "checkpoints", None), ("data", "data files", mutations.arrays),
+                                 ("images", "image folders", mutations.images)):
+            if part in parts:
                 count = int(100 * scale)
                 tally = (data_sets(base, folder, count, make, seed) if make else networks(base, folder, count, seed))
-                print(*tally.faults, sep="\n")
                 kinds = {kind: sum(f": {kind}" in fault or f", {kind}" in fault for fault in tally.faults)
                          for kind in ("traceback", "hang")}
                 over = sum(" MB" in fault.partition(": ")[2].partition(":")[0] for fault in tally.faults)
@@ -464,18 +472,16 @@ def report(parts, seed, scale=1.0):
                      f"({tally.runs:,} runs, {tally.refused:,} refused)", "0 tracebacks, 0 hangs, 0 over 2 GB, nothing "
                      "written by those refused", f"{kinds['traceback']} tracebacks, {kinds['hang']} hangs, {over} over "
                      f"2 GB, {len(tally.faults)} faults; the slowest {tally.slowest:.1f} s, the largest "
-                     f"{tally.largest:,.0f} MB", not tally.faults)
+                     f"{tally.largest:,.0f} MB", not tally.faults, tally.faults)
+        if "kills" in parts:
+            count, found = kills(base, folder, int(100 * scale), seed)
+            wrong = [f"{step}: {fault}" for step, faults in found.items() for fault in faults]
+            line(f"SIGKILLs over {len(found)} commands that write, at random times and at random writes, then finished",
+                 "as if never killed, bit for bit", f"{count} kills, {len(wrong)} differences", not wrong, wrong)
         if "payloads" in parts:
             tally, ran = payloads(base, folder)
-            print(*tally.faults, sep="\n")
             line(f"{tally.files} pickles that want to run code, through every script ({tally.runs:,} runs)", "0 ran",
-                 f"{ran} ran, {len(tally.faults)} faults", not ran and not tally.faults)
-        if "masks" in parts:
-            found = masked_steps(base, folder, int(10_000 * scale))
-            moved = sum(m for _, _, m in found.values())
-            line(f"masked steps of each of {len(found)} methods with momentum, weight decay and bf16, "
-                 f"{sum(n for _, n, _ in found.values()):,} masked weights", "0 moved",
-                 f"{min(n for n, _, _ in found.values()):,} steps each, {moved} moved", not moved)
+                 f"{ran} ran, {len(tally.faults)} faults", not ran and not tally.faults, tally.faults)
         if "memory" in parts:
             taken = memory(base, folder, 50)
             grown = max(taken[30:]) - max(taken[10:30])
@@ -483,9 +489,17 @@ def report(parts, seed, scale=1.0):
                  f"{max(taken[10:30]):.1f} MB in epochs 11 to 30, {max(taken[30:]):.1f} MB in 31 to 50", grown < 5)
         if "narrow" in parts:
             found = narrow_is_masked(int(100 * scale))
-            line(f"random widths and random masks in {len(found)} families of networks: narrow equals masked to 1e-9 "
-                 "in float64", "always", f"{sum(found.values()):,} networks, all equal", True)
-    return lines, well, (time.monotonic() - began) / 60
+            wrong = [f"{name}: {text}" for name, text in found.items() if isinstance(text, str)]
+            line(f"random widths and random masks in {len(found)} kinds of networks: narrow equals masked to 1e-9 "
+                 "in float64", "always", f"{sum(n for n in found.values() if isinstance(n, int)):,} networks, "
+                 f"{len(wrong)} kinds with a difference", not wrong, wrong)
+        if "masks" in parts:
+            found = masked_steps(base, folder, int(10_000 * scale))
+            moved = sum(m for _, _, m in found.values())
+            line(f"masked steps of each of {len(found)} methods with momentum, weight decay and bf16, "
+                 f"{sum(n for _, n, _ in found.values()):,} masked weights", "0 moved",
+                 f"{min(n for n, _, _ in found.values()):,} steps each, {moved} moved", not moved)
+    return well
 
 
 def main():
@@ -495,17 +509,18 @@ def main():
     parser.add_argument("--scale", type=float, default=1.0, help="a tenth of everything: 0.1")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    lines, well, minutes = report(args.parts or PARTS, args.seed, args.scale)
-    if not args.parts and args.scale == 1:
-        facts = device.facts(torch.device("cpu"))
-        (ROOT / "results" / "reliability.md").write_text("\n".join([
-            "# What the scripts bear", "",
-            "Written by `python tests/reliability.py`; a short version of each line is in the tests "
-            "(tests/test_reliability.py).", "", "| what was done | wanted | found |", "| --- | --- | --- |", *lines, "",
-            f"{facts['date']}, torch {facts['torch']}, {facts['hardware']}, {minutes:.0f} minutes; "
-            f"seed {args.seed}; {len(models.ARCHS)} families.", ""]))
-        print("wrote results/reliability.md")
-    sys.exit(not well)
+    facts, path = device.facts(torch.device("cpu")), ROOT / "results" / "reliability.md"
+
+    def write(lines):
+        seconds = time.process_time() + sum(os.times()[2:4])
+        path.write_text("\n".join([
+            "# What the scripts bear", "", "Written by `python tests/reliability.py`; the tests have a short version "
+            "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |",
+            "| --- | --- | --- |",
+            *lines, "", f"{facts['date']}, torch {facts['torch']}, {facts['hardware']}: {seconds / 60:.0f} minutes of "
+            f"computing, beside other work; seed {args.seed}.", ""]))
+    whole = not args.parts and args.scale == 1
+    sys.exit(not report(args.parts or PARTS, args.seed, args.scale, *[write] * whole))
 
 
 if __name__ == "__main__":
