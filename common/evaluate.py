@@ -5,7 +5,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, deploy, models, originals
 from common.device import device_of
 
 
@@ -63,8 +63,9 @@ def evaluate_file(argv, description, network):
     add("--arch", help="for a file of an original repository")
     add("--depth", type=int)
     add("--half", action="store_true", help="evaluate in bf16 instead of fp32")
-    add("--latency", action="store_true", help="measure milliseconds per batch, beside the dense network's")
+    deploy.add_flags(parser)
     args = parser.parse_args(argv)
+    deploy.check(args)
     if not (args.file or args.named):
         raise UserError("which checkpoint? python eval.py FILE")
     return evaluate_checkpoint(args.file or args.named, args, network)
@@ -91,9 +92,5 @@ def evaluate_checkpoint(path, args, network):
     record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""
     print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
-    if args.latency:
-        dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)
-        for batch in (1, 128):
-            was, now = milliseconds([dense, model], batch)
-            print(f"batch {batch}: {now:.2f} ms, the dense network {was:.2f} ms, {was / now:.2f}x")
+    deploy.deploy(args, ckpt, model, dataset, test)
     return result

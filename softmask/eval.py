@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, data, originals, scores
+from common import UserError, checkpoint, cli, data, deploy, originals, scores
 from common.device import device_of
 from common.evaluate import evaluate
 from softmask.cost import legacy_flops
@@ -35,7 +35,10 @@ def parse(argv=None):
     add("--freebie", action="store_true", help="16-bit parameters and halved FLOPs for a network without quantization")
     add("--arch", help="for a bare state_dict: which network it is")
     add("--depth", type=int)
-    return parser.parse_args(argv)
+    deploy.add_flags(parser)
+    args = parser.parse_args(argv)
+    deploy.check(args)
+    return args
 
 
 def describe(params, flops, halved, nbit, freebie, half):
@@ -89,11 +92,13 @@ def main(argv=None):
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     dataset = data.load(args.dataset, args.data_dir, ckpt["arch"].startswith("lenet"), args.subset)
     data.check_fit(dataset, model, path)
-    result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device), args.half)
+    test = data.Loader(dataset, "test", args.test_batch_size, device)
+    result = evaluate(model, test, args.half)
     count = len(dataset.y_test)
     right = round(result["top1"] * count / 100)
     print(f"\nTest set: Average loss: {result['loss']:.4f}, Accuracy: {right}/{count} ({result['top1']:.2f}%)\n")
     print(f"published: {printed.splitlines()[-2].rpartition('FLOPs = ')[2]}\n{rules}")
+    deploy.deploy(args, ckpt, model, dataset, test)
     return result
 
 
