@@ -3,7 +3,7 @@ import tempfile
 
 import torch
 
-from common import UserError, compute_flops, data, models
+from common import UserError, data, models
 
 # export, export_c and latency need packages that others do without, and are imported where they are asked for.
 
@@ -44,14 +44,17 @@ def compare(ckpt, model, train, test):
     """Prints the milliseconds of the network and of the dense one in every runtime that is installed."""
     from common import latency
     dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(test.device).eval()
+    cells = []
     with tempfile.TemporaryDirectory() as folder:
-        cells = latency.cells_of("dense", dense, compute_flops.count(dense).total.macs, folder, train)
-        own = latency.cells_of("this", model, compute_flops.count(model).total.macs, folder, train)
-        latency.measure(cells + own)
-        latency.score(own, test)                             # the dense network has random weights
-        latency.close(cells + own)
+        try:
+            cells += latency.cells_of("dense", dense, folder, train)
+            cells += latency.cells_of("this", model, folder, train)
+            latency.measure(cells)
+            latency.score([cell for cell in cells if cell.network == "this"], test)
+        finally:
+            latency.close(cells)
     threads = torch.get_num_threads()
     print(f"{threads} thread{'s' * (threads > 1)}, {'processor time' if threads == 1 else 'wall clock'}; the dense "
-          f"network has random weights\n{latency.text(*latency.rows(cells + own))}")
+          f"network has random weights\n{latency.text(*latency.rows(cells))}")
     if not latency.installed("onnxruntime") or not latency.installed("onnx"):
         print("for ONNX Runtime: pip install -r requirements-deploy.txt")

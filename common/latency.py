@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import export, models
+from common import compute_flops, export, models
 from common.device import has_bf16
 from common.runtime import NAMES, Failed, Worker, clock_for, milliseconds
 
@@ -68,9 +68,10 @@ def file_cells(name, path, macs, precision="fp32"):
     return cells
 
 
-def cells_of(name, model, macs, folder, train):
+def cells_of(name, model, folder, train):
     """All cells of one network; its ONNX files go to folder, train is the loader of the training set, for int8."""
     model = export.deployable(model).eval()
+    macs = compute_flops.count(model).total.macs
     cells = [torch_cell(name, model, macs)]
     if has_bf16(next(model.parameters()).device):
         cells.append(torch_cell(name, model, macs, half=True))
@@ -82,17 +83,23 @@ def cells_of(name, model, macs, folder, train):
     return cells
 
 
-def measure(cells, batches=(1, 128), rounds=9, seconds=0.05):
-    """Fills in the cells' times; one that fails gets its error instead, and no more turns."""
+def measure(cells, batches=(1, 128), rounds=7, seconds=0.02):
+    """Fills in the cells' times; one that fails gets its error instead, and no more turns.
+
+    A turn repeats the pass until `seconds` have gone by, so that short passes are timed as well as long ones.
+    """
     for batch in batches:
-        for _ in range(rounds):
+        for turn in range(rounds + 1):                       # the first one warms up
             for cell in cells:
                 if cell.error:
                     continue
                 try:
-                    cell.times.setdefault(batch, []).append(cell.time(batch, seconds))
+                    taken = cell.time(batch, seconds)
                 except Failed as error:
                     cell.error = str(error)
+                    continue
+                if turn:
+                    cell.times.setdefault(batch, []).append(taken)
 
 
 def score(cells, test):

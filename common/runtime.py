@@ -40,8 +40,7 @@ def load(runtime, path, threads=1, precision="f32"):
 
 
 def milliseconds(run, images, seconds, clock):
-    """Mean milliseconds of run(images), repeated until `seconds` have gone by; one pass first is not timed."""
-    run(images)
+    """Mean milliseconds of run(images), repeated until `seconds` have gone by."""
     passes, start = 0, clock()
     while not passes or clock() - start < seconds:
         run(images)
