@@ -5,7 +5,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, predict
+from common import UserError, checkpoint, cli, compute_flops, data, deploy, models, originals, predict
 from common.device import device_of
 
 
@@ -63,9 +63,10 @@ def evaluate_file(argv, description, network):
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--half", action="store_true", help="evaluate in bf16 instead of fp32")
-    add("--latency", action="store_true", help="measure milliseconds per batch, beside the dense network's")
     predict.add_flags(parser)
+    deploy.add_flags(parser)
     args = parser.parse_args(argv)
+    deploy.check(args)
     if not (args.file or args.named):
         raise UserError("which checkpoint? python eval.py FILE")
     return evaluate_checkpoint(args.file or args.named, args, network)
@@ -95,9 +96,5 @@ def evaluate_checkpoint(path, args, network):
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.per_class:
         print(predict.per_class(model, test, predict.names_of(model, dataset), args.half))
-    if args.latency:
-        dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(device)
-        for batch in (1, 128):
-            was, now = milliseconds([dense, model], batch)
-            print(f"batch {batch}: {now:.2f} ms, the dense network {was:.2f} ms, {was / now:.2f}x")
+    deploy.deploy(args, ckpt, model, dataset, test)
     return result

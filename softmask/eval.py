@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, data, originals, predict, scores
+from common import UserError, checkpoint, cli, data, deploy, originals, predict, scores
 from common.device import device_of
 from common.evaluate import evaluate
 from softmask.cost import legacy_flops
@@ -36,7 +36,10 @@ def parse(argv=None):
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     predict.add_flags(parser)
-    return parser.parse_args(argv)
+    deploy.add_flags(parser)
+    args = parser.parse_args(argv)
+    deploy.check(args)
+    return args
 
 
 def describe(params, flops, halved, nbit, freebie, half):
@@ -99,6 +102,7 @@ def main(argv=None):
     if args.per_class:
         print(predict.per_class(model, test, predict.names_of(model, dataset), args.half))
     print(f"published: {printed.splitlines()[-2].rpartition('FLOPs = ')[2]}\n{rules}")
+    deploy.deploy(args, ckpt, model, dataset, test)
     return result
 
 

@@ -22,7 +22,7 @@ class ChannelSelection(nn.Module):
         i = self.indices
         if i.numel() == self.width:
             return x if norm is None else norm(x)
-        x = x.movedim(1, -1).index_select(-1, i).movedim(-1, 1)          # keeps the channels-last order
+        x = select(x, i)
         if norm is None:
             return x
         mean, var = norm.running_mean[i], norm.running_var[i]
@@ -31,6 +31,15 @@ class ChannelSelection(nn.Module):
             norm.running_mean[i], norm.running_var[i] = mean, var
             norm.num_batches_tracked += 1
         return x
+
+
+def select(x, indices):
+    """Channels `indices` of x (N, C, ...), in the memory order of x: the rows of a matrix are what copies fastest."""
+    if x.is_contiguous():
+        return x.index_select(1, indices)
+    last = x.movedim(1, -1)                                  # channels-last order
+    rows = last.reshape(-1, x.shape[1]).index_select(1, indices)
+    return rows.view(*last.shape[:-1], -1).movedim(-1, 1)
 
 
 def read(select, norm, x):

@@ -1,0 +1,151 @@
+"""Milliseconds of networks in torch, ONNX Runtime and OpenVINO, all taking turns, with the accuracy of each.
+
+    python eval.py FILE --latency
+
+One cell is a network in one runtime and precision. The cells take turns within a round, so that whatever slows the
+machine slows them alike; reported are the median of the rounds and the quartiles. With one thread processor time is
+measured, otherwise the wall clock.
+"""
+import importlib.util
+import statistics
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from common import compute_flops, export, models
+from common.device import has_bf16
+from common.runtime import NAMES, Failed, Worker, clock_for, milliseconds
+
+
+@dataclass
+class Cell:
+    network: str
+    runtime: str                                  # such as "ONNX Runtime int8"
+    macs: int
+    time: object = None                           # (batch, seconds) -> milliseconds
+    run: object = None                            # images (numpy) -> logits (numpy)
+    times: dict = field(default_factory=dict)     # batch -> milliseconds, one a round
+    top1: float = None                            # percent on the test set
+    error: str = ""
+
+
+def installed(package):
+    return importlib.util.find_spec(package) is not None
+
+
+def torch_cell(name, model, macs, half=False):
+    """The network in torch, channels-last, in fp32 or bf16, on the device where it is."""
+    device = next(model.parameters()).device
+    model = model.eval().to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def run(images):
+        images = torch.as_tensor(images, device=device).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, torch.bfloat16, enabled=half):
+            return model(images).float().cpu().numpy()       # .cpu() waits for an accelerator
+
+    def time_it(batch, seconds):
+        images = torch.rand(batch, *models.input_shape(model.arch), device=device)
+        return milliseconds(run, images, seconds, clock_for(torch.get_num_threads() if device.type == "cpu" else 0))
+    return Cell(name, f"torch {'bf16' if half else 'fp32'}", macs, time_it, run)
+
+
+def file_cells(name, path, macs, precision="fp32"):
+    """An ONNX file in every runtime that is installed, each in a process of its own."""
+    cells = []
+    for runtime in NAMES:
+        if not installed(runtime):
+            continue
+        cell = Cell(name, f"{NAMES[runtime]} {precision}", macs)
+        try:
+            worker = Worker(runtime, path, torch.get_num_threads())
+            cell.time, cell.run = worker.milliseconds, worker
+        except Failed as error:
+            cell.error = str(error)
+        cells.append(cell)
+    return cells
+
+
+def cells_of(name, model, folder, train):
+    """All cells of one network; its ONNX files go to folder, train is the loader of the training set, for int8."""
+    model = export.deployable(model).eval()
+    macs = compute_flops.count(model).total.macs
+    cells = [torch_cell(name, model, macs)]
+    if has_bf16(next(model.parameters()).device):
+        cells.append(torch_cell(name, model, macs, half=True))
+    if installed("onnx") and installed("onnxruntime"):
+        paths = [Path(folder) / f"{name.replace(' ', '-')}-{kind}.onnx" for kind in ("fp32", "int8")]
+        export.write(model, paths[0])
+        export.quantize(*paths, export.calibration(train))
+        cells += file_cells(name, paths[0], macs) + file_cells(name, paths[1], macs, "int8")
+    return cells
+
+
+def measure(cells, batches=(1, 128), rounds=7, seconds=0.02):
+    """Fills in the cells' times; one that fails gets its error instead, and no more turns.
+
+    A turn repeats the pass until `seconds` have gone by, so that short passes are timed as well as long ones.
+    """
+    for batch in batches:
+        for turn in range(rounds + 1):                       # the first one warms up
+            for cell in cells:
+                if cell.error:
+                    continue
+                try:
+                    taken = cell.time(batch, seconds)
+                except Failed as error:
+                    cell.error = str(error)
+                    continue
+                if turn:
+                    cell.times.setdefault(batch, []).append(taken)
+
+
+def score(cells, test):
+    """Fills in the cells' accuracies on the loader of a test set."""
+    for cell in cells:
+        if not cell.error:
+            try:
+                cell.top1 = export.accuracy(cell.run, test)
+            except Failed as error:
+                cell.error = str(error)
+
+
+def close(cells):
+    for cell in cells:
+        if isinstance(cell.run, Worker):
+            cell.run.close()
+
+
+def median(cell, batch):
+    return statistics.median(cell.times[batch])
+
+
+def rows(cells, baseline=None):
+    """A header and a row of text per cell: milliseconds (quartiles) and times faster than the baseline cell."""
+    baseline = baseline or cells[0]
+    batches = list(baseline.times)
+    header = ["network", "runtime", "MACs"]
+    for batch in batches:
+        header += [f"batch {batch}, ms (quartiles)", "times faster"]
+    lines = []
+    for cell in cells:
+        line = [cell.network, cell.runtime, f"{cell.macs / 1e6:.1f} M"]
+        for batch in batches:
+            if cell.error:
+                line += ["-", "-"]
+                continue
+            low, high = np.percentile(cell.times[batch], (25, 75))
+            line += [f"{median(cell, batch):.3g} ({low:.3g} to {high:.3g})",
+                     f"{median(baseline, batch) / median(cell, batch):.2f}"]
+        top1 = "" if cell.top1 is None else f"{cell.top1:.2f}"
+        lines.append([*line, cell.error or top1])
+    return [*header, "top-1, %"], lines
+
+
+def text(header, lines):
+    """The rows in columns, for a terminal."""
+    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
+    return "\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+                     for row in [header, *lines])

@@ -1,0 +1,259 @@
+"""A network deployed gives torch's logits: as plain operations, as ONNX in fp32 and int8, and as C."""
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from test_narrow import NETS, images_for, network
+
+from common import UserError, checkpoint, data, deploy, export_c, latency, models, runtime
+from common.graph import operations
+from common.models.layers import ChannelSelection, select
+
+ONNX = pytest.mark.skipif(not (latency.installed("onnx") and latency.installed("onnxruntime")),
+                          reason="onnx and onnxruntime are not installed (requirements-deploy.txt)")
+CC = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
+GROUPED = ("resnext", "resnext-1", "mobilenetv2")
+
+
+def selecting(name, dtype=torch.float64):
+    """The network with half of what each selection passes on gone, and without a third of its other channels."""
+    model, modules = network(name, dtype), None
+    keep, generator = {}, torch.Generator().manual_seed(3)
+    modules = dict(model.named_modules())
+    for record in model.channels():
+        what = record.producers[0][0] if record.producers else record.consumers[0].norm or record.consumers[0].select
+        if record.stream or record.group_size > 1 or (record.producers and record.consumers[0].repeat > 1):
+            continue
+        module = modules[what]
+        width = next(getattr(module, a) for a in ("out_channels", "out_features", "num_features", "width")
+                     if hasattr(module, a))
+        keep[what] = torch.rand(width, generator=generator) > (0.33 if record.producers else 0.5)
+        keep[what][0] = True
+        for norm in [n for n in record.names() if hasattr(modules[n], "running_var")]:
+            modules[norm].weight.data[~keep[what]] = 0
+            modules[norm].bias.data[~keep[what]] = 0
+        for layer, norm in record.producers:
+            if not norm:
+                modules[layer].weight.data[~keep[what]] = 0
+                modules[layer].bias.data[~keep[what]] = 0
+    return models.narrow(model, keep).eval()
+
+
+def compute(node, x, *others):
+    """One operation as its documentation says, in torch."""
+    size, channels = node.settings.get("size"), (1, -1, *[1] * (x.dim() - 2))
+    return {"conv": lambda: F.conv2d(x, node.weight, node.bias, **node.settings),
+            "linear": lambda: F.linear(x, node.weight, node.bias),
+            "norm": lambda: x * node.weight.view(channels) + node.bias.view(channels),
+            "relu": lambda: F.relu(x), "add": lambda: x + others[0], "concat": lambda: torch.cat([x, *others], 1),
+            "flatten": lambda: x.flatten(1), "max_pool": lambda: F.max_pool2d(x, size),
+            "avg_pool": lambda: F.avg_pool2d(x, size) if size else x.mean((2, 3), keepdim=True),
+            "pad": lambda: F.pad(x, (0, 0, 0, 0, 0, node.settings["channels"])),
+            "gather": lambda: x[:, node.weight]}[node.op]()
+
+
+def run_plain(nodes, images):
+    values = {"images": images}
+    for node in nodes:
+        values[node.name] = compute(node, *(values[name] for name in node.inputs))
+    return values[nodes[-1].name]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_plain_operations_give_the_logits(name):
+    for model in (network(name), selecting(name)):
+        images = images_for(model)
+        with torch.no_grad():
+            expected = model(images)
+            assert (run_plain(operations(model), images) - expected).abs().max() < 1e-9 * expected.abs().max()
+    ops = [node.op for node in operations(model)]
+    if name == "vgg":
+        assert "norm" not in ops                             # all folded
+    assert ("gather" in ops) == ("select" in name or name.startswith("lenet"))
+
+
+@pytest.mark.parametrize("name", [name for name in NETS if "select" in name or name.startswith("lenet")])
+def test_every_form_of_a_selection_gives_the_same_logits(name):
+    model = selecting(name)
+    images = images_for(model)
+    with torch.no_grad():
+        expected = model(images)
+        for where in (lambda layer: True, lambda layer: False, lambda layer: layer.weight.shape[2:] == (1, 1)):
+            wide = models.spread(model, where)
+            assert (wide(images) - expected).abs().max() < 1e-9 * expected.abs().max()
+    wide = models.spread(model)
+    assert all(m.indices.numel() == m.width for m in wide.modules() if isinstance(m, ChannelSelection))
+    assert not all(m.indices.numel() == m.width for m in model.modules() if isinstance(m, ChannelSelection))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("shape", [(3, 10, 5, 4), (3, 10)])
+def test_a_selection_takes_channels_in_either_memory_order(shape, dtype):
+    x = torch.randn(shape).to(dtype)
+    indices = torch.tensor([7, 0, 3])
+    for layout in (torch.contiguous_format, torch.channels_last)[:1 + (len(shape) == 4)]:
+        a, b = (x.clone(memory_format=layout).requires_grad_() for _ in range(2))
+        chosen = select(a, indices)
+        assert torch.equal(chosen, b[:, indices]) and chosen.is_contiguous(memory_format=layout)
+        weight = torch.randn_like(chosen)
+        (chosen * weight).sum().backward()
+        (b[:, indices] * weight).sum().backward()
+        assert torch.equal(a.grad, b.grad)
+
+
+@ONNX
+@pytest.mark.parametrize("name", NETS)
+def test_onnx_gives_the_logits(name, tmp_path):
+    from common import export
+    for i, model in enumerate((network(name, torch.float32), selecting(name, torch.float32))):
+        export.write(export.deployable(model), tmp_path / f"{i}.onnx", {"mean": "[0.5]"})
+        assert export.check(tmp_path / f"{i}.onnx", model, images_for(model)) < 1e-5
+    session = export.session(tmp_path / "0.onnx")
+    assert session.get_modelmeta().custom_metadata_map["mean"] == "[0.5]"
+    wrong = network(name, torch.float32, seed=5)
+    with pytest.raises(UserError, match="differ from torch's"):
+        export.check(tmp_path / "0.onnx", wrong, images_for(wrong))
+
+
+@pytest.fixture(scope="module")
+def trained(data_folder, tmp_path_factory):
+    """The path of a small VGG's checkpoint, trained for a moment on shapes10 (well above chance), some weights zero."""
+    torch.manual_seed(0)
+    model = models.build("vgg", depth=11, widths=[16, "M", 24, "M", 32, 32, "M", 32, 32, "M", 32, 32])
+    dataset = data.load("shapes10", subset=2000)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True)
+    for epoch in range(6):
+        for images, labels in data.Loader(dataset, "train", 50, flip=True).epoch(epoch):
+            loss = F.cross_entropy(model(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    weight = model.feature[8].weight.data
+    mask = weight.abs() > weight.abs().median()
+    weight.mul_(mask)
+    path = tmp_path_factory.mktemp("trained") / "finetuned.pth.tar"
+    checkpoint.save(path, checkpoint.of(model, "magnitude", "finetuned", "shapes10", masks={"feature.8.weight": mask}))
+    return path
+
+
+def top1(text, what):
+    return float(text.partition(what)[2].partition("top-1 ")[2].split()[0])
+
+
+@ONNX
+def test_eval_exports_a_file_that_runs_without_torch(trained, run, tmp_path):
+    said = {}
+    for kind, flags in (("fp32", ()), ("int8", ("--int8",))):
+        done = run("magnitude/eval.py", trained, "--subset", 1000, "--export", f"{kind}.onnx", *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        said[kind] = top1(done.stdout, f"ONNX Runtime {kind}")
+    torchs = top1(done.stdout, "fp32: loss")
+    assert torchs > 50 and said["fp32"] == torchs and abs(said["int8"] - torchs) <= 1
+    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * (tmp_path / "fp32.onnx").stat().st_size
+
+    dataset = data.load("shapes10", subset=1000)
+    np.savez(tmp_path / "test.npz", x=dataset.x_test.numpy(), y=dataset.y_test.numpy())
+    code = """
+import json, sys
+sys.modules.update(torch=None, onnx=None, torchvision=None)
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession("int8.onnx")
+facts, test = session.get_modelmeta().custom_metadata_map, np.load("test.npz")
+mean, std = (np.array(json.loads(facts[name]), np.float32) for name in ("mean", "std"))
+images = ((test["x"] / np.float32(255) - mean) / std).transpose(0, 3, 1, 2)
+print(100 * (session.run(None, {"images": images})[0].argmax(1) == test["y"]).mean())
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert abs(float(done.stdout) - said["int8"]) < 0.31     # rounding at the border of two integers
+
+
+@ONNX
+def test_latency_compares_the_runtimes(trained, run, monkeypatch):
+    done = run("slimming/eval.py", trained, "--subset", 100, "--latency")
+    assert done.returncode == 0, done.stderr
+    table = done.stdout.partition("runtime")[2].splitlines()
+    for what in ("torch fp32", "ONNX Runtime fp32", "ONNX Runtime int8"):
+        for which in ("dense  ", "this   "):
+            assert any(line.startswith(f"{which}  {what}") for line in table), done.stdout
+    assert "1.00" in table[1]
+
+
+def test_latency_without_the_runtimes_measures_torch(trained, monkeypatch, capsys):
+    monkeypatch.setattr(latency, "installed", lambda package: False)
+    ckpt = checkpoint.load(trained)
+    dataset = data.load("shapes10", subset=100)
+    deploy.compare(ckpt, checkpoint.to_model(ckpt), data.Loader(dataset, "train", 50), data.Loader(dataset, "test", 50))
+    said = capsys.readouterr().out
+    assert "torch fp32" in said and "ONNX Runtime fp32" not in said and "requirements-deploy.txt" in said
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--export", "model.onnx"], "onnx is not installed; pip install -r requirements-deploy.txt"),
+    (["--export", "model.tflite"], "the name ends in .onnx or .c"),
+    (["--int8"], "--int8 is a way to --export"), (["--export", "model.c", "--int8"], "--int8 is a way to --export")])
+def test_export_errors_are_one_line(trained, run, tmp_path, flags, message):
+    (tmp_path / "onnx.py").write_text("raise ImportError('no onnx here', name='onnx')\n")
+    done = run("hoyer/eval.py", trained, *flags, cwd=tmp_path, env={**runtime.os.environ, "PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("model*"))
+
+
+@ONNX
+def test_a_runtime_that_fails_is_an_error_of_its_cell(tmp_path):
+    from common import export
+    (tmp_path / "bad.onnx").write_bytes(b"no model")
+    cell, = [c for c in latency.file_cells("x", tmp_path / "bad.onnx", 1) if c.runtime == "ONNX Runtime fp32"]
+    assert cell.error.startswith("ONNX Runtime failed: ") and "\n" not in cell.error
+
+    model = network("lenet300", torch.float32)
+    export.write(model, tmp_path / "good.onnx")
+    worker = runtime.Worker("onnxruntime", tmp_path / "good.onnx")
+    cells = [latency.Cell("x", "ONNX Runtime fp32", 1, worker.milliseconds, worker), latency.torch_cell("y", model, 1)]
+    images = images_for(model)
+    assert torch.allclose(torch.from_numpy(worker(images.numpy())), model(images).detach(), atol=1e-5)
+    worker.process.kill()
+    latency.measure(cells, batches=(1,), rounds=2, seconds=0)
+    latency.close(cells)
+    assert cells[0].error == "ONNX Runtime crashed (signal 9)" and len(cells[1].times[1]) == 2
+    lines = latency.rows(cells, cells[1])[1]
+    assert "crashed" in lines[0][-1] and lines[1][-2] == "1.00"
+
+
+@CC
+@pytest.mark.parametrize("name", [name for name in NETS if name not in GROUPED])
+def test_c_gives_the_logits(name, tmp_path):
+    model = selecting(name, torch.float32)
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, torch.nn.Conv2d):
+                m.weight.mul_(torch.rand_like(m.weight) > 0.5)
+    (tmp_path / "model.c").write_text(export_c.source(model))
+    subprocess.run(["cc", "-O1", "-march=native", "-Wall", "-Werror", "-o", "model", "model.c", "-lm"], cwd=tmp_path,
+                   check=True, timeout=200)
+    images = images_for(model)
+    out = subprocess.run(["./model"], cwd=tmp_path, input=images.numpy().tobytes(), capture_output=True, check=True)
+    given, expected = np.frombuffer(out.stdout, np.float32).reshape(len(images), -1), model(images).detach().numpy()
+    assert np.abs(given - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+@CC
+def test_eval_exports_c(trained, run, tmp_path):
+    done = run("magnitude/eval.py", trained, "--subset", 100, "--export", "model.c", cwd=tmp_path)
+    assert done.returncode == 0 and "cc -O3" in done.stdout, done.stderr
+    nonzeros = int(checkpoint.load(trained)["state_dict"]["feature.8.weight"].count_nonzero())
+    line, = [line for line in (tmp_path / "model.c").read_text().splitlines() if "feature_8_weight[]" in line]
+    assert line.count(",") + 1 == nonzeros                   # the zeros are not in the file
+    done = subprocess.run(["cc", "-O3", "-o", "model", "model.c"], cwd=tmp_path, capture_output=True, timeout=200)
+    image = np.zeros(3 * 32 * 32, np.float32).tobytes()
+    done = subprocess.run(["./model", "3"], cwd=tmp_path, input=image, capture_output=True, text=False, timeout=60)
+    assert 0 < float(done.stdout) < 1000
+
+
+def test_c_refuses_groups():
+    with pytest.raises(UserError, match="grouped convolution"):
+        export_c.source(network("mobilenetv2", torch.float32))
