@@ -84,7 +84,8 @@ def evaluate(args):
     def network(arch, depth):
         return networks.network(arch, depth, **networks.options(args))
     evaluate_checkpoint(find(path), argparse.Namespace(
-        **vars(args), half=False, latency=False, per_class=False, predict=None), network)
+        **vars(args), half=False, latency=False, export=None, int8=False,
+        per_class=False, predict=None), network)
 
 
 def pruning_flags(doc, sensitivity):
