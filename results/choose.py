@@ -18,7 +18,7 @@ from results.compare import ADAM_OFF, ARCH, DATASET, Stage, run
 
 VALUES = {  # penalty: values of its coefficient, for soft masks wg,tw
     "slim": ("0.0003", "0.001", "0.003"), "hs": ("1e-5", "3e-5", "1e-4"), "ghs": ("1e-4", "3e-4", "1e-3"),
-    "rew": ("3e-6", "1e-5"), "rewf": ("5e-4", "2e-3"), "soft": ("4,16",), "nfp": ("5000,5000", "60000,60000")}
+    "rew": ("3e-6", "1e-5"), "rewf": ("5e-4", "2e-3"), "soft": ("4,16",), "nfp": ("1000,4000",)}
 ALL, PART = "logs/compare/validation.npz", "logs/compare/validation15k.npz"
 DENSE = "logs/search/dense/checkpoint.pth.tar"
 

@@ -32,9 +32,9 @@ RECIPE = f"--dataset {DATASET} --batch-size 128 --weight-decay 5e-4"
 DENSE_LR, LR = 0.3, 0.1                                      # highest learning rates of the cycles
 ADAM_OFF = "--optmzr sgd --alpha 0 --smooth-eps 0"           # reweighted with the recipe of the others
 # Chosen on the last 5,000 training images, at 10 % of the weights and half the MACs; see the README.
-SLIMMING, HOYER_SQUARE, GROUP_HS, REWEIGHTED, FILTERS = "3e-4", "3e-5", "3e-4", "1e-5", "2e-3"
+SLIMMING, HOYER_SQUARE, GROUP_HS, REWEIGHTED, FILTERS = "3e-4", "3e-5", "1e-3", "1e-5", "2e-3"
 CHANNEL_MASKS, WEIGHT_MASKS = ("--wg 4 --tw 16 --wme 0 --swa-start 999",             # 999: never averaged
-                               "--wg 1000 --tw 1000 --wme 0 --swa-start 999")
+                               "--wg 1000 --tw 4000 --wme 0 --swa-start 999")
 SECONDS = 70                                                 # an epoch of ResNet-20 on one core of an AMD EPYC, in bf16
 FOLDER = "logs/compare"
 # ----
