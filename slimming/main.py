@@ -37,7 +37,8 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
-    add("--arch", help="vgg, resnet (preactivation, bottleneck) or densenet (default: vgg, or what the file holds)")
+    add("--arch", help="vgg, resnet (preactivation, bottleneck), densenet, or another network of "
+        "common/models, such as resnet18 (default: vgg, or what the file holds)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient; the paper has 1e-4 for VGG, 1e-5 otherwise")
