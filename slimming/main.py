@@ -30,7 +30,7 @@ from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from slimming.finetune import finetune
-from slimming.networks import network
+from slimming.networks import OPTIONS, network
 
 
 def parse(argv=None):
@@ -75,7 +75,8 @@ def train(args):
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "vgg", args.depth)
-    family = models.split_name(args.arch or "vgg", args.depth)[0] if not start else arch
+    named = models.split_name(args.arch or "vgg", args.depth)[0]
+    family = named if named in OPTIONS and not start else arch           # the folder's resnet is a preresnet
     run = Run(args, "slimming", "sparse" if args.sr else "dense", models.name(family, cfg))
 
     # data
