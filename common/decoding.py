@@ -73,7 +73,7 @@ def decode(file, side, channels):
             raise UserError(f"{file} is no readable image ({error})") from error
     if upright.size != (side, side):
         upright = ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR)
-    return np.asarray(upright).reshape(side, side, channels)
+    return np.array(upright).reshape(side, side, channels)
 
 
 def decode_all(files, side, channels):

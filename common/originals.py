@@ -8,8 +8,6 @@ repository gives its layers; depth, widths and class count are read off the tens
 import re
 from dataclasses import dataclass, field
 
-import torch
-
 from common import UserError, checkpoint, models
 from common.shapes import complete, misfits, sized, told
 
@@ -99,15 +97,15 @@ def agree(path, have, cfg, network, arch, depth):
 def convert(path, ckpt, network, arch=None, depth=None):
     """Someone else's dictionary, the weights somewhere inside it, as a checkpoint."""
     outer, state = ckpt, ckpt
-    while not checkpoint.weights(state) and isinstance(state, dict) and any(key in state for key in WRAPPERS):
-        outer, state = state, next(state[key] for key in WRAPPERS if key in state)
+    for _ in range(4):                                       # a dictionary may hold itself
+        if isinstance(state, dict) and not checkpoint.weights(state):
+            outer, state = state, next((state[key] for key in WRAPPERS if key in state), {})
     if not state or not checkpoint.weights(state):
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(ckpt)[:5]))})")
     asked = network(arch, depth) if arch else (None, {})
     model, state, form = recognize(path, cleaned(state), *asked)
     best = next((outer[key] for key in ("best_prec1", "best_acc", "acc") if key in outer), 0)
-    best, epoch = (float(v) if isinstance(v, int | float) or isinstance(v, torch.Tensor) and v.numel() == 1 else 0.0
-                   for v in (best, outer.get("epoch", 0)))
+    best, epoch = number(best), number(outer.get("epoch"))
     mean, std = form.pixels or ((), ())
     if form.pixels == IMAGENET and "linear" not in form.has and models.input_shape(model.arch, model.cfg)[1] != 224:
         mean = std = ()                                      # torchvision's names in a network for CIFAR
@@ -116,6 +114,14 @@ def convert(path, ckpt, network, arch=None, depth=None):
             "stage": "pruned" if isinstance(outer.get("cfg"), list) else "dense", "state_dict": state,
             "epoch": int(epoch), "prec1": None, "best_prec1": 100 * best if best <= 1 else best, "args": {},
             "dense": None, **images}
+
+
+def number(value):
+    """The value as a float, 0 where it is none."""
+    try:
+        return float(value) if abs(float(value)) < 1e9 else 0.0
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return 0.0
 
 
 def cleaned(state):

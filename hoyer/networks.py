@@ -26,7 +26,7 @@ BLOCKS = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 def add_flags(parser):
     add = parser.add_argument
     add("-a", "--arch", help="mlp, cnn (the LeNets); alexnet, vgg11 to vgg19_bn, resnet, preresnet, wrn, resnext, "
-        "densenet (default: mlp, or what the file holds)")
+        "densenet, or another network of common/models (default: mlp, or what the file holds)")
     add("--depth", type=cli.positive, help="default: 20 for resnet, 110 for preresnet, 28 for wrn, 29 for resnext, "
         "100 for densenet")
     add("--drop", dest="dropout", type=cli.fraction, help="dropout of wrn (default: 0)")

@@ -38,8 +38,8 @@ def parse(argv=None):
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
-    add("-a", "--arch", help="vgg16, resnet20 to resnet110, preresnet110, preresnet164, wrn_28_10, wrn_16_8 or "
-        "densenet (default: resnet20, or what --pretrained holds)")
+    add("-a", "--arch", help="vgg16, resnet20 to resnet110, preresnet110, preresnet164, wrn_28_10, wrn_16_8, "
+        "densenet, or another of common/models (default: resnet20, or what --pretrained holds)")
     add("--depth", type=int, help="instead of the number in --arch")
     add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls "

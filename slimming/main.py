@@ -30,14 +30,15 @@ from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from slimming.finetune import finetune
-from slimming.networks import network
+from slimming.networks import OPTIONS, network
 
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
-    add("--arch", help="vgg, resnet (preactivation, bottleneck) or densenet (default: vgg, or what the file holds)")
+    add("--arch", help="vgg, resnet (preactivation, bottleneck), densenet, or another network of "
+        "common/models, such as resnet18 (default: vgg, or what the file holds)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient; the paper has 1e-4 for VGG, 1e-5 otherwise")
@@ -74,7 +75,8 @@ def train(args):
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "vgg", args.depth)
-    family = models.split_name(args.arch or "vgg", args.depth)[0] if not start else arch
+    named = models.split_name(args.arch or "vgg", args.depth)[0]
+    family = named if named in OPTIONS and not start else arch           # the folder's resnet is a preresnet
     run = Run(args, "slimming", "sparse" if args.sr else "dense", models.name(family, cfg))
 
     # data

@@ -301,7 +301,8 @@ def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
     lambda s: {"model_state_dict": s, "loss": 0.1}, lambda s: {f"module.{k}": v for k, v in s.items()},
     lambda s: {"model": {"state_dict": {f"_orig_mod.module.{k}": v for k, v in s.items()}}},
     lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
-    lambda s: {"state_dict": {f"net.{k}": v for k, v in s.items()}, "epoch": "last", "acc": None}])
+    lambda s: {"state_dict": {f"net.{k}": v for k, v in s.items()}, "epoch": "last", "acc": None},
+    lambda s: {"model": s, "epoch": float("inf"), "best_acc": torch.zeros(3)}])
 def test_wrappers_are_taken_off(wrapped, tmp_path):
     state = random_network("akamaster resnet20")[0].state_dict()
     torch.save(wrapped(state), tmp_path / "theirs.pth")
@@ -319,6 +320,14 @@ def test_narrowed_files_load_by_their_shapes(tmp_path):
     torch.save(small.state_dict(), tmp_path / "small.pth")
     again = checkpoint.to_model(originals.load(tmp_path / "small.pth", any_network))
     assert again.cfg == small.cfg and again.cfg["widths"][2] == 85 and again.cfg["widths"][-1] == 40
+
+
+def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
+    content = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "loop.pth")
+    with pytest.raises(UserError, match="loop.pth"):
+        originals.load(tmp_path / "loop.pth", any_network)
 
 
 def changed(state, **changes):
