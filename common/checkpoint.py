@@ -17,7 +17,6 @@ import numpy as np
 import torch
 
 from common import UserError, checks, models, packing
-from common.models.layers import ChannelSelection
 
 FORMAT = 1
 # Originals may hold an accuracy as a numpy number, which is plain data too.
@@ -126,13 +125,9 @@ def validated(path, ckpt):
     if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not weights(ckpt["state_dict"]):
         raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
                         f"{', '.join(missing) or 'stage, cfg or state_dict'})")
-    for name, mask in ckpt.get("masks", {}).items():
-        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or (
-                name not in ckpt["state_dict"] or mask.shape != ckpt["state_dict"][name].shape):
-            raise UserError(f"{path}: its mask of {name} matches no weight; copy or make it again")
-    checks.finite(ckpt["state_dict"], path)
+    checks.weights(ckpt["state_dict"], ckpt.get("masks", {}), path)
     model = network_of(ckpt["arch"], ckpt["cfg"], path, models.sketch)       # compared before memory is taken for it
-    compare(model, ckpt["state_dict"], path)
+    checks.compare(model, ckpt["state_dict"], path)
     if ckpt.get("dense"):
         network_of(ckpt["arch"], ckpt["dense"]["cfg"], f"{path}: its dense", models.sketch)
     ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt, "cfg": model.cfg,
@@ -192,29 +187,8 @@ def weights(state):
 
 def fit(model, state, path):
     """load_state_dict, with the first thing that does not fit named."""
-    compare(model, state, path)
+    checks.compare(model, state, path)
     model.load_state_dict(state)
-
-
-def compare(model, state, path):
-    """UserError for the first tensor that is missing, too much, or of another shape or kind than in the model."""
-    own = model.state_dict()
-    for name in own:
-        if name not in state:
-            raise UserError(f"{path} has no {name}; it is not a {model.arch} with {model.cfg}")
-        if state[name].shape != own[name].shape:
-            raise UserError(f"{path}: {name} is {tuple(state[name].shape)}, the {model.arch} has "
-                            f"{tuple(own[name].shape)}; another depth, width or class count")
-        if state[name].is_floating_point() != own[name].is_floating_point():
-            raise UserError(f"{path}: {name} is of {state[name].dtype}, the {model.arch} has {own[name].dtype}")
-    extra = [name for name in state if name not in own]
-    if extra:
-        raise UserError(f"{path} has {extra[0]}, which a {model.arch} with {model.cfg} has not")
-    for name, m in model.named_modules():
-        indices = state[f"{name}.indices"] if isinstance(m, ChannelSelection) else torch.zeros(0)
-        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < m.width:
-            raise UserError(f"{path}: {name}.indices selects channels {int(indices.min())} to {int(indices.max())} of "
-                            f"{m.width}")
 
 
 def dataset_of(ckpt):

@@ -4,6 +4,7 @@
     archive(path)           before torch.load: that sum, and the sizes that the zip archive declares
     tensors(value, path)    after it: dense tensors that are not larger than the file, nothing nested without end
     fields(ckpt, path)      types and ranges of what a checkpoint of ours holds
+    weights(state, masks, path), compare(model, state, path)                 its tensors with one another and a network
     arrays(path, keys)      before np.load: the sizes that the headers of an .npz declare
 
 All but the first raise an error that names what is wrong.
@@ -18,6 +19,7 @@ import numpy as np
 import torch
 
 from common import UserError
+from common.models.layers import ChannelSelection
 
 SEAL = b"sha256 "                                            # the comment of the zip archive: this and 64 hex digits
 LENGTH = len(SEAL) + 64
@@ -115,14 +117,39 @@ def tensors(value, path):
             raise UserError(f"{path} holds more than {NODES:,} values in lists and dictionaries; it is no checkpoint")
 
 
-def finite(state, path):
-    """UserError that says where a weight is NaN or infinite."""
+def weights(state, masks, path):
+    """UserError that says where a weight is NaN or infinite, and which mask is not that of a weight."""
+    for name, mask in masks.items():
+        if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or (
+                name not in state or mask.shape != state[name].shape):
+            raise UserError(f"{path}: its mask of {name} matches no weight; {AGAIN}")
     for name, tensor in state.items():
         if tensor.is_floating_point() and not tensor.isfinite().all():
             places = (~tensor.isfinite()).nonzero()
             first = tuple(places[0].tolist())
             raise UserError(f"{path}: {name}{list(first)} is {float(tensor[first])} ({len(places)} such values in this "
                             "tensor); use an earlier checkpoint, or train again with a smaller --lr")
+
+
+def compare(model, state, path):
+    """UserError for the first tensor that is missing, too much, or of another shape or kind than in the model."""
+    own = model.state_dict()
+    for name in own:
+        if name not in state:
+            raise UserError(f"{path} has no {name}; it is not a {model.arch} with {model.cfg}")
+        if state[name].shape != own[name].shape:
+            raise UserError(f"{path}: {name} is {tuple(state[name].shape)}, the {model.arch} has "
+                            f"{tuple(own[name].shape)}; another depth, width or class count")
+        if state[name].is_floating_point() != own[name].is_floating_point():
+            raise UserError(f"{path}: {name} is of {state[name].dtype}, the {model.arch} has {own[name].dtype}")
+    extra = [name for name in state if name not in own]
+    if extra:
+        raise UserError(f"{path} has {extra[0]}, which a {model.arch} with {model.cfg} has not")
+    for name, m in model.named_modules():
+        indices = state[f"{name}.indices"] if isinstance(m, ChannelSelection) else torch.zeros(0)
+        if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < m.width:
+            raise UserError(f"{path}: {name}.indices selects channels {int(indices.min())} to {int(indices.max())} of "
+                            f"{m.width}")
 
 
 PERCENT = ((int, float, type(None)), "a percentage", lambda v: v is None or 0 <= v <= 100)
