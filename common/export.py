@@ -47,7 +47,7 @@ def deployable(model):
     Gathering channels for a 1 x 1 convolution or a linear layer costs more than the multiplications that it saves, so
     these read whole streams, with zero weights; for a 3 x 3 convolution it pays.
     """
-    return models.spread(compact(model), lambda layer: isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1))
+    return models.spread(compact(model, 8), lambda layer: isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1))
 
 
 def write(model, path, facts=None):
