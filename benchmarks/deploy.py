@@ -75,7 +75,7 @@ def of_torch_pruning(name):
         if isinstance(module, nn.BatchNorm2d):
             nn.init.uniform_(module.weight, 0.1, 1.0)
     linear = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
-    images = torch.rand(1, *models.input_shape(model.arch))
+    images = torch.rand(1, *models.input_shape(model.arch, model.cfg))
     torch_pruning.pruner.BNScalePruner(model, images, torch_pruning.importance.BNScaleImportance(), pruning_ratio=0.5,
                                        ignored_layers=[linear]).step()
     return model.eval()

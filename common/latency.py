@@ -47,7 +47,7 @@ def torch_cell(name, model, macs, half=False):
             return model(images).float().cpu().numpy()       # .cpu() waits for an accelerator
 
     def time_it(batch, seconds):
-        images = torch.rand(batch, *models.input_shape(model.arch), device=device)
+        images = torch.rand(batch, *models.input_shape(model.arch, model.cfg), device=device)
         return milliseconds(run, images, seconds, clock_for(torch.get_num_threads() if device.type == "cpu" else 0))
     return Cell(name, f"torch {'bf16' if half else 'fp32'}", macs, time_it, run)
 
