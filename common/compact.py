@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from common import compute_flops, models
+from common.keep import rounded_up
 from common.models.narrow import after_norm, reads, width_of
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -67,7 +68,7 @@ def foldable_constants(modules, record, norm_after):
     return empty & (foldable | (value <= 0))
 
 
-def removable(model):
+def removable(model, round_to=1):
     """{layer: keep (channels,)} for `models.narrow`, only of layers that lose something; {} when nothing can go."""
     modules, records, keep = dict(model.named_modules()), model.channels(), {}
     norm_after = {producer: norm for record in records for producer, norm in record.producers if norm}
@@ -76,9 +77,10 @@ def removable(model):
             continue
         unread = ~torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
         alive = ~unread & ~foldable_constants(modules, record, norm_after)
-        alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
+        alive = alive.view(-1, record.group_size).any(1)
         if not alive.any():
-            alive[:record.group_size] = True                 # a layer keeps one channel, even of zeros
+            alive[0] = True                                  # a layer keeps one channel, even of zeros
+        alive = rounded_up(alive, round_to, record.group_size).repeat_interleave(record.group_size)
         if alive.all():
             continue
         keep[record.producers[0][0]] = alive
@@ -96,10 +98,13 @@ def removable(model):
 
 
 @torch.no_grad()
-def compact(model):
-    """A new, narrower network with the same outputs; the given one stays as it is."""
+def compact(model, round_to=1):
+    """A new, narrower network with the same outputs; the given one stays as it is.
+
+    round_to: channels that could go stay where their layer has a multiple of this with them.
+    """
     model = copy.deepcopy(model)
-    while keep := removable(model):
+    while keep := removable(model, round_to):
         model = models.narrow(model, keep)
     return model
 

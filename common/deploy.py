@@ -42,13 +42,13 @@ def deploy(args, ckpt, model, dataset, test):
 
 def compare(ckpt, model, train, test):
     """Prints the milliseconds of the network and of the dense one in every runtime that is installed."""
-    from common import latency
+    from common import export, latency
     dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(test.device).eval()
     cells = []
     with tempfile.TemporaryDirectory() as folder:
         try:
-            cells += latency.cells_of("dense", dense, folder, train)
-            cells += latency.cells_of("this", model, folder, train)
+            cells += latency.cells_of("dense", export.deployable(dense), folder, train)
+            cells += latency.cells_of("this", export.deployable(model), folder, train)
             latency.measure(cells)
             latency.score([cell for cell in cells if cell.network == "this"], test)
         finally:

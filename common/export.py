@@ -28,7 +28,8 @@ OPSET = 17
 TOLERANCE = 1e-4                # of the largest logit
 CALIBRATION = 512               # training images that the ranges of int8 come from
 KINDS = {"conv": "Conv", "norm": "Conv", "linear": "Gemm", "relu": "Relu", "add": "Add", "concat": "Concat",
-         "flatten": "Flatten", "max_pool": "MaxPool", "avg_pool": "AveragePool", "pad": "Pad", "gather": "Gather"}
+         "flatten": "Flatten", "max_pool": "MaxPool", "avg_pool": "AveragePool", "pad": "Pad", "skip": "Slice",
+         "gather": "Gather"}
 
 
 def packages():
@@ -47,7 +48,7 @@ def deployable(model):
     Gathering channels for a 1 x 1 convolution or a linear layer costs more than the multiplications that it saves, so
     these read whole streams, with zero weights; for a 3 x 3 convolution it pays.
     """
-    return models.spread(compact(model), lambda layer: isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1))
+    return models.spread(compact(model, 8), lambda layer: isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1))
 
 
 def write(model, path, facts=None):
@@ -77,17 +78,22 @@ def write(model, path, facts=None):
         elif node.op in ("concat", "flatten"):
             attributes = {"axis": 1}
         elif node.op == "pad":
-            inputs.append(constant(f"{node.name}.pads", [0, 0, 0, 0, 0, settings["channels"], 0, 0]))
+            inputs.append(constant(f"{node.name}.pads", [0, settings["before"], 0, 0, 0, settings["after"], 0, 0]))
+        elif node.op == "skip":
+            for name, values in (("starts", [0, 0]), ("ends", [2 ** 31] * 2), ("axes", [2, 3]),
+                                 ("steps", [settings["step"]] * 2)):
+                inputs.append(constant(f"{node.name}.{name}", values))
         elif node.op == "gather":
             inputs.append(constant(f"{node.name}.indices", node.weight.cpu()))
             attributes = {"axis": 1}
         elif settings.get("size"):
-            attributes = {"kernel_shape": [settings["size"]] * 2, "strides": [settings["size"]] * 2}
+            attributes = {"kernel_shape": [settings["size"]] * 2, "strides": [settings["stride"]] * 2,
+                          "pads": [settings["padding"]] * 4}
         kind = "GlobalAveragePool" if settings.get("size") == 0 else KINDS[node.op]
         nodes.append(helper.make_node(kind, inputs, [node.name], node.name, **attributes))
     nodes[-1].output[0] = "logits"
 
-    batch = ["batch", *models.input_shape(model.arch)]
+    batch = ["batch", *models.input_shape(model.arch, model.cfg)]
     graph = helper.make_graph(
         nodes, model.arch, [helper.make_tensor_value_info("images", TensorProto.FLOAT, batch)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.cfg["num_classes"]])], constants)

@@ -80,12 +80,18 @@ def translate(nodes, shape):
         elif op == "add":
             code = f"add(<{x}>, <{inputs[1]}>, <{n}>, {size});"
         elif op in ("max_pool", "avg_pool"):
-            window = settings["size"] or h
-            new = (c, h // window, w // window)
-            code = f"pool(<{x}>, <{n}>, {c}, {h}, {w}, {window}, {int(op == 'avg_pool')});"
+            window, s, pad = settings["size"] or h, settings["stride"] or h, settings["padding"]
+            new = (c, (h + 2 * pad - window) // s + 1, (w + 2 * pad - window) // s + 1)
+            code = (f"pool(<{x}>, <{n}>, {c}, {h}, {w}, {new[1]}, {new[2]}, {window}, {s}, {pad}, "
+                    f"{int(op == 'avg_pool')});")
+        elif op == "skip":                                   # a pooling over one pixel
+            step = settings["step"]
+            new = (c, -(-h // step), -(-w // step))
+            code = f"pool(<{x}>, <{n}>, {c}, {h}, {w}, {new[1]}, {new[2]}, 1, {step}, 0, 0);"
         elif op == "pad":
-            new, more = (c + settings["channels"], h, w), settings["channels"] * h * w
-            code = (f"memcpy(<{n}>, <{x}>, sizeof(float) * {size}); memset(<{n}> + {size}, 0, sizeof(float) * {more});")
+            new = (settings["before"] + c + settings["after"], h, w)
+            code = (f"memset(<{n}>, 0, sizeof(float) * {math.prod(new)}); memcpy(<{n}> + {settings['before'] * h * w}, "
+                    f"<{x}>, sizeof(float) * {size});")
         elif op == "concat":
             new, at = (sum(shapes[name][0] for name in node.inputs), h, w), 0
             for name in inputs:
@@ -114,7 +120,7 @@ def buffers(steps):
 
 def source(model):
     """The C file as text. UserError where the network has grouped convolutions."""
-    shape, classes = models.input_shape(model.arch), model.cfg["num_classes"]
+    shape, classes = models.input_shape(model.arch, model.cfg), model.cfg["num_classes"]
     steps, tables, plane, scratch = translate(operations(models.spread(model).cpu().eval()), shape)
     place, sizes = buffers(steps)
     arrays = "".join(f"    static float b{i}[{size}];\n" for i, size in enumerate(sizes))

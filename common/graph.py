@@ -8,21 +8,18 @@ This is what export.py writes as ONNX and export_c.py as C. The operations, on (
     linear      weight (out, in), bias (out,)
     norm        weight, bias (C,): x * weight + bias for each channel, a batch norm with no convolution before it
     relu, add, concat (channels), flatten
-    max_pool, avg_pool          size (the stride is the same); size 0 is the mean over the whole image
-    pad         channels: so many zero channels at the end
+    max_pool, avg_pool          size, stride, padding; size 0 is the mean over the whole image
+    pad         before, after: so many zero channels
+    skip        step: every step-th row and column
     gather      weight (channels,): the channels that a selection passes on
 """
-import operator
+import copy
 from dataclasses import dataclass, field
 
 import torch
-import torch.nn.functional as F
-from torch import fx, nn
+from torch.overrides import TorchFunctionMode
 
-from common import UserError
-from common.models.layers import ChannelSelection
-
-NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
+from common import UserError, models
 
 
 @dataclass
@@ -35,82 +32,90 @@ class Node:
     settings: dict = field(default_factory=dict)
 
 
-class Tracer(fx.Tracer):
-    def is_leaf_module(self, module, name):
-        return isinstance(module, ChannelSelection) or super().is_leaf_module(module, name)
-
-
 @torch.no_grad()
 def operations(model):
-    """[Node] in the order they are computed; the first reads "images", the last gives the logits. In float64."""
-    modules, nodes, alias = dict(model.named_modules()), [], {}
+    """[Node] in the order they are computed; the first reads "images", the last gives the logits. In float64.
 
-    def add(name, op, inputs, weight=None, bias=None, **settings):
-        nodes.append(Node(name, op, inputs, weight, bias, settings))
-        return name
-
-    for step in Tracer().trace(model).nodes:
-        inputs = [alias[i] for i in step.all_input_nodes if i in alias]
-        module = modules.get(step.target) if step.op == "call_module" else None
-        name, what = step.name, step.target
-        if step.op == "placeholder":
-            alias[step] = "images"
-        elif step.op == "output":
-            assert inputs == [nodes[-1].name]
-        elif step.op == "get_attr":
-            pass                                             # the batch norm that a selection is given
-        elif isinstance(module, nn.Identity | nn.Dropout) or module is not None and not len(module._modules) and (
-                isinstance(module, nn.Sequential)):
-            alias[step] = inputs[0]
-        elif isinstance(module, nn.Conv2d):
-            bias = zeros(module.out_channels) if module.bias is None else module.bias.double()
-            alias[step] = add(name, "conv", inputs, module.weight.double(), bias, stride=module.stride[0],
-                              padding=module.padding[0], groups=module.groups)
-        elif isinstance(module, nn.Linear):
-            bias = zeros(module.out_features) if module.bias is None else module.bias.double()
-            alias[step] = add(name, "linear", inputs, module.weight.double(), bias)
-        elif isinstance(module, NORMS):
-            alias[step] = add(name, "norm", inputs, *scale_and_shift(module))
-        elif isinstance(module, ChannelSelection):
-            indices, norm = module.indices, step.args[1] if len(step.args) > 1 else None
-            alias[step] = inputs[0]
-            if indices.numel() < module.width:
-                alias[step] = add(f"{name}_gather", "gather", inputs, indices)
-            if norm is not None:
-                scale, shift = scale_and_shift(modules[norm.target])
-                alias[step] = add(name, "norm", [alias[step]], scale[indices], shift[indices])
-        elif what is F.relu or isinstance(module, nn.ReLU):
-            alias[step] = add(name, "relu", inputs)
-        elif what is operator.add:
-            alias[step] = add(name, "add", [alias[i] for i in step.args])      # the same one twice, perhaps
-        elif what is torch.cat and step.args[1] == 1:
-            alias[step] = add(name, "concat", inputs)
-        elif what == "flatten" and step.args[1:] == (1,):
-            alias[step] = add(name, "flatten", inputs)
-        elif what is F.max_pool2d:
-            alias[step] = add(name, "max_pool", inputs, size=step.args[1])
-        elif what is F.avg_pool2d:
-            alias[step] = add(name, "avg_pool", inputs, size=step.args[1])
-        elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
-            op = "max_pool" if isinstance(module, nn.MaxPool2d) else "avg_pool"
-            alias[step] = add(name, op, inputs, size=module.kernel_size)
-        elif what is F.adaptive_avg_pool2d and step.args[1] == 1:
-            alias[step] = add(name, "avg_pool", inputs, size=0)
-        elif isinstance(module, nn.ConstantPad3d):
-            alias[step] = add(name, "pad", inputs, channels=module.padding[-1])
-        else:
-            raise UserError(f"cannot export {what} ({type(module).__name__}) of a {model.arch}")
-    return folded(nodes)
+    They are recorded while the network computes one image. UserError where it does something that is not listed above.
+    """
+    model = copy.deepcopy(model).cpu().double().eval().to(memory_format=torch.contiguous_format)
+    recorder = Recorder(model)
+    images = torch.zeros(1, *models.input_shape(model.arch, model.cfg), dtype=torch.float64)
+    recorder.seen[id(images)] = "images", images
+    with recorder:
+        logits = model(images)
+    assert recorder.seen[id(logits)][0] == recorder.nodes[-1].name
+    return folded(recorder.nodes)
 
 
-def zeros(count):
-    return torch.zeros(count, dtype=torch.float64)
+class Recorder(TorchFunctionMode):
+    """Notes what torch functions do with the values that come from the images."""
 
+    def __init__(self, model):
+        super().__init__()
+        self.nodes, self.seen = [], {}                       # seen: id -> (name, value); the value keeps its id taken
+        self.arch, self.names = model.arch, {id(p): name for name, p in model.named_parameters()}
 
-def scale_and_shift(norm):
-    """What an evaluating batch norm does to x (C,): x * scale + shift."""
-    scale = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
-    return scale, norm.bias.double() - norm.running_mean.double() * scale
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        kwargs, what = kwargs or {}, function.__name__.strip("_")
+        args = [list(a) if isinstance(a, tuple) and what == "cat" else a for a in args]
+        flat = args[0] if what == "cat" else args
+        inputs = [self.seen[id(a)][0] for a in flat if id(a) in self.seen]
+        before = [a for a in flat if isinstance(a, torch.Tensor)]
+        result = function(*args, **kwargs)
+        if inputs and isinstance(result, torch.Tensor):
+            node = self.translate(what, inputs, before, args, kwargs, result)
+            if isinstance(node, Node):
+                self.nodes.append(node)
+                node = node.name
+            self.seen[id(result)] = node, result
+        return result
+
+    def translate(self, what, inputs, tensors, args, kwargs, result):
+        """The Node of a call, or the name of its input where it changes nothing."""
+        def node(op, weight=None, bias=None, **settings):
+            name = self.names.get(id(tensors[1]), "") if weight is not None and len(tensors) > 1 else ""
+            name = name.rpartition(".")[0].replace(".", "_") or f"{op}_{len(self.nodes)}"
+            return Node(name, op, inputs, weight, bias, settings)
+
+        def option(position, name, otherwise):
+            value = args[position] if len(args) > position else kwargs.get(name, otherwise)
+            return value[0] if isinstance(value, tuple | list) and len(set(value)) == 1 else value
+
+        if what in ("conv2d", "linear"):
+            bias = option(2, "bias", None)
+            bias = torch.zeros(len(tensors[1]), dtype=torch.float64) if bias is None else bias
+            if what == "linear":
+                return node("linear", tensors[1], bias)
+            return node("conv", tensors[1], bias, stride=option(3, "stride", 1), padding=option(4, "padding", 0),
+                        groups=option(6, "groups", 1))
+        if what == "batch_norm":
+            mean, var, weight, bias, eps = (option(i, name, otherwise) for i, name, otherwise in (
+                (1, "running_mean", None), (2, "running_var", None), (3, "weight", None), (4, "bias", None),
+                (7, "eps", 1e-5)))
+            scale = weight / (var + eps).sqrt()
+            return Node(f"norm_{len(self.nodes)}", "norm", inputs, scale, bias - mean * scale)
+        if what in ("dropout", "contiguous") and result.shape == tensors[0].shape:
+            return inputs[0]
+        if what in ("relu", "flatten"):
+            return node(what)
+        if what in ("add", "cat"):
+            return Node(f"{what}_{len(self.nodes)}", "concat" if what == "cat" else "add", inputs)
+        if what == "index_select" and args[1] == 1:
+            return Node(f"gather_{len(self.nodes)}", "gather", inputs, args[2])
+        if "max_pool2d" in what or what == "avg_pool2d":
+            size = option(1, "kernel_size", None)
+            return node("avg_pool" if what == "avg_pool2d" else "max_pool", size=size,
+                        stride=option(2, "stride", None) or size, padding=option(3, "padding", 0))
+        if what == "adaptive_avg_pool2d" and tuple(result.shape[2:]) == (1, 1):
+            return node("avg_pool", size=0, stride=0, padding=0)
+        if what == "pad" and option(2, "mode", "constant") == "constant" and not any(args[1][:4]):
+            return node("pad", before=args[1][4], after=args[1][5])
+        if what == "getitem" and args[1][:2] == (slice(None), slice(None)) and len({args[1][2].step, args[1][3].step,
+                                                                                    2}) == 1:
+            return node("skip", step=2)
+        raise UserError(f"cannot export this {self.arch}: {what} from {tuple(tensors[0].shape)} to "
+                        f"{tuple(result.shape)}")
 
 
 def folded(nodes):

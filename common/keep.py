@@ -3,6 +3,8 @@
 Both are fractions of what the dense network has: of the weights of its convolutions and linear layers, not zero, or of
 its MACs once removed channels are taken out.
 """
+import math
+
 import torch
 
 from common import UserError, compute_flops, models
@@ -32,6 +34,17 @@ def dense_total(ckpt):
     """compute_flops' totals of the dense network that the checkpoint's comes from; `weights` are all of them."""
     with torch.device("meta"):
         return compute_flops.count(models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])).total
+
+
+def rounded_up(alive, multiple, unit=1, scores=None):
+    """bool like alive (units,): the units that stay, and the first, or highest scored, others up to a whole multiple.
+
+    unit: channels per entry. None stay where none did, and never more than there are.
+    """
+    wanted = min(-(-int(alive.sum()) // (step := multiple // math.gcd(multiple, unit))) * step, len(alive))
+    scores = torch.zeros(len(alive)) if scores is None else scores.float()
+    rank = (alive.float() * (scores.max() - scores.min() + 1) + scores).argsort(descending=True, stable=True)
+    return torch.zeros_like(alive).index_fill(0, rank[:wanted].to(alive.device), True)
 
 
 def bisect(left, wanted, high, steps=40):

@@ -47,20 +47,23 @@ def torch_cell(name, model, macs, half=False):
             return model(images).float().cpu().numpy()       # .cpu() waits for an accelerator
 
     def time_it(batch, seconds):
-        images = torch.rand(batch, *models.input_shape(model.arch), device=device)
+        images = torch.rand(batch, *models.input_shape(model.arch, model.cfg), device=device)
         return milliseconds(run, images, seconds, clock_for(torch.get_num_threads() if device.type == "cpu" else 0))
     return Cell(name, f"torch {'bf16' if half else 'fp32'}", macs, time_it, run)
 
 
 def file_cells(name, path, macs, precision="fp32"):
-    """An ONNX file in every runtime that is installed, each in a process of its own."""
+    """An ONNX file in every runtime that is installed, each in a process of its own; precision: fp32 or int8."""
+    ways = [("onnxruntime", precision), ("openvino", precision)]
+    if precision == "fp32" and has_bf16(torch.device("cpu")):
+        ways.append(("openvino", "bf16"))                    # what it does with fp32 files unless told otherwise
     cells = []
-    for runtime in NAMES:
+    for runtime, computes in ways:
         if not installed(runtime):
             continue
-        cell = Cell(name, f"{NAMES[runtime]} {precision}", macs)
+        cell = Cell(name, f"{NAMES[runtime]} {computes}", macs)
         try:
-            worker = Worker(runtime, path, torch.get_num_threads())
+            worker = Worker(runtime, path, torch.get_num_threads(), "bf16" if computes == "bf16" else "f32")
             cell.time, cell.run = worker.milliseconds, worker
         except Failed as error:
             cell.error = str(error)
@@ -69,8 +72,7 @@ def file_cells(name, path, macs, precision="fp32"):
 
 
 def cells_of(name, model, folder, train):
-    """All cells of one network; its ONNX files go to folder, train is the loader of the training set, for int8."""
-    model = export.deployable(model).eval()
+    """All cells of one network; its ONNX files go to folder, train gives batches (images, labels) for int8's ranges."""
     macs = compute_flops.count(model).total.macs
     cells = [torch_cell(name, model, macs)]
     if has_bf16(next(model.parameters()).device):
@@ -122,6 +124,12 @@ def median(cell, batch):
     return statistics.median(cell.times[batch])
 
 
+def spread_of(cell, batch):
+    """The median and the quartiles as text."""
+    low, high = np.percentile(cell.times[batch], (25, 75))
+    return f"{median(cell, batch):.3g} ({low:.3g} to {high:.3g})"
+
+
 def rows(cells, baseline=None):
     """A header and a row of text per cell: milliseconds (quartiles) and times faster than the baseline cell."""
     baseline = baseline or cells[0]
@@ -136,9 +144,7 @@ def rows(cells, baseline=None):
             if cell.error:
                 line += ["-", "-"]
                 continue
-            low, high = np.percentile(cell.times[batch], (25, 75))
-            line += [f"{median(cell, batch):.3g} ({low:.3g} to {high:.3g})",
-                     f"{median(baseline, batch) / median(cell, batch):.2f}"]
+            line += [spread_of(cell, batch), f"{median(baseline, batch) / median(cell, batch):.2f}"]
         top1 = "" if cell.top1 is None else f"{cell.top1:.2f}"
         lines.append([*line, cell.error or top1])
     return [*header, "top-1, %"], lines

@@ -83,16 +83,18 @@ static inline void add(const float *a, const float *b, float *y, int size) {
     for (int i = 0; i < size; i++) y[i] = a[i] + b[i];
 }
 
-/* size x size windows, their mean or their largest value */
-static inline void pool(const float *x, float *y, int channels, int height, int width, int size, int mean) {
+/* size x size windows, their mean or their largest value; what is beyond the border does not count */
+static inline void pool(const float *x, float *y, int channels, int height, int width, int rows, int columns, int size,
+                        int stride, int pad, int mean) {
     for (int c = 0; c < channels; c++, x += height * width)
-        for (int i = 0; i + size <= height; i += size)
-            for (int j = 0; j + size <= width; j += size) {
-                float all = x[i * width + j], most = all;
-                for (int k = 1; k < size * size; k++) {
-                    const float v = x[(i + k / size) * width + j + k % size];
-                    all += v;
-                    most = v > most ? v : most;
+        for (int i = -pad; i < rows * stride - pad; i += stride)
+            for (int j = -pad; j < columns * stride - pad; j += stride) {
+                float all = 0, most = -3.4e38f;
+                for (int k = 0; k < size * size; k++) {
+                    const int a = i + k / size, b = j + k % size;
+                    if (a < 0 || b < 0 || a >= height || b >= width) continue;
+                    all += x[a * width + b];
+                    most = x[a * width + b] > most ? x[a * width + b] : most;
                 }
                 *y++ = mean ? all / (float)(size * size) : most;
             }

@@ -24,13 +24,15 @@ def main(argv=None):
     parser.add_argument("--arch", help="what the file cannot say, for one of another repository")
     parser.add_argument("--depth", type=cli.positive)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
+    parser.add_argument("--round-to", type=cli.positive, default=1, metavar="N",
+                        help="channels per layer in multiples of this, rounded up: hardware likes that")
     args = parser.parse_args(argv)
     ckpt = originals.load(find(args.model), network, args.arch, args.depth)
     path = Path(args.save or f"{stem(ckpt['path'])}_compact.pth")
     if path.exists() and not args.overwrite:
         raise UserError(f"{path} is there already; give another --save, or --overwrite")
     model = checkpoint.to_model(ckpt)
-    small, dense = compact(model), ckpt["dense"] or compute_flops.summary(model)
+    small, dense = compact(model, args.round_to), ckpt["dense"] or compute_flops.summary(model)
     print(sparsity_report(model))
     print(compaction_report(model, small, dense))
     path = checkpoint.save(path, checkpoint.of(

@@ -18,6 +18,7 @@ pruned.pth.tar holds one bit per weight and the surviving values, prune.txt the 
     --ratios FILE         a fraction for each layer, lines "layers.0.conv1.weight: 0.7"; 0, or no line, leaves a layer
                           untouched. With --threshold the file says only which layers are touched, as in the original.
 
+    --round-to 8          channel counts in multiples that hardware likes, rounded up (filter, column, channel)
     --sparsity-type filter, column, kernel, channel
                           groups of weights instead of single ones, by their root mean square
 
@@ -55,6 +56,7 @@ def parse(argv=None):
         "(default: 1e-4)")
     add("--percentile", type=cli.fraction, help="fraction of the weights of all convolutions together")
     keeping.add_flags(parser)
+    add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
     add("--ratio", type=cli.fraction, help="fraction of each convolution")
     add("--ratios", metavar="FILE", help="fractions of each convolution")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
@@ -155,7 +157,7 @@ def threshold_for(args, kind, ckpt, model, weights):
         with torch.no_grad():
             for name, mask in choose(weights, kind, threshold, ratios=inside, quiet=True).items():
                 pruned.get_parameter(name).mul_(mask)
-        return compute_flops.count(narrowed(pruned, {}, quiet=True)[0]).total.macs / dense.macs
+        return compute_flops.count(narrowed(pruned, {}, True, args.round_to)[0]).total.macs / dense.macs
 
     largest = max(float(w.detach().abs().max()) for w in weights.values())
     args.threshold = keeping.bisect(left, args.keep_macs, 1.01 * largest)
@@ -163,8 +165,9 @@ def threshold_for(args, kind, ckpt, model, weights):
     return inside
 
 
-def removable(model, quiet=False):
-    """{layer: bool (channels,)} for `models.narrow`: without the channels that nothing makes or that nothing reads."""
+def removable(model, quiet=False, round_to=1):
+    """{layer: bool (channels,)} for `models.narrow`: without the channels that nothing makes or that nothing reads, but
+    for those that make their number a multiple of round_to."""
     modules, keep = dict(model.named_modules()), {}
     for record in model.channels():
         if not record.producers:
@@ -174,7 +177,8 @@ def removable(model, quiet=False):
         made = (made.any(0) if record.stream else made.all(0)).cpu()      # parts of a sum, or links of a chain
         read = torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
         alive = made & read
-        alive = alive.view(-1, record.group_size).any(1).repeat_interleave(record.group_size)
+        alive = keeping.rounded_up(alive.view(-1, record.group_size).any(1), round_to, record.group_size)
+        alive = alive.repeat_interleave(record.group_size)
         if not alive.any():
             alive[:record.group_size] = True
             if not quiet:
@@ -185,10 +189,10 @@ def removable(model, quiet=False):
 
 
 @torch.no_grad()
-def narrowed(model, masks, quiet=False):
+def narrowed(model, masks, quiet=False, round_to=1):
     """(the network without the channels that are gone, its masks). Their batch norms are set to zero in `model` first,
     so that the large network computes the same."""
-    modules, keep = dict(model.named_modules()), removable(model, quiet)
+    modules, keep = dict(model.named_modules()), removable(model, quiet, round_to)
     for record in model.channels():
         gone = ~keep.get(record.producers[0][0], torch.tensor(True)) if record.producers else torch.tensor(False)
         for name in record.names() if gone.any() else ():
@@ -240,7 +244,9 @@ def prune(args):
             weights[name].mul_(mask)
     small = model
     if kind in ("filter", "column", "channel"):
-        small, masks = narrowed(model, masks)
+        small, masks = narrowed(model, masks, round_to=args.round_to)
+    elif args.round_to > 1:
+        raise UserError(f"--round-to is for channels that are taken out; --sparsity-type {kind} takes out none")
 
     # report
     counted = compute_flops.count(small).total

@@ -206,7 +206,7 @@ def main(argv=None):
     run.finish(model)
     if masks and run.rank == 0:
         args.model, args.overwrite = str(run.folder / "checkpoint.pth.tar"), True
-        args.keep_weights = args.keep_macs = None
+        args.keep_weights, args.keep_macs, args.round_to = None, None, 1
         prune(args)
 
 

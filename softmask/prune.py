@@ -6,6 +6,7 @@
 
     --keep-macs 0.5       M > t for the t that leaves this fraction of the MACs; it is found and printed
     --keep-weights 0.1    with single-weight masks (--nfp): of the weights
+    --round-to 8          channel counts in multiples that hardware likes, rounded up
 
 What stays keeps its mask between 0 and 1 inside its weights. The network that is left computes what the masked one
 does; a residual branch that has lost all channels of a layer goes, and its block is the shortcut. main.py ends with
@@ -35,13 +36,15 @@ def parse(argv=None):
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
     keeping.add_flags(parser)
+    add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
     add("--save", help="folder to write to (default: the one the file is in)")
     add("--overwrite", action="store_true", help="write over an earlier pruned_model.pth.tar")
     return parser.parse_args(argv)
 
 
-def choose(model, soft_masks, t=0.0, quiet=False):
-    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask is above t.
+def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
+    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask is above t, and the next ones up to a
+    multiple of round_to.
 
     A layer whose channels are all closed keeps one of them (its weights are zero) where nothing can stand in for it;
     inside a residual branch it keeps none.
@@ -57,6 +60,7 @@ def choose(model, soft_masks, t=0.0, quiet=False):
             print(f"{name}: {f'no mask is above {t:.4g}' if t else 'all its masks are 0'}; {what}")
         if not alive.any() and not record.branch:
             alive[soft_masks[name].argmax()] = True
+        alive = keeping.rounded_up(alive, round_to, record.group_size, soft_masks[name])
         keep[name] = alive.repeat_interleave(record.group_size)
     return keep
 
@@ -74,7 +78,7 @@ def threshold_for(args, ckpt, model, soft_masks):
     def left(t):
         if single:
             return (others + sum(int((mask > t).sum()) for mask in soft_masks.values())) / dense.weights
-        closed, keep = copy.deepcopy(model), choose(model, soft_masks, t, quiet=True)
+        closed, keep = copy.deepcopy(model), choose(model, soft_masks, t, True, args.round_to)
         close(closed, keep)
         return compute_flops.count(models.narrow(closed, keep)).total.macs / dense.macs
 
@@ -109,6 +113,8 @@ def prune(args):
     if ckpt["method"] != "softmask" or ckpt["stage"] != "sparse" or not soft_masks:
         raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    if args.round_to > 1 and ckpt["args"]["nfp"]:
+        raise UserError("--round-to is for masks of channels; these (--nfp) are masks of single weights")
     folder = cli.output_folder(args.save or str(Path(args.model).parent), args.overwrite, holds="pruned_model.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
@@ -122,7 +128,7 @@ def prune(args):
             for name, mask in masks.items():
                 model.get_parameter(name).mul_(mask.to(device))
     else:
-        keep, masks = choose(model, soft_masks, t), None
+        keep, masks = choose(model, soft_masks, t, round_to=args.round_to), None
         close(model, keep)
         small = models.narrow(model, keep)
     after = compute_flops.count(small)

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from test_narrow import NETS, images_for, network
+from test_narrow import NETS as ALL
+from test_narrow import images_for, network
 
 from common import UserError, checkpoint, data, deploy, export_c, latency, models, runtime
 from common.graph import operations
@@ -16,6 +17,7 @@ from common.models.layers import ChannelSelection, select
 ONNX = pytest.mark.skipif(not (latency.installed("onnx") and latency.installed("onnxruntime")),
                           reason="onnx and onnxruntime are not installed (requirements-deploy.txt)")
 CC = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
+NETS = [name for name in ALL if name != "vgg-imagenet"]      # its 3 x 3 map as 7 x 7 is in no file format
 GROUPED = ("resnext", "resnext-1", "mobilenetv2")
 
 
@@ -45,14 +47,15 @@ def selecting(name, dtype=torch.float64):
 
 def compute(node, x, *others):
     """One operation as its documentation says, in torch."""
-    size, channels = node.settings.get("size"), (1, -1, *[1] * (x.dim() - 2))
+    channels, settings = (1, -1, *[1] * (x.dim() - 2)), node.settings
     return {"conv": lambda: F.conv2d(x, node.weight, node.bias, **node.settings),
             "linear": lambda: F.linear(x, node.weight, node.bias),
             "norm": lambda: x * node.weight.view(channels) + node.bias.view(channels),
             "relu": lambda: F.relu(x), "add": lambda: x + others[0], "concat": lambda: torch.cat([x, *others], 1),
-            "flatten": lambda: x.flatten(1), "max_pool": lambda: F.max_pool2d(x, size),
-            "avg_pool": lambda: F.avg_pool2d(x, size) if size else x.mean((2, 3), keepdim=True),
-            "pad": lambda: F.pad(x, (0, 0, 0, 0, 0, node.settings["channels"])),
+            "flatten": lambda: x.flatten(1), "max_pool": lambda: F.max_pool2d(x, *settings.values()),
+            "avg_pool": lambda: F.avg_pool2d(x, *settings.values()) if settings["size"] else x.mean((2, 3), True),
+            "pad": lambda: F.pad(x, (0, 0, 0, 0, settings["before"], settings["after"])),
+            "skip": lambda: x[:, :, ::settings["step"], ::settings["step"]],
             "gather": lambda: x[:, node.weight]}[node.op]()
 
 
@@ -254,6 +257,8 @@ def test_eval_exports_c(trained, run, tmp_path):
     assert 0 < float(done.stdout) < 1000
 
 
-def test_c_refuses_groups():
+def test_what_cannot_be_exported_is_said():
+    with pytest.raises(UserError, match="cannot export this vgg: adaptive_avg_pool2d"):
+        operations(network("vgg-imagenet"))
     with pytest.raises(UserError, match="grouped convolution"):
         export_c.source(network("mobilenetv2", torch.float32))

@@ -716,5 +716,6 @@ def test_the_namespace_that_main_hands_to_prune_is_all_it_needs(tmp_path):
     train(tmp_path, *MASKS, "--epochs", 1)
     prune.prune(argparse.Namespace(model=str(tmp_path / "checkpoint.pth.tar"), save=str(tmp_path / "p"),
                                    overwrite=False, dataset=None, data_dir=None, subset=60, device="cpu",
-                                   test_batch_size=64, image_size=None, keep_weights=None, keep_macs=None))
+                                   test_batch_size=64, image_size=None, keep_weights=None, keep_macs=None,
+                                   round_to=1))
     assert (tmp_path / "p" / "pruned_model.pth.tar").exists()

@@ -28,7 +28,9 @@ def spread(model, where=lambda layer: True):
             value = getattr(modules[consumer.norm], name)
             state[f"{consumer.norm}.{name}"] = torch.zeros_like(value).index_copy(0, select.indices,
                                                                                   value[select.indices])
+    size = {key: cfg.pop(key) for key in ("image_size",) if key in cfg}
     wide = type(model)(**cfg).to(next(model.parameters()))
-    wide.arch = model.arch
+    wide.cfg.update(size)
+    wide.arch, wide.images = model.arch, getattr(model, "images", None)
     wide.load_state_dict(state)
     return wide.train(model.training)

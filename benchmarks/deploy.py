@@ -1,0 +1,250 @@
+"""How much faster pruned networks run on this CPU: torch, ONNX Runtime, OpenVINO and C, fp32, bf16 and int8.
+
+    python benchmarks/deploy.py                              # everything, to results/deploy.md
+    python benchmarks/deploy.py --networks vgg13 resnet164 --parts half --rounds 3 --save part.md
+
+One thread and processor time, all cells of a network taking turns; medians. Parts:
+
+    half        six networks and the same with half their channels, beside what torch-pruning leaves of them
+    odd         channel counts of 8n - 1 and 8n: what does a multiplication cost?
+    sparse      ResNet-20 with zeros at random places: where does the C file begin to win?
+    trained     bundled networks: accuracy on CIFAR-10 in each form (needs the data set)
+
+Weights are random but in the last part: they do not change the time. torch-pruning and OpenVINO are measured where they
+are installed. Numbers of two runs are not to be mixed: look at the ratios.
+"""
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+from torch import nn
+
+from common import UserError, checkpoint, cli, compute_flops, data, export, export_c, latency, models
+from common.device import device_of, hardware
+from common.models.narrow import width_of
+
+NETWORKS = {
+    "vgg13": ("vgg", {"depth": 13}), "resnet20": ("resnet", {"depth": 20}),
+    "resnet164": ("preresnet", {"depth": 164, "selection": True, "gamma": 0.5}),
+    "densenet40": ("densenet", {"depth": 40, "selection": True, "gamma": 0.5}),
+    "wrn_16_4": ("wideresnet", {"depth": 16, "widen_factor": 4}),
+    "mobilenetv2": ("mobilenetv2", {"width_multiplier": 1, "num_classes": 10}),
+}
+BATCHES = (1, 128)
+TRAINED = {"VGG-13, dense": "slimming-vgg13-cifar10-sparse", "VGG-13, slimmed 40 %": "slimming-vgg13-cifar10-finetuned",
+           "ResNet-20, dense": "magnitude-resnet20-cifar10-dense",
+           "ResNet-20, 90 % zeros": "magnitude-resnet20-cifar10-90"}
+PARTS = ("half", "odd", "sparse", "trained")
+SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
+
+
+def built(name, selection=True):
+    arch, cfg = NETWORKS[name]
+    torch.manual_seed(0)
+    return models.build(arch, **{**cfg, **({} if selection else {"selection": False})}).eval()
+
+
+@torch.no_grad()
+def narrowed(model, streams=True, count=lambda width: width // 2):
+    """The network with count(channels) of the channels that each layer has; streams: of residual streams too."""
+    modules, keep = dict(model.named_modules()), {}
+    for module in modules.values():
+        if isinstance(module, nn.BatchNorm2d):
+            module.bias.zero_()                              # nothing dropped is a constant
+    for record in model.channels():
+        name = record.producers[0][0] if record.producers else record.consumers[0].norm
+        if streams or not record.stream:
+            width = width_of(modules[name]) // record.group_size
+            # every second channel: of a stream that is halved too, a selection then reads all
+            order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+            kept = torch.zeros(width, dtype=torch.bool).index_fill(0, order[:max(1, count(width))], True)
+            keep[name] = kept.repeat_interleave(record.group_size)
+    return models.narrow(model, keep).eval()
+
+
+def of_torch_pruning(name):
+    """What torch-pruning leaves of the network without selections: half the channels, by batch-norm scale."""
+    import torch_pruning
+    model = built(name, selection=False)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.weight, 0.1, 1.0)
+    linear = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
+    images = torch.rand(1, *models.input_shape(model.arch, model.cfg))
+    torch_pruning.pruner.BNScalePruner(model, images, torch_pruning.importance.BNScaleImportance(), pruning_ratio=0.5,
+                                       ignored_layers=[linear]).step()
+    return model.eval()
+
+
+def noise():
+    """Batches for the ranges of int8: the networks here are not trained."""
+    generator = torch.Generator().manual_seed(0)
+    return [(torch.randn(32, 3, 32, 32, generator=generator), None)]
+
+
+def measured(networks, folder, rounds):
+    """The cells of {name: network}, measured in turns."""
+    cells = []
+    try:
+        for name, model in networks.items():
+            cells += latency.cells_of(name, model, folder, noise())
+        latency.measure(cells, BATCHES, rounds)
+    finally:
+        latency.close(cells)
+    return cells
+
+
+def half(name, folder, rounds):
+    """A table: milliseconds, times faster than dense torch fp32, and the gain over dense in the same runtime per MACs
+    saved."""
+    dense = built(name)
+    forms = {"dense": dense, "half": narrowed(built(name))}
+    if name == "resnet164":
+        forms["half, streams whole"] = narrowed(built(name), streams=False)
+    macs = {form: compute_flops.count(model).total.macs for form, model in forms.items()}
+    networks = {form: export.deployable(model) for form, model in forms.items()}
+    if latency.installed("torch_pruning"):
+        networks["torch-pruning"] = of_torch_pruning(name)
+        macs["torch-pruning"] = compute_flops.count(networks["torch-pruning"]).total.macs
+    cells = measured(networks, folder, rounds)
+    baseline = {cell.runtime: cell for cell in cells if cell.network == "dense"}
+    lines = []
+    for cell in cells:
+        executed = f" ({cell.macs / 1e6:.1f} run)" if cell.macs != macs[cell.network] else ""
+        line = [cell.network, cell.runtime, f"{macs[cell.network] / 1e6:.1f}{executed}"]
+        other, saved = baseline[cell.runtime], macs["dense"] / macs[cell.network]
+        for batch in BATCHES if not cell.error else ():
+            now = latency.median(cell, batch)
+            line += [latency.spread_of(cell, batch), f"{latency.median(cells[0], batch) / now:.2f}",
+                     "-" if other.error else f"{latency.median(other, batch) / now / saved:.2f}"]
+        lines.append(line if not cell.error else [*line, cell.error, *[""] * (3 * len(BATCHES) - 1)])
+    header = ["network", "runtime", "M MACs"]
+    for batch in BATCHES:
+        header += [f"batch {batch}: ms (quartiles)", "x dense torch fp32", "gain / MAC ratio"]
+    return header, lines
+
+
+def odd(folder, rounds):
+    """A table: milliseconds per MAC of widths 8n - 1, over those of widths 8n, per runtime."""
+    lines = []
+    for name in ("vgg13", "mobilenetv2"):
+        networks = {"8n": narrowed(built(name)), "8n - 1": narrowed(built(name), count=lambda w: w // 2 - 1)}
+        cells = measured(networks, folder, rounds)
+        runtimes = {cell.runtime: [c for c in cells if c.runtime == cell.runtime] for cell in cells}
+        for runtime, (even, uneven) in runtimes.items():
+            failed = even.error or uneven.error
+            lines.append([name, runtime, *([failed, ""] if failed else [
+                f"{latency.median(uneven, b) / uneven.macs / (latency.median(even, b) / even.macs):.2f}"
+                for b in BATCHES])])
+    return ["network", "runtime", *[f"batch {batch}: time per MAC, odd / even" for batch in BATCHES]], lines
+
+
+@torch.no_grad()
+def sparse(folder, rounds, picture):
+    """A table: milliseconds per image of ResNet-20 in C at several sparsities, beside its dense form elsewhere."""
+    model = built("resnet20")
+    cells = [c for c in latency.cells_of("dense", export.deployable(model), folder, noise())]
+    compiled = []
+    for sparsity in SPARSITIES:
+        pruned = built("resnet20")
+        for module in pruned.modules():
+            if isinstance(module, nn.Conv2d):
+                module.weight.mul_(torch.rand_like(module.weight) >= sparsity)
+        path = Path(folder) / f"zeros{100 * sparsity:.0f}"
+        path.with_suffix(".c").write_text(export_c.source(pruned))
+        subprocess.run(["cc", "-O3", "-march=native", "-o", path, path.with_suffix(".c"), "-lm"], check=True)
+        image = torch.rand(3, 32, 32).numpy().tobytes()
+
+        def milliseconds(batch, seconds, path=path, image=image):
+            return float(subprocess.run([path, "50"], input=image, capture_output=True, check=True).stdout)
+        macs = compute_flops.count(pruned).total.sparse_macs
+        compiled.append(latency.Cell(f"{100 * sparsity:.0f} % zeros", "C", macs, milliseconds))
+    try:
+        latency.measure(cells + compiled, (1,), rounds)
+    finally:
+        latency.close(cells)
+    draw(picture, [c for c in cells if not c.error], compiled)
+    return latency.rows(cells + compiled)
+
+
+def draw(path, cells, compiled):
+    from common import plots
+    plt = plots.pyplot()
+    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
+    axis.plot([100 * s for s in SPARSITIES], [latency.median(c, 1) for c in compiled], "o-", label="C, non-zeros alone")
+    for i, cell in enumerate(c for c in cells if "fp32" in c.runtime or "int8" in c.runtime):
+        axis.axhline(latency.median(cell, 1), color=f"C{i + 1}", linestyle="--", label=cell.runtime)
+    axis.set(xlabel="zeros (%)", ylabel="ms per image", yscale="log", title="ResNet-20, one thread")
+    axis.legend()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def trained(folder, data_dir, subset):
+    """A table: top-1 of bundled networks on CIFAR-10 in every runtime."""
+    dataset = data.load("cifar10", data_dir, subset=subset)
+    train, test = (data.Loader(dataset, split, 256, shuffle=False) for split in ("train", "test"))
+    lines, runtimes = [], []
+    for name, file in TRAINED.items():
+        model = export.deployable(checkpoint.to_model(checkpoint.load(f"chkpt/{file}.pth.tar")))
+        cells = latency.cells_of(name, model, folder, train)
+        try:
+            latency.score(cells, test)
+        finally:
+            latency.close(cells)
+        runtimes = [cell.runtime for cell in cells]
+        lines.append([name, *[cell.error or f"{cell.top1:.2f}" for cell in cells]])
+    return ["network", *[f"{runtime}, %" for runtime in runtimes]], lines
+
+
+def markdown(header, lines):
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *lines]) + "\n"
+
+
+def versions():
+    from importlib.metadata import version
+    return ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxruntime", "openvino", "torch-pruning")
+                     if latency.installed(name.replace("-", "_")))
+
+
+def main(argv=None):
+    parser = cli.parser(__doc__)
+    add = parser.add_argument
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
+    add("--parts", nargs="+", choices=PARTS, default=PARTS)
+    add("--rounds", type=cli.positive, default=5, help="turns of each cell")
+    add("--save", default=str(Path(__file__).resolve().parent.parent / "results" / "deploy.md"), metavar="FILE")
+    add("--data-dir", help="where cifar10 is, for the trained networks")
+    add("--subset", type=cli.positive, help="images of cifar10 that are used")
+    args = parser.parse_args(argv)
+    export.packages()
+    torch.set_num_threads(1)
+    out = Path(args.save)
+    if not out.parent.is_dir():
+        raise UserError(f"--save {out}: there is no folder {out.parent}")
+    parts = [f"# Deployed\n\nMade by `{cli.command()}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))}, "
+             f"processor time, medians of {args.rounds} rounds (in brackets the quartiles), all cells of a table "
+             f"taking turns; {versions()}.\n"]
+    start = time.time()
+    with tempfile.TemporaryDirectory() as folder:
+        for part in args.parts:
+            jobs = {"half": [(f"{name}, half its channels", lambda name=name: half(name, folder, args.rounds))
+                             for name in args.networks],
+                    "odd": [("Odd channel counts", lambda: odd(folder, args.rounds))],
+                    "sparse": [("Zeros in C, ResNet-20", lambda: sparse(folder, args.rounds, out.with_suffix(".png")))],
+                    "trained": [("Top-1 on CIFAR-10", lambda: trained(folder, args.data_dir, args.subset))]}[part]
+            for title, job in jobs:
+                header, lines = job()
+                print(f"\n{title} ({(time.time() - start) / 60:.1f} min)\n{latency.text(header, lines)}", flush=True)
+                parts.append(f"## {title}\n\n{markdown(header, lines)}")
+                out.write_text("\n".join(parts))
+    print(f"wrote {out}")
+
+
+if __name__ == "__main__":
+    cli.script(main)

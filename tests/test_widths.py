@@ -1,0 +1,132 @@
+"""Widths that hardware likes, and residual streams that are slimmed too: exact, and never a layer without channels."""
+import copy
+
+import pytest
+import torch
+from test_narrow import NETS, images_for, network
+
+from common import UserError, checkpoint, compute_flops, models
+from common.compact import compact
+from common.keep import rounded_up
+from hoyer import compact as hoyer_compact
+from reweighted import prune as reweighted_prune
+from slimming import prune, streams
+from softmask import prune as softmask_prune
+
+STREAMS = ("resnet-basic", "preresnet-bottleneck", "preresnet-basic-select", "preresnet-bottleneck-select",
+           "wideresnet", "mobilenetv2")
+
+
+def bools(text):
+    return torch.tensor([c == "1" for c in text])
+
+
+def test_rounding_up_keeps_the_highest_of_those_that_went():
+    assert rounded_up(bools("0100100000"), 4).tolist() == bools("1110100000").tolist()       # the first ones
+    scores = torch.tensor([0, 3, 0, 9, 1, 0, 0, 7, 0, 0.])
+    assert rounded_up(bools("0100100000"), 4, scores=scores).tolist() == bools("0101100100").tolist()
+    assert rounded_up(bools("0110110"), 4).tolist() == bools("0110110").tolist()             # is one already
+    assert rounded_up(bools("111110"), 8).all() and not rounded_up(bools("0000"), 8).any()
+    assert rounded_up(bools("1000"), 8, unit=4).sum() == 2 and rounded_up(bools("1000"), 8, unit=64).sum() == 1
+
+
+@pytest.mark.parametrize("name", STREAMS)
+@pytest.mark.parametrize("percent,round_to", [(0.3, 1), (0.6, 4), (0.97, 1)])
+def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, round_to):
+    model = network(name)
+    scores = {**prune.gammas_of(model), **streams.scores(model)}
+    keep = prune.keep_some(prune.choose(scores, percent)[0], scores, round_to, quiet=True)
+    keep = prune.follow_streams(keep, scores, model, round_to)
+    masked, whole = copy.deepcopy(model), prune.over_all_channels(keep, model)
+    prune.zero(masked, whole)
+    small, images = models.narrow(masked, whole), images_for(model)
+    with torch.no_grad():
+        expected = masked(images)
+        assert not torch.equal(expected, model(images))
+        assert (small(images) - expected).abs().max() < 1e-9 * expected.abs().max()
+    assert small.cfg["streams"] != model.cfg["streams"]
+    assert not round_to > 1 or all(width % round_to == 0 for width in small.cfg["streams"])
+    assert round_to == 1 or all(width % round_to == 0 or width in model.cfg["widths"] for width in small.cfg["widths"])
+    again = {**prune.gammas_of(small), **streams.scores(small)}                  # and once more from there
+    keep = prune.follow_streams(prune.keep_some(prune.choose(again, 0.5)[0], again, quiet=True), again, small)
+    with torch.no_grad():
+        assert models.narrow(small, prune.over_all_channels(keep, small))(images).isfinite().all()
+
+
+def test_a_stream_is_ranked_by_the_mean_gamma_of_its_readers():
+    model = models.build("preresnet", depth=14, selection=True)
+    norms = [model.layer3[1].bn1, model.bn]                  # what reads the last stream: it begins with layer3.0
+    for norm, value in zip(norms, (0.2, 0.6), strict=True):
+        torch.nn.init.constant_(norm.weight, value)
+    model.layer3[1].bn1.weight.data[5] = -1.0
+    model.layer3[1].select.indices = torch.tensor([i for i in range(64) if i != 7])
+    score = streams.scores(model)["layer3.0.downsample.0"]
+    assert torch.allclose(score[[0, 5, 7]], torch.tensor([0.4, 0.8, 0.3]))
+    assert streams.scores(model).keys() == {"conv1", "layer2.0.downsample.0", "layer3.0.downsample.0"}
+    with pytest.raises(UserError, match="--streams: a vgg has no residual stream"):
+        streams.scores(network("vgg"))
+
+
+def test_prune_with_streams_from_the_command(run, tmp_path):
+    checkpoint.save(tmp_path / "sparse.pth.tar", checkpoint.of(network("preresnet-bottleneck-select", torch.float32),
+                                                               "slimming", "sparse", "shapes10"))
+    flags = ("--model", "sparse.pth.tar", "--subset", 100, "--percent", 0.5)
+    macs = {}
+    for name, more in (("plain", ()), ("streams", ("--streams", "--round-to", 4))):
+        done = run("slimming/prune.py", *flags, *more, "--save", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        difference = float(done.stdout.partition("logits differ by ")[2].split()[0])
+        assert difference < 1e-4
+        small = checkpoint.to_model(checkpoint.load(tmp_path / name / "pruned.pth.tar"))
+        macs[name] = compute_flops.count(small).total.macs
+    assert all(width % 4 == 0 for width in small.cfg["streams"]) and macs["streams"] != macs["plain"]
+    done = run("slimming/prune.py", *flags, "--streams", "--mask", cwd=tmp_path)
+    assert done.returncode == 2 and "--streams" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def zeroed(name, seed=0):
+    """The network with a third of its filters zero, their batch norms too: channels that may go."""
+    model, generator = network(name), torch.Generator().manual_seed(seed)
+    modules = dict(model.named_modules())
+    for record in model.channels():
+        if record.producers and not record.stream and record.group_size == 1:
+            gone = torch.rand(len(modules[record.producers[0][0]].weight), generator=generator) < 0.4
+            for layer in record.names():
+                for parameter in modules[layer].parameters(recurse=False):
+                    parameter.data[gone] = 0
+    return model
+
+
+@pytest.mark.parametrize("name", ["vgg", "resnet-basic", "wideresnet", "mobilenetv2", "lenet5"])
+def test_compact_and_reweighted_round_up_exactly(name, tmp_path):
+    model = zeroed(name)
+    images = images_for(model)
+    odd, even = compact(model), compact(model, 4)
+    other, _ = reweighted_prune.narrowed(copy.deepcopy(model), {}, quiet=True, round_to=4)
+    with torch.no_grad():
+        expected = model(images)
+        for small in (odd, even, other):
+            assert (small(images) - expected).abs().max() < 1e-9 * expected.abs().max()
+    had, widths = ([w for w in m.cfg["widths"] if w != "M"] for m in (model, even))
+    assert all(w % 4 == 0 or w == h for w, h in zip(widths, had, strict=True))
+    assert any(w % 4 for w in odd.cfg["widths"] if w != "M") and widths != had
+    if name != "lenet5":
+        assert all(w % 4 == 0 or w == h for w, h in zip([w for w in other.cfg["widths"] if w != "M"], had, strict=True))
+
+
+def test_hoyer_compacts_to_multiples(tmp_path):
+    checkpoint.save(tmp_path / "a.pth", checkpoint.of(zeroed("vgg").float(), "hoyer", "finetuned", "shapes10"))
+    hoyer_compact.main(["--model", str(tmp_path / "a.pth"), "--round-to", "4"])
+    widths = checkpoint.load(tmp_path / "a_compact.pth")["cfg"]["widths"]
+    assert all(w == "M" or w % 4 == 0 or w == h for w, h in zip(widths, NETS["vgg"][1]["widths"], strict=True))
+
+
+def test_soft_masks_round_up_by_their_values():
+    model = network("resnet-basic")
+    name = "layer1.0.conv1"
+    mask = torch.zeros(16)
+    mask[[2, 5, 9]], mask[11] = 0.9, 0.4
+    keep = softmask_prune.choose(model, {name: mask}, t=0.5, quiet=True, round_to=4)[name]
+    assert keep.nonzero().flatten().tolist() == [2, 5, 9, 11]
+    assert softmask_prune.choose(model, {name: mask}, t=0.5, quiet=True)[name].sum() == 3
+    assert not softmask_prune.choose(model, {name: mask * 0}, quiet=True, round_to=4)[name].any()   # the shortcut
