@@ -46,7 +46,9 @@ SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
 def built(name, selection=True):
     arch, cfg = NETWORKS[name]
     torch.manual_seed(0)
-    return models.build(arch, **{**cfg, **({} if selection else {"selection": False})}).eval()
+    if not selection:
+        cfg = {name: value for name, value in cfg.items() if name != "selection"}
+    return models.build(arch, **cfg).eval()
 
 
 @torch.no_grad()

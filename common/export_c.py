@@ -90,7 +90,7 @@ def translate(nodes, shape):
             code = f"pool(<{x}>, <{n}>, {c}, {h}, {w}, {new[1]}, {new[2]}, 1, {step}, 0, 0);"
         elif op == "pad":
             new = (settings["before"] + c + settings["after"], h, w)
-            code = (f"memset(<{n}>, 0, sizeof(float) * {math.prod(new)}); memcpy(<{n}> + {settings['before'] * h * w}, "
+            code = (f"clear(<{n}>, {math.prod(new)}); memcpy(<{n}> + {settings['before'] * h * w}, "
                     f"<{x}>, sizeof(float) * {size});")
         elif op == "concat":
             new, at = (sum(shapes[name][0] for name in node.inputs), h, w), 0
@@ -125,11 +125,13 @@ def source(model):
     place, sizes = buffers(steps)
     arrays = "".join(f"    static float b{i}[{size}];\n" for i, size in enumerate(sizes))
     body = "\n    ".join(re.sub(r"<(\w+)>", lambda m: place[m[1]], code) for *_, code in steps)
+    if "padded" in body:
+        arrays += f"    static float padded[{scratch}];\n"
     head = (f"/* {model.arch}: {math.prod(shape)} floats of an image -> {classes} logits; not for several threads at "
             f"once. */\n#define PLANE {plane}\n#define IMAGE {math.prod(shape)}\n#define CLASSES {classes}")
     text = TEMPLATE.read_text()
     for mark, part in (("HEAD", head), ("TABLES", "\n".join(tables)),
-                       ("LAYERS", f"{arrays}    static float padded[{scratch}];\n    {body}")):
+                       ("LAYERS", f"{arrays}    {body}")):
         text = text.replace(f"/* {mark} */", part)
     return text
 

@@ -38,7 +38,7 @@ def operations(model):
 
     They are recorded while the network computes one image. UserError where it does something that is not listed above.
     """
-    model = copy.deepcopy(model).cpu().double().eval().to(memory_format=torch.contiguous_format)
+    model = copy.deepcopy(model).cpu().double().eval().to(memory_format=torch.contiguous_format).requires_grad_(False)
     recorder = Recorder(model)
     images = torch.zeros(1, *models.input_shape(model.arch, model.cfg), dtype=torch.float64)
     recorder.seen[id(images)] = "images", images

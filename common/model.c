@@ -79,6 +79,10 @@ static inline void relu(const float *x, float *y, int size) {
     for (int i = 0; i < size; i++) y[i] = x[i] > 0 ? x[i] : 0;
 }
 
+static inline void clear(float *y, int size) {
+    for (int i = 0; i < size; i++) y[i] = 0;
+}
+
 static inline void add(const float *a, const float *b, float *y, int size) {
     for (int i = 0; i < size; i++) y[i] = a[i] + b[i];
 }
