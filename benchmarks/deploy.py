@@ -13,6 +13,7 @@ One thread and processor time, all cells of a network taking turns; medians. Par
 Weights are random but in the last part: they do not change the time. torch-pruning and OpenVINO are measured where they
 are installed. Numbers of two runs are not to be mixed: look at the ratios.
 """
+import re
 import subprocess
 import sys
 import tempfile
@@ -229,7 +230,8 @@ def main(argv=None):
     out = Path(args.save)
     if not out.parent.is_dir():
         raise UserError(f"--save {out}: there is no folder {out.parent}")
-    parts = [f"# Deployed\n\nMade by `{cli.command()}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))}, "
+    command = re.sub(r" --(save|data-dir)[ =]\S+", "", cli.command())
+    parts = [f"# Deployed\n\nMade by `{command}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))}, "
              f"processor time, medians of {args.rounds} rounds (in brackets the quartiles), all cells of a table "
              f"taking turns; {versions()}.\n"]
     start = time.time()
@@ -243,7 +245,8 @@ def main(argv=None):
             for title, job in jobs:
                 header, lines = job()
                 print(f"\n{title} ({(time.time() - start) / 60:.1f} min)\n{latency.text(header, lines)}", flush=True)
-                parts.append(f"## {title}\n\n{markdown(header, lines)}")
+                plot = f"![ms against sparsity]({out.with_suffix('.png').name})\n\n" if part == "sparse" else ""
+                parts.append(f"## {title}\n\n{plot}{markdown(header, lines)}")
                 out.write_text("\n".join(parts))
     print(f"wrote {out}")
 
