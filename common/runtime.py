@@ -7,11 +7,13 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
 import numpy as np
 
+PATIENCE = 600                  # seconds until a runtime that says nothing is ended: "crashed (signal 9)"
 NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
@@ -80,6 +82,14 @@ class Worker:
         self.answer()
 
     def answer(self):
+        timer = threading.Timer(PATIENCE, self.process.kill)
+        timer.start()
+        try:
+            return self.read()
+        finally:
+            timer.cancel()
+
+    def read(self):
         while line := self.process.stdout.readline():
             if line.startswith(("{", "[", '"')) or line[0].isdigit():
                 return json.loads(line)                      # anything else is a runtime's own message
