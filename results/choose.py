@@ -1,4 +1,4 @@
-"""How the coefficients of results/compare.py were chosen: a few values each, on training images held out.
+"""How the coefficients of results/compare.py were chosen: a few values each, on a validation set.
 
     python results/choose.py                the commands are run, and a line printed for each value
 
@@ -57,7 +57,7 @@ def stages():
 
 
 def split(dataset):
-    """Writes the two data sets, whose test images are training images held out."""
+    """Writes the two data sets, whose test images are the validation set."""
     Path(ALL).parent.mkdir(parents=True, exist_ok=True)
     for path, count in ((ALL, 45_000), (PART, 15_000)):
         if not Path(path).exists():
