@@ -100,6 +100,9 @@ def draw(path, rows):
                              linestyle=":" if name == "dense" else "-.")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
+        targets = [target for _, what, target in found if what == asked]
+        if targets:
+            axis.set_xlim(0.6 * min(targets), 1.4 * max(targets))
     panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")
     ticks = sorted({target for _, asked, target in found if asked == "weights"})
     panels[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
