@@ -52,6 +52,7 @@ class Stage:
     epochs: int = 0
     row: str = ""           # its method in the table, '' for what is only on the way to another
     target: tuple = ("", 0)                                  # what was asked for: ("weights", 10) or ("macs", 50), %
+    seed: int = 0
 
 
 def stages(seed):
@@ -142,6 +143,8 @@ def stages(seed):
                 "slimming, then magnitude", ("", 0), EPOCHS)
     add("chain", "softmask/quantize_model.py", f"--pruned {file} --wbit 8", file, "chain/8bit",
         "quantized_model.pth.tar", 0, "slimming, then magnitude, then 8 bits")
+    for stage in made:
+        stage.seed = seed
     return made
 
 
@@ -215,7 +218,8 @@ def main(argv=None):
     if rows:
         measured = summary.measure([stage.makes for stage in rows], device_of(None))
         for row, stage in zip(measured, rows, strict=True):
-            row |= {"name": stage.row, "asked": stage.target[0], "target": stage.target[1]}
+            row |= {"name": stage.row, "asked": stage.target[0], "target": stage.target[1],
+                    "seed": stage.seed}
         summary.write(f"{FOLDER}/comparison.csv", measured)
         print(tables_compare.text(measured))
         tables_compare.draw(f"{FOLDER}/comparison.png", measured)

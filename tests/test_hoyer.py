@@ -451,7 +451,7 @@ def test_a_file_of_the_original_trainer_is_the_start(tmp_path, monkeypatch, caps
 
 def test_main_refuses(tmp_path):
     for flags, message in ((["--reg", "9"], "--reg: invalid choice: '9'"), (["--decay", "-1"], "number from 0 up"),
-                           (["--arch", "lenet"], "--arch mlp"), (["--schedule", "soon"], "cosine"),
+                           (["--arch", "lenet"], "no --arch lenet; .* lenet300"), (["--schedule", "soon"], "cosine"),
                            (["--schedule", "cosine", "5"], "not both"),
                            (["--arch", "resnet", "--drop", "0.3"], "no dropout"), (["--arch", "resnet21"], "6n\\+2"),
                            (["--model", "nowhere"], "nowhere"),

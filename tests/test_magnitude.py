@@ -49,7 +49,7 @@ def test_the_wide_and_the_dense(arch, conv):
     assert sum(w.numel() for w in prune.prunable(model).values()) == conv
 
 
-@pytest.mark.parametrize("arch, depth", [("alexnet", None), ("wrn_28_10", 16), ("resnet56", 20)])
+@pytest.mark.parametrize("arch, depth", [("transformer", None), ("wrn_28_10", 16), ("resnet56", 20)])
 def test_other_names_are_refused(arch, depth):
     with pytest.raises(UserError, match=arch):
         network(arch, depth)

@@ -311,7 +311,7 @@ WRONG = [
     (main, [*BASE, "--dataset", "nowhere"], "no data set 'nowhere'.*nowhere.npz"),
     (main, [*BASE, "--dataset", "grey.npz"], r"grey.npz has images of \(1, 28, 28\)"),
     (main, [*BASE, "--dataset", "one.npz"], "one.npz: 1 class; at least 2"),
-    (main, [*MAIN, "--arch", "transformer"], "--arch vgg, resnet, densenet; got 'transformer'"),
+    (main, [*MAIN, "--arch", "transformer"], "no --arch transformer; there are lenet300, lenet5"),
     (main, [*MAIN, "--depth", "12"], "depth.*12"),
     (main, [*MAIN, "--arch", "vgg12", "--depth", "13"], "vgg12 and --depth 13 disagree"),
     (main, [*MAIN, "--epochs", "0"], "--epochs.*positive integer.*'0'"),
