@@ -19,6 +19,8 @@ def groups(ledger):
         args = row["args"]
         if (row["method"], row["dataset"]) != ("magnitude", "cifar10") or row["stage"] == "pruned" or args["subset"]:
             continue
+        if args.get("schedule") == ["onecycle"]:             # of the comparison of all methods, on the front page
+            continue
         training = "dense" if row["stage"] == "dense" else args["retrain"]
         if training == "weight-rewind":
             training += f" to {Path(args['rewind_to']).name.removesuffix('.pth.tar')}"

@@ -514,13 +514,13 @@ def main():
     def write(lines):
         seconds = time.process_time() + sum(os.times()[2:4])
         path.write_text("\n".join([
-            "# What the scripts bear", "", "Written by `python tests/reliability.py`; the tests have a short version "
+            "# What the scripts bear", "", "Written by `python tests/reliability.py"
+            f"{f' --scale {args.scale:g}' if args.scale != 1 else ''}`; the tests have a short version "
             "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |",
             "| --- | --- | --- |",
             *lines, "", f"{facts['date']}, torch {facts['torch']}, {facts['hardware']}: {seconds / 60:.0f} minutes of "
             f"computing, beside other work; seed {args.seed}.", ""]))
-    whole = not args.parts and args.scale == 1
-    sys.exit(not report(args.parts or PARTS, args.seed, args.scale, *[write] * whole))
+    sys.exit(not report(args.parts or PARTS, args.seed, args.scale, *[write] * (not args.parts)))
 
 
 if __name__ == "__main__":
