@@ -109,6 +109,33 @@ def compact(model, round_to=1):
     return model
 
 
+@torch.no_grad()
+def silence(model, keep):
+    """Zeroes filters, biases and batch norms of the channels that keep, {first layer that makes them: (channels,)},
+    drops. What `models.narrow` leaves then computes the same."""
+    modules = dict(model.named_modules())
+    for record in model.channels():
+        if not record.producers or record.producers[0][0] not in keep:
+            continue
+        gone = ~keep[record.producers[0][0]].to(next(model.parameters()).device)
+        for name in record.names():
+            for parameter in modules[name].parameters(recurse=False):
+                parameter[gone] = 0
+        if gone.all() and record.branch_norm:                # the block is its shortcut
+            for parameter in modules[record.branch_norm].parameters():
+                parameter.zero_()
+
+
+def narrow_masks(model, masks, keep):
+    """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `models.narrow` with keep."""
+    if not masks:
+        return {}
+    stencil = copy.deepcopy(model)                           # they stand in the place of their weights
+    stencil.load_state_dict({**model.state_dict(), **{name: mask.float() for name, mask in masks.items()}})
+    state = models.narrow(stencil, keep).state_dict()
+    return {name: state[name].ne(0).cpu() for name in masks}
+
+
 def architecture(model):
     """'353-45-11' for a LeNet; the list of widths for others."""
     widths = model.cfg.get("widths") or []

@@ -26,7 +26,6 @@ After filter, column and channel pruning, a channel that no filter makes or noth
 narrower and faster. Where a residual connection still needs a channel, it stays, with zeros. Expect seconds.
 """
 import copy
-import re
 import sys
 from pathlib import Path
 
@@ -38,11 +37,13 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common import keep as keeping
+from common.compact import narrow_masks, silence
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from common.models.narrow import reads
 from reweighted import penalties
 from reweighted.networks import network
+from reweighted.ratios import read_ratios
 from reweighted.testers import describe
 
 
@@ -64,34 +65,6 @@ def parse(argv=None):
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     return parser.parse_args(argv)
-
-
-def read_ratios(path, weights):
-    """{parameter name: fraction in [0, 1)} of a file with lines "name: fraction"; # begins a comment.
-
-    UserError names a line that is not of this form, or a parameter that is not a convolution's weight here.
-    """
-    try:
-        lines = Path(path).read_text().splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--ratios {path}: {error}") from error
-    ratios = {}
-    for number, line in enumerate(lines, 1):
-        line = line.partition("#")[0].strip()
-        if not line or line == "prune_ratios:":              # the heading of the original's files
-            continue
-        match = re.fullmatch(r"([\w.]+)\s*[:\s]\s*([\d.eE+-]+)", line)
-        try:
-            name, ratio = match[1], float(match[2])
-        except (TypeError, ValueError) as error:
-            raise UserError(f"--ratios {path}, line {number}: {line!r} is no \"name: fraction\"") from error
-        if name not in weights or not 0 <= ratio < 1:
-            raise UserError(f"--ratios {path}, line {number}: " + (f"{ratio:g} is not in [0, 1)" if name in weights else
-                            f"the network has no convolution {name}; it has {next(iter(weights))}, ..."))
-        ratios[name] = ratio
-    if not ratios:
-        raise UserError(f"--ratios {path} has no line \"name: fraction\"")
-    return ratios
 
 
 def smallest(scores, count):
@@ -190,19 +163,11 @@ def removable(model, quiet=False, round_to=1):
 
 @torch.no_grad()
 def narrowed(model, masks, quiet=False, round_to=1):
-    """(the network without the channels that are gone, its masks). Their batch norms are set to zero in `model` first,
-    so that the large network computes the same."""
-    modules, keep = dict(model.named_modules()), removable(model, quiet, round_to)
-    for record in model.channels():
-        gone = ~keep.get(record.producers[0][0], torch.tensor(True)) if record.producers else torch.tensor(False)
-        for name in record.names() if gone.any() else ():
-            for parameter in modules[name].parameters(recurse=False):
-                if parameter.dim() == 1:
-                    parameter[gone.to(parameter.device)] = 0
-    stencil = copy.deepcopy(model)                           # masks are narrowed in the place of their weights
-    stencil.load_state_dict({**model.state_dict(), **{name: mask.float() for name, mask in masks.items()}})
-    state = models.narrow(stencil, keep).state_dict()
-    return models.narrow(model, keep), {name: state[name].ne(0).cpu() for name in masks}
+    """(the network without the channels that are gone, its masks). In `model` they are set to zero first, so that it
+    computes the same."""
+    keep = removable(model, quiet, round_to)
+    silence(model, keep)
+    return models.narrow(model, keep), narrow_masks(model, masks, keep)
 
 
 def main(argv=None):

@@ -31,6 +31,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common import keep as keeping
+from common.compact import narrow_masks
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from slimming import streams
@@ -185,17 +186,6 @@ def zero(model, keep):
     return masks
 
 
-def narrow_masks(model, masks, keep):
-    """The masks of all layers but those that `keep` names, narrowed like the tensors they belong to."""
-    masks = {name: mask for name, mask in masks.items() if name.rpartition(".")[0] not in keep}
-    if not masks:
-        return {}
-    stencil = copy.deepcopy(model)
-    stencil.load_state_dict({**model.state_dict(), **{name: mask.float() for name, mask in masks.items()}})
-    state = models.narrow(stencil, keep).state_dict()
-    return {name: state[name].ne(0) for name in masks}
-
-
 def report(args, keep, threshold, before, after):
     """Parameters and channels per layer, then parameters, MACs and FLOPs of the network before and after."""
     total, left = sum(len(mask) for mask in keep.values()), sum(int(mask.sum()) for mask in keep.values())
@@ -275,13 +265,14 @@ def prune(args):
     masked, previous_masks = copy.deepcopy(original), ckpt.get("masks", {})
     whole = over_all_channels(keep, masked)
     masks = zero(masked, whole)
+    others = {name: mask for name, mask in previous_masks.items() if name.rpartition(".")[0] not in whole}
     for name, mask in keep.items():
         if not mask.any():
             print(f"{name}: all channels are zero (--mask), the layer passes nothing on")
     if args.mask:
         small, masks = masked, {**previous_masks, **masks}
     else:
-        small, masks = models.narrow(masked, whole), narrow_masks(masked, previous_masks, whole)
+        small, masks = models.narrow(masked, whole), narrow_masks(masked, others, whole)
 
     # report
     after = compute_flops.count(small)

@@ -25,6 +25,7 @@ import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common import keep as keeping
+from common.compact import silence
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from softmask.networks import network
@@ -79,27 +80,12 @@ def threshold_for(args, ckpt, model, soft_masks):
         if single:
             return (others + sum(int((mask > t).sum()) for mask in soft_masks.values())) / dense.weights
         closed, keep = copy.deepcopy(model), choose(model, soft_masks, t, True, args.round_to)
-        close(closed, keep)
+        silence(closed, keep)
         return compute_flops.count(models.narrow(closed, keep)).total.macs / dense.macs
 
     found = keeping.bisect(left, args.keep_macs or args.keep_weights, 1.0)
     print(f"masks above {found:.6g} leave {left(found):.4f} of the {'weights' if single else 'MACs'}")
     return found
-
-
-@torch.no_grad()
-def close(model, keep):
-    """Zeroes what the channels that go multiply by, so that the large network computes the same without them."""
-    modules = dict(model.named_modules())
-    for record in model.channels():
-        if record.producers and record.producers[0][0] in keep:
-            gone = ~keep[record.producers[0][0]].to(next(model.parameters()).device)
-            for name in record.names():
-                for parameter in modules[name].parameters(recurse=False):
-                    parameter[gone] = 0
-            if gone.all() and record.branch_norm:            # the block is its shortcut
-                for parameter in modules[record.branch_norm].parameters():
-                    parameter.zero_()
 
 
 def main(argv=None):
@@ -129,7 +115,7 @@ def prune(args):
                 model.get_parameter(name).mul_(mask.to(device))
     else:
         keep, masks = choose(model, soft_masks, t, round_to=args.round_to), None
-        close(model, keep)
+        silence(model, keep)
         small = models.narrow(model, keep)
     after = compute_flops.count(small)
     dense = ckpt["dense"]
