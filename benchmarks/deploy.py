@@ -54,7 +54,8 @@ def built(name, selection=True):
 
 @torch.no_grad()
 def narrowed(model, streams=True, count=lambda width: width // 2):
-    """The network with count(channels) of the channels that each layer has; streams: of residual streams too."""
+    """The network with count(channels) of the channels that each layer has; streams: of residual and dense streams
+    too."""
     modules, keep = dict(model.named_modules()), {}
     for module in modules.values():
         if isinstance(module, nn.BatchNorm2d):
@@ -63,8 +64,9 @@ def narrowed(model, streams=True, count=lambda width: width // 2):
         name = record.producers[0][0] if record.producers else record.consumers[0].norm
         if streams or not record.stream:
             width = width_of(modules[name]) // record.group_size
-            # every second channel: of a stream that is halved too, a selection then reads all
-            order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+            order = torch.randperm(width)                    # every reader of a whole stream chooses for itself
+            if streams:                                      # of a stream that is halved too it reads all that is left
+                order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
             kept = torch.zeros(width, dtype=torch.bool).index_fill(0, order[:max(1, count(width))], True)
             keep[name] = kept.repeat_interleave(record.group_size)
     return models.narrow(model, keep).eval()
@@ -107,7 +109,7 @@ def half(name, folder, rounds):
     saved."""
     dense = built(name)
     forms = {"dense": dense, "half": narrowed(built(name))}
-    if name == "resnet164":
+    if name in ("resnet164", "densenet40"):
         forms["half, streams whole"] = narrowed(built(name), streams=False)
     macs = {form: compute_flops.count(model).total.macs for form, model in forms.items()}
     networks = {form: export.deployable(model) for form, model in forms.items()}

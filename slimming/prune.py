@@ -15,8 +15,8 @@ the report to prune.txt, channels per layer and the histogram of gammas to prune
     --keep-macs 0.5     instead of --percent: what is to stay of the MACs; the threshold is found and printed
     --criterion random  the control: as many channels, chosen at random
     --round-to 8        channel counts in multiples that hardware likes
-    --streams           residual streams too, by the mean of the gammas that read them (streams.py): faster, and below
-                        the paper's accuracy at the same percentage
+    --streams           residual and dense streams too, by the mean of the gammas that read them (streams.py): faster,
+                        and below the paper's accuracy at the same percentage
 
 Expect seconds. Accuracy may fall to chance before fine-tuning (finetune.py); that is normal.
 """
@@ -52,7 +52,7 @@ def parse(argv=None, **defaults):
     add("--criterion", choices=("gamma", "random"), default="gamma")
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
     add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this")
-    add("--streams", action="store_true", help="narrow residual streams too")
+    add("--streams", action="store_true", help="narrow residual and dense streams too")
     add("--mask", action="store_true", help="zero channels instead of removing them")
     add("--compact", action="store_true", help="remove what --mask zeroed; --percent is not used")
     add("--faithful", action="store_true", help="remove every |gamma| up to the k-th smallest (counted from 0), as in "
@@ -243,15 +243,14 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt).to(device)
-    gammas = gammas_of(original)
+    gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     if not gammas:
         raise UserError(f"{args.model} has no batch norm whose channels could be removed; slimming needs one")
     if ckpt["stage"] == "dense" and ckpt["method"] != "original" and not args.compact:
         print("note: this network was trained without -sr, so its gammas are not sparse")
 
     # choose which channels stay
-    ranked = {**gammas, **streams.scores(original)} if args.streams else gammas
-    scores = random_scores(ranked, args.seed) if args.criterion == "random" else ranked
+    scores = random_scores(gammas, args.seed) if args.criterion == "random" else gammas
     if args.keep_macs:
         args.percent = percent_for(args, ckpt, original, scores)
     if args.compact:

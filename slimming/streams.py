@@ -1,7 +1,7 @@
-"""Slimming residual streams, which the paper leaves whole.
+"""Slimming residual and dense streams, which the paper leaves whole.
 
-Several batch norms read (or, with ReLU after the addition, write) one residual stream. Its channel c is ranked among
-all others by the mean of their gammas,
+Several batch norms read (or, with ReLU after the addition, write) one stream. Its channel c is ranked among all others
+by the mean of their gammas,
 
     score(c) = mean over the batch norms of |gamma_c|
 
@@ -13,28 +13,33 @@ from common import UserError
 
 
 def records(model):
-    """{first convolution that writes a stream: (its record, the batch norms that read or write it)}."""
+    """{first convolution that writes stream channels: (their record, the batch norms that read or write them and which
+    of a norm's channels they are)}."""
     found = {}
     for record in model.channels():
-        norms = [norm for _, norm in record.producers] + [consumer.norm for consumer in record.consumers]
-        if record.stream and any(norms):
-            found[record.producers[0][0]] = record, [norm for norm in dict.fromkeys(norms) if norm]
+        norms = {norm: slice(None) for _, norm in record.producers}
+        norms |= {consumer.norm: consumer.part for consumer in record.consumers}
+        norms.pop("", None)
+        if record.stream and norms:
+            found[record.producers[0][0]] = record, norms
     return found
 
 
 def scores(model):
-    """{first convolution that writes a stream: mean |gamma| (channels,)}, 0 for a gamma that a selection leaves out."""
+    """{first convolution that writes stream channels: mean |gamma| (channels,)}, 0 for one that a selection leaves
+    out."""
     modules, found = dict(model.named_modules()), {}
     for name, (record, norms) in records(model).items():
         selects = {consumer.norm: modules[consumer.select].indices for consumer in record.consumers if consumer.select}
-        gammas = torch.stack([modules[norm].weight.detach().abs().float() for norm in norms])
-        for gamma, norm in zip(gammas, norms, strict=True):
+        gammas = []
+        for norm, part in norms.items():
+            gamma = modules[norm].weight.detach().abs().float()
             if norm in selects:
-                left_out = torch.ones_like(gamma, dtype=torch.bool).index_fill(0, selects[norm], False)
-                gamma[left_out] = 0
-        found[name] = gammas.mean(0).cpu()
+                gamma = torch.zeros_like(gamma).index_copy(0, selects[norm], gamma[selects[norm]])
+            gammas.append(gamma[part])
+        found[name] = torch.stack(gammas).mean(0).cpu()
     if not found:
-        raise UserError(f"--streams: a {model.arch} has no residual stream that could be narrowed")
+        raise UserError(f"--streams: a {model.arch} has no residual or dense stream that could be narrowed")
     return found
 
 
@@ -43,15 +48,26 @@ def follow(model, keep, candidates):
 
     A reader that would be left without any keeps the stream's first one of its own: keep is changed then.
     """
-    arrives = {}
+    modules, readers = dict(model.named_modules()), {}       # batch norm -> [(convolution that writes, which channels)]
     for name, (record, _) in records(model).items():
         for consumer in record.consumers:
             if name in keep and consumer.select:
-                own = candidates[consumer.norm]
-                if not keep[name][own].any():
-                    keep[name][own[0]] = True
-                arrives[consumer.norm] = (keep[name], own)
-    return {norm: stream[own] for norm, (stream, own) in arrives.items()}
+                readers.setdefault(consumer.norm, []).append((name, consumer.part))
+
+    def arriving(norm):
+        stream = torch.ones(modules[norm].num_features, dtype=torch.bool)
+        for name, part in readers[norm]:
+            stream[part] = keep[name]
+        return stream[candidates[norm]]
+
+    for norm in readers:
+        if not arriving(norm).any():
+            first = int(candidates[norm][0])
+            for name, part in readers[norm]:
+                place = first - (part.start or 0)
+                if 0 <= place < len(keep[name]):
+                    keep[name][place] = True
+    return {norm: arriving(norm) for norm in readers}
 
 
 @torch.no_grad()
@@ -62,9 +78,9 @@ def silence(model, keep):
         if name not in keep:
             continue
         gone = ~keep[name].to(modules[name].weight.device)
-        for norm in norms:
-            modules[norm].weight[gone] = 0
-            modules[norm].bias[gone] = 0
+        for norm, part in norms.items():
+            modules[norm].weight[part][gone] = 0
+            modules[norm].bias[part][gone] = 0
         for consumer in record.consumers:
             if not consumer.norm:                            # a projection that reads the stream as it is
                 modules[consumer.layer].weight[:, gone] = 0

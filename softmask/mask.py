@@ -39,7 +39,8 @@ class SoftMask(nn.Module):
         self.model, self.temp = model, temp
         if any(m.indices.numel() < m.width for m in model.modules() if isinstance(m, ChannelSelection)):
             raise UserError("a network that reads only some of its channels cannot be masked")
-        self.records = [] if unstructured else [record for record in model.channels() if record.producers]
+        self.records = [] if unstructured else [record for record in model.channels()
+                                                if record.producers and not record.joined]
         self.branches, lost = branches_of(model, self.records)
         self.cost = Cost(model, self.records, unstructured)
         self.scaled = {}                                     # parameter -> (mask, channels per entry, branch, shape)

@@ -24,6 +24,7 @@ NETS = {                                                     # every kind of net
     "preresnet-basic-select": ("preresnet", dict(depth=14, selection=True)),
     "preresnet-bottleneck-select": ("preresnet", dict(depth=20, block="bottleneck", selection=True)),
     "densenet-select": ("densenet", dict(depth=13, growth=5, selection=True)),
+    "densenet": ("densenet", dict(depth=10, growth=4)),
     "densenet-bc": ("densenet", dict(depth=16, growth=4, block="bottleneck", compression=2)),
     "wideresnet": ("wideresnet", dict(depth=16, widen_factor=2, streams=[8, 10, 12, 14], dropout=0.3)),
     "wideresnet-1": ("wideresnet", dict(depth=10, widen_factor=1)),
@@ -101,8 +102,8 @@ def mask(model, record, keep, silence=False):
             modules[norm].weight[gone] = 0
     for reader in record.consumers:
         if reader.norm:
-            modules[reader.norm].weight[gone] = 0
-            modules[reader.norm].bias[gone] = 0
+            modules[reader.norm].weight[reader.part][gone] = 0
+            modules[reader.norm].bias[reader.part][gone] = 0
         elif reader.select and not record.producers:
             indices = modules[reader.select].indices
             modules[reader.layer].weight[:, gone[indices]] = 0
@@ -330,7 +331,8 @@ def keep_of(width, *gone):
     ("resnet-pad", {"layer1.0.conv2": keep_of(16, 2)}, "layer1.0.conv2 cannot be removed"),
     ("preresnet-basic", {"conv1": keep_of(16, 1), "layer1.0.bn1": keep_of(16, 2)}, "conv1 and layer1.0.bn1 share"),
     ("wideresnet", {"block1.layer.0.conv2": keep_of(10, 1), "block1.layer.0.convShortcut": keep_of(10, 3)}, "share"),
-    ("densenet-select", {"dense1.0.conv1": keep_of(5, 1)}, "dense1.0.conv1 cannot be removed"),
+    ("densenet-bc", {"dense1.0.bn1": keep_of(8, 1)}, "dense1.0.bn1 cannot be removed"),
+    ("densenet-select", {"dense1.0.conv1": keep_of(4, 1)}, "dense1.0.conv1 has 5 channels, keep has 4"),
     ("densenet-select", {"dense1.0.bn1": keep_of(9, 1)}, "dense1.0.bn1 has 10 channels, keep has 9"),
     ("resnext", {"stage_1.stage_1_bottleneck_0.conv_conv": keep_of(192, 5)}, "64 at a time"),
     ("lenet5", {"conv2": keep_of(50, *range(25)), "select": keep_of(800, *range(400, 800))}, "nothing is left for fc1"),

@@ -1,4 +1,4 @@
-"""Widths that hardware likes, and residual streams that are slimmed too: exact, and never a layer without channels."""
+"""Widths that hardware likes, and streams that are slimmed too: exact, and never a layer without channels."""
 import copy
 
 import pytest
@@ -14,7 +14,7 @@ from slimming import prune, streams
 from softmask import prune as softmask_prune
 
 STREAMS = ("resnet-basic", "preresnet-bottleneck", "preresnet-basic-select", "preresnet-bottleneck-select",
-           "wideresnet", "mobilenetv2")
+           "wideresnet", "mobilenetv2", "densenet", "densenet-select", "densenet-bc")
 
 
 def bools(text):
@@ -63,8 +63,26 @@ def test_a_stream_is_ranked_by_the_mean_gamma_of_its_readers():
     score = streams.scores(model)["layer3.0.downsample.0"]
     assert torch.allclose(score[[0, 5, 7]], torch.tensor([0.4, 0.8, 0.3]))
     assert streams.scores(model).keys() == {"conv1", "layer2.0.downsample.0", "layer3.0.downsample.0"}
-    with pytest.raises(UserError, match="--streams: a vgg has no residual stream"):
+    with pytest.raises(UserError, match="--streams: a vgg has no residual or dense stream"):
         streams.scores(network("vgg"))
+
+
+def test_a_dense_stream_is_ranked_by_what_reads_each_part_of_it():
+    model = models.build("densenet", depth=7, growth=2, selection=True)          # one layer a stage: 4 + 2 channels
+    for norm, value in ((model.dense1[0].bn1, 0.2), (model.trans1.bn1, 0.6), (model.dense2[0].bn1, 1.0)):
+        torch.nn.init.constant_(norm.weight, value)
+    model.trans1.bn1.weight.data[5] = -0.9
+    model.trans1.select.indices = torch.tensor([0, 1, 3, 4, 5])
+    score = streams.scores(model)
+    assert torch.allclose(score["conv1"], torch.tensor([0.4, 0.4, 0.1, 0.4]))    # dense1.0 and trans1 read them
+    assert torch.allclose(score["dense1.0.conv1"], torch.tensor([0.6, 0.9]))     # trans1 alone
+    keep = {name: torch.ones(len(s), dtype=torch.bool) for name, s in score.items()}
+    keep["conv1"][:3], keep["dense1.0.conv1"][1] = False, False
+    model.dense1[0].select.indices = torch.tensor([1, 2])    # neither is left: it keeps its first one
+    arrives = streams.follow(model, keep, prune.candidates(model))
+    assert keep["conv1"].tolist() == [False, True, False, True]
+    assert arrives["dense1.0.bn1"].tolist() == [True, False]
+    assert arrives["trans1.bn1"].tolist() == [False, True, True, True, False]    # of 0, 1, 3, 4, 5
 
 
 def test_prune_with_streams_from_the_command(run, tmp_path):

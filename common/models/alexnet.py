@@ -4,8 +4,8 @@ It wants a small learning rate (0.01).
 """
 from torch import nn
 
+from common.models.channels import Channels, Consumer
 from common.models.layers import fill
-from common.models.narrow import Channels, Consumer
 
 
 class AlexNet(nn.Module):

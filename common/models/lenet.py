@@ -6,8 +6,8 @@ Papers write the narrowed sizes as 353-45-11 (inputs-hidden-hidden) and 5-12-139
 import torch.nn.functional as F
 from torch import nn
 
+from common.models.channels import Channels, Consumer
 from common.models.layers import ChannelSelection, fill
-from common.models.narrow import Channels, Consumer
 
 
 class LeNet300(nn.Module):

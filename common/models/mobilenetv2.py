@@ -5,8 +5,8 @@ Width multiplier 1.3 and 100 classes is the network of the reweighted-L1 paper: 
 import torch.nn.functional as F
 from torch import nn
 
+from common.models.channels import Channels, Consumer, residual_channels
 from common.models.layers import fill
-from common.models.narrow import Channels, Consumer, residual_channels
 
 # expansion, channels at multiplier 1, blocks, stride of the first: the image stays large longer than at 224 x 224
 STAGES = ((1, 16, 1, 1), (6, 24, 2, 1), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))

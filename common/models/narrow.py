@@ -1,97 +1,12 @@
-"""The widths of networks, and removing channels from a network without changing what it computes.
+"""Removing channels from a network without changing what it computes.
 
-Each network lists its removable channels in `channels()`, as `Channels` records: which layers make them, which
-layers read them, and where their number stands in `cfg`. `narrow` needs nothing else, whatever the network.
+Each network lists its removable channels in `channels()` (channels.py). `narrow` needs nothing else.
 """
 import copy
-from dataclasses import dataclass
-from itertools import islice, pairwise
 
 import torch
 
 from common import UserError
-
-
-@dataclass
-class Consumer:
-    layer: str              # conv or linear whose inputs the channels are
-    norm: str = ""          # batch norm (then ReLU) between the channels and this consumer alone
-    select: str = ""        # ChannelSelection before the consumer
-    repeat: int = 1         # inputs per channel: positions of a flattened map
-
-
-@dataclass(eq=False)
-class Channels:
-    """Channels that go together.
-
-    producers: (conv or linear, its batch norm or ""), several where a residual stream adds them up or where a
-    depthwise convolution passes the same channels on; the last is the one the consumers see, after a ReLU.
-    Without producers the record is a selection: its consumer stops reading, everyone else still may.
-    """
-    producers: list
-    consumers: list
-    places: list            # [(cfg key, position), ...]: where the count is kept
-    group_size: int = 1           # channels that can only go together (a group of a grouped convolution)
-    stream: bool = False    # the producers add up (residual stream), instead of following each other
-    branch: str = ""        # a block they are inside of, which may lose them all and is its shortcut then
-    branch_norm: str = ""   # the batch norm that block's branch ends with, if it does
-
-    def names(self):
-        """Under these `narrow` takes their keep vector."""
-        found = [self.consumers[0].norm, self.consumers[0].select]
-        if self.producers:
-            found = [name for pair in self.producers for name in pair]
-            found += [consumer.norm for consumer in self.consumers if not consumer.select]
-        return [name for name in found if name]
-
-
-def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), shortcut_before=(), grouped=False,
-                      removable=False):
-    """The records of a residual network: what is inside its blocks, in the order of cfg["widths"], then its streams.
-
-    counts: blocks per stage; one whose `starts_stream` is true adds to another stream than it reads.
-    stem: (layer, norm after it) that begins the first stream. tail: the Consumer of the last one.
-    chain: the (layer, norm after it) of a block in their order, the last adds to the stream; grouped: the second of
-    three passes on the channels of the first. shortcut: (layer, norm after it) of a block's projection, if it has one.
-    before, shortcut_before: (norm, selection) between the stream and the chain, and the projection.
-    removable: blocks may lose all their inner channels; one that has is without the modules of its chain.
-    """
-    modules = dict(model.named_modules())
-    blocks = iter([name for name, module in modules.items() if hasattr(module, "starts_stream")])
-    stream = Channels([stem], [], [("streams", 0)], stream=True)
-    inner, streams = [], [stream]
-    for stage, count in enumerate(counts, 1):
-        for block in islice(blocks, count):
-            *pairs, last, projection, own, other = [[name and f"{block}.{name}" for name in names]
-                                                    for names in (*chain, shortcut, before, shortcut_before)]
-            consumer, whole = Consumer(pairs[0][0], *own), pairs[0][0] in modules
-            if whole:
-                stream.consumers.append(consumer)
-            if consumer.select:
-                inner.append(Channels([], [consumer], []))
-            if not whole:
-                inner += [None] * len(pairs)                 # their places in widths
-            elif grouped:
-                inner.append(Channels(pairs, [Consumer(last[0])], [], group_size=modules[pairs[1][0]].weight.shape[1]))
-            else:
-                branch = (block, last[1]) if removable else ("", "")
-                inner += [Channels([pair], [Consumer(after[0])], [], 1, False, *branch)
-                          for pair, after in pairwise([*pairs, last])]
-            if modules[block].starts_stream:
-                begin = [projection] if projection[0] in modules else []
-                stream.consumers += [Consumer(layer, *other) for layer, _ in begin]
-                stream = Channels(begin, [], [], stream=True)
-                streams.append(stream)
-            if whole:
-                stream.producers.append(last)
-        stream.places.append(("streams", stage))
-    stream.consumers.append(tail)
-    if tail.select:
-        inner.append(Channels([], [tail], []))
-    for i, record in enumerate(inner):
-        if record:
-            record.places.append(("widths", i))
-    return [record for record in inner if record] + streams
 
 
 @torch.no_grad()
@@ -115,8 +30,10 @@ def narrow(model, keep):
             fold(modules, norm_after, record, ~stays)
             outputs.update({name: stays for pair in record.producers for name in pair})
             for consumer in record.consumers:
-                outputs[consumer.norm] = stays
-                inputs[consumer.select or consumer.layer] = stays.repeat_interleave(consumer.repeat)
+                name, width = consumer.select or consumer.layer, inputs_of(modules, consumer)
+                inputs.setdefault(name, torch.ones(width, dtype=torch.bool))
+                inputs[name][consumer.part] = stays.repeat_interleave(consumer.repeat)
+                outputs[consumer.norm] = inputs[name]
         else:
             consumer = record.consumers[0]
             select = modules[consumer.select]
@@ -217,9 +134,11 @@ def fold(modules, norm_after, record, dropped):
     for consumer in record.consumers:
         layer, here = modules[consumer.layer], value.relu()
         if consumer.norm:
-            here = after_norm(modules[consumer.norm], here).relu()
+            here = after_norm(modules[consumer.norm], here, consumer.part).relu()
         taken = dropped & reads(modules, consumer)           # what is read with zero weights leaves no constant
-        here = torch.where(taken, here, 0).nan_to_num(0).repeat_interleave(consumer.repeat)
+        moved = torch.where(taken, here, 0).nan_to_num(0).repeat_interleave(consumer.repeat)
+        here = torch.zeros(inputs_of(modules, consumer), dtype=torch.float64)
+        here[consumer.part] = moved
         if consumer.select:
             here = here[modules[consumer.select].indices]
         if not here.any():
@@ -237,17 +156,23 @@ def fold(modules, norm_after, record, dropped):
                             "constant")
 
 
+def inputs_of(modules, consumer):
+    """How many inputs the consumer has, before its selection."""
+    return modules[consumer.select].width if consumer.select else modules[consumer.layer].weight.shape[1]
+
+
 def reads(modules, consumer):
     """bool (channels,): the channels of its producers that this consumer has a non-zero weight on."""
     read = modules[consumer.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
     if consumer.select:                                      # the consumer sees only the selected ones
         select = modules[consumer.select]
         read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
-    return read.view(-1, consumer.repeat).any(1)
+    return read[consumer.part].view(-1, consumer.repeat).any(1)
 
 
-def after_norm(norm, x):
-    """What an evaluating batch norm makes of the constants x (C,): after a zero gamma everything is one."""
-    weight, bias, mean, var = [part.double().cpu() for part in (norm.weight, norm.bias, norm.running_mean,
-                                                                norm.running_var)]
+def after_norm(norm, x, part=slice(None)):
+    """What an evaluating batch norm makes of the constants x (C,), its channels `part`: after a zero gamma everything
+    is one."""
+    weight, bias, mean, var = [tensor.double().cpu()[part] for tensor in (norm.weight, norm.bias, norm.running_mean,
+                                                                          norm.running_var)]
     return torch.where(weight == 0, bias, bias + weight / (var + norm.eps).sqrt() * (x - mean))

@@ -7,8 +7,8 @@ With `selection` the first BN of each block and the last BN of the network pass 
 import torch.nn.functional as F
 from torch import nn
 
+from common.models.channels import Consumer, residual_channels
 from common.models.layers import ChannelSelection, fill, initialize, read, three_stages
-from common.models.narrow import Consumer, residual_channels
 from common.models.resnet import block_kind
 
 

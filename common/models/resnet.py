@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
+from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, three_stages
-from common.models.narrow import Consumer, residual_channels
 
 # convolutions in a block, how much wider than its middle it ends, examples of depths 3 convolutions n + 2
 BLOCKS = {"basic": (2, 1, "20, 32, 44, 56, 110"), "bottleneck": (3, 4, "20, 29, 56, 110, 164")}

@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
+from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, stages
-from common.models.narrow import Consumer, residual_channels
 from common.models.resnet import BLOCKS, BasicBlock, Bottleneck
 
 DEPTHS = {18: ("basic", (2, 2, 2, 2)), 34: ("basic", (3, 4, 6, 3)), 50: ("bottleneck", (3, 4, 6, 3)),

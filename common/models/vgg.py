@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
+from common.models.channels import Channels, Consumer
 from common.models.layers import fill, initialize
-from common.models.narrow import Channels, Consumer
 
 CONVS = {11: (1, 1, 2, 2, 2), 13: (2, 2, 2, 2, 2), 16: (2, 2, 3, 3, 3), 19: (2, 2, 4, 4, 4)}
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
+from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, three_stages
-from common.models.narrow import Consumer, residual_channels
 
 
 class Block(nn.Module):
