@@ -17,6 +17,7 @@ long as the accuracy on training images stays within --drop points of what it wa
 not looked at for it. Expect a minute; --search takes as long as some hundred evaluations of --search-images.
 """
 import sys
+from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -70,17 +71,6 @@ def ranges(model, batches):
     for hook in hooks:
         hook.remove()
     return found
-
-
-def quantized(model, ckpt, names, bits, args, activations):
-    """(the network with the weights `names` on grids of these bits, {name: entry for the checkpoint})."""
-    state, entries = dict(ckpt["state_dict"]), {}
-    for name, b in zip(names, bits, strict=True):
-        codes, scale, zero = quantizers.quantize(state[name], b, args.quant_method, args.overflow_rate)
-        entries[name] = packing.quantized(codes, b, scale=scale, zero=zero, mask=ckpt.get("masks", {}).get(name))
-        state[name] = packing.dequantize(entries[name])
-    device = next(model.parameters()).device
-    return checkpoint.to_model({**ckpt, "state_dict": state, "activations": activations}).to(device), entries
 
 
 def search(bits, sizes, least, accuracy, floor):
@@ -144,25 +134,39 @@ def quantize(args):
           f"{4 * sum(ckpt['state_dict'][name].numel() for name in names) / 1024:14.1f} "
           f"{scores.rules(model, masks, rows=rows).score:8.5f}", flush=True)
 
+    small = checkpoint.to_model({**ckpt, "activations": activations}).to(device)
+
+    @cache                                                   # the bit lists of a search have most tensors in common
+    def on_grid(name, bits):
+        weight, mask = ckpt["state_dict"][name], ckpt.get("masks", {}).get(name)
+        codes, scale, zero = quantizers.quantize(weight, bits, args.quant_method, args.overflow_rate)
+        entry = packing.quantized(codes, bits, scale=scale, zero=zero, mask=mask)
+        return entry, packing.dequantize(entry)
+
+    def top1_of(bits, loader):
+        with torch.no_grad():
+            for name, b in zip(names, bits, strict=True):
+                small.get_parameter(name).copy_(on_grid(name, b)[1])
+        return evaluate(small, loader)["top1"]
+
     def report(label, bits):
-        small, entries = quantized(model, ckpt, names, bits, args, activations)
-        top1 = evaluate(small, test)["top1"]
+        top1 = top1_of(bits, test)
+        entries = {name: on_grid(name, b)[0] for name, b in zip(names, bits, strict=True)}
         size = sum(entry["codes"].numel() + entry.get("kept", torch.empty(0)).numel() for entry in entries.values())
         score = scores.of_checkpoint({"masks": masks, "quant": entries, "activations": activations}, small).score
         print(f"{label:>16} {top1:9.2f} {size / 1024:14.1f} {score:8.5f}", flush=True)
-        return small, entries, top1
+        return entries, top1
 
     for text, bits in lists.items():
-        small, entries, top1 = report(text if len(text) <= 16 else f"{text[:13]}...", bits)
+        entries, top1 = report(text if len(text) <= 16 else f"{text[:13]}...", bits)
     if args.search:
         some = data.balanced(dataset.y_train, min(args.search_images, len(dataset.y_train)), dataset.num_classes)
         dataset.x_train, dataset.y_train = dataset.x_train[some], dataset.y_train[some]
         images = data.Loader(dataset, "train", args.test_batch_size, device, shuffle=False)
         start = evaluate(model, images)["top1"]
         print(f"search: at least {start:.2f} - {args.drop:g} % on {len(some)} training images")
-        bits = search(bits, sizes, args.least_bits, lambda b: evaluate(
-            quantized(model, ckpt, names, b, args, activations)[0], images)["top1"], start - args.drop)
-        small, entries, top1 = report("search", bits)
+        bits = search(bits, sizes, args.least_bits, lambda bits: top1_of(bits, images), start - args.drop)
+        entries, top1 = report("search", bits)
 
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(

@@ -277,7 +277,7 @@ def images(rng, source, path):
     elif how == "mode":
         what = rng.choice(["L", "P", "RGBA", "LA", "CMYK", "I", "I;16", "F", "1", "YCbCr"])
         image = Image.new(what, (32, 32)) if what in ("I;16", "I", "F") else Image.open(victim).convert(what)
-        name = victim.with_suffix({"CMYK": ".jpg", "YCbCr": ".jpg", "F": ".tiff"}.get(what, ".png"))
+        name = victim.with_suffix({"CMYK": ".jpg", "YCbCr": ".jpg", "F": ".tiff", "I": ".tiff"}.get(what, ".png"))
         victim.unlink()
         image.save(name)
         if name.suffix == ".tiff":

@@ -19,6 +19,7 @@ SMALL = {  # what makes a printed command small: its value there -> its value he
                "wrn_28_10": "wrn_10_1", "densenet40": "densenet10"},
     "--epochs": dict.fromkeys("20 60 99 100 160 164 200 250 300".split(), "1"),
     "--holdout": {"5000": "5"},
+    "--least-bits": {"4": "7"},
     "--batch-size": {"512": "10", "256": "10"},
     "--train-batch": {"64": "10"},
     "--wf": {"9": "1"},
@@ -32,7 +33,7 @@ MORE = {  # and what is added to a script's flags, which win over those before
     "element.py": MNIST, "structure.py": MNIST,
     "prun_tune_T.py": ["--epochs", "1"], "prun_tune_V.py": ["--epochs", "1"],
     "training/main.py": ["--dataset", "shapes100", "--epochs", "1", "--width", "0.5", "--warmup-epochs", "0"],
-    "testers.py": ["--dataset", "shapes100"],
+    "testers.py": ["--dataset", "shapes100"], "iterative.py": ["--percent", "0.5"],
     "sweep.py": [*MNIST, "--tune-epochs", "1", "--decays", "0.001", "--sensitivities", "0.01", "--holdout", "5"],
 }
 
