@@ -7,6 +7,7 @@ Everything in the row is read from the checkpoint or counted on its network. A k
 precision and no optimizer state; its accuracy, in the file and in the row, is its own, on the whole test set. Its
 SHA-256 goes to chkpt/SHA256SUMS.
 """
+import argparse
 import csv
 import hashlib
 import json
@@ -28,12 +29,12 @@ def keep(ckpt, path, data_dir=None, device=None):
 
     UserError where the data set is missing, before anything is written.
     """
-    dataset = data.load(ckpt["dataset"], data_dir, ckpt["arch"].startswith("lenet"))
     with tempfile.TemporaryDirectory() as folder:
         rounded = checkpoint.load(checkpoint.save(Path(folder) / path.name, {
             k: v for k, v in ckpt.items() if k not in ("resume", "path")}, half=True))
     model = checkpoint.to_model(rounded).to(device_of(device))
-    data.check_fit(dataset, model, ckpt["path"])
+    flags = argparse.Namespace(dataset=ckpt["dataset"], data_dir=data_dir, subset=None, image_size=None)
+    dataset = data.for_network(model, flags, ckpt["path"])
     rounded["prec1"] = evaluate(model, data.Loader(dataset, "test", 256, device_of(device)))["top1"]
     checkpoint.save(path, {k: v for k, v in rounded.items() if k != "path"}, half=True)
     sums = path.parent / "SHA256SUMS"

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from common import UserError, checkpoint, compute_flops, data, decoding, image_folder, models, predict
+from results import add_run
 from slimming.networks import network
 
 CLASSES = ("cat", "cow", "dog")
@@ -241,6 +242,19 @@ def test_the_size_survives_narrowing_and_the_file(tmp_path):
         checkpoint.to_model(checkpoint.load(checkpoint.save(tmp_path / "odd.pth.tar", ckpt)))
 
 
+def test_new_images_get_the_mean_and_std_that_the_network_was_trained_with(tmp_path):
+    flags = args_for(write(tmp_path / "set", size=(32, 32)))
+    model = models.build("resnet", depth=8, num_classes=3)
+    own = data.for_network(model, flags, "f.pth")
+    model.images = {"classes": list(CLASSES), "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    ckpt = checkpoint.of(model, "slimming", "dense", "set")
+    for d in (data.for_network(model, flags, "f.pth"), data.for_arch("resnet", model.cfg, flags, start=ckpt)):
+        assert d.mean == (0.1, 0.2, 0.3) != own.mean and d.std == (0.4, 0.5, 0.6)
+        images, _ = next(iter(data.Loader(d, "test", 4)))
+        by_hand = (d.x_test[:4].permute(0, 3, 1, 2) / 255 - images.new_tensor(d.mean).view(1, 3, 1, 1))
+        assert torch.allclose(images, by_hand / images.new_tensor(d.std).view(1, 3, 1, 1), atol=1e-5)
+
+
 # As a user does it
 
 
@@ -261,6 +275,8 @@ def test_from_a_folder_of_photos_to_labels(run, tmp_path):
     assert f"{compute_flops.count(model).total.macs:,} MACs" in out
     step("slimming/prune.py", "--model", "dense/checkpoint.pth.tar", "--percent", 0.3, "--save", "pruned")
     step("slimming/finetune.py", "--refine", "pruned/pruned.pth.tar", "--save", "tuned", *short)
+    kept = add_run.keep(checkpoint.load(tmp_path / "tuned" / "finetuned.pth.tar"), tmp_path / "kept.pth.tar")
+    assert abs(kept["prec1"] - checkpoint.load(tmp_path / "tuned" / "finetuned.pth.tar")["prec1"]) < 100 / 9 + 0.01
     step("magnitude/prune.py", "--model", "tuned/finetuned.pth.tar", "--percent", 0.5, "--save", "sparse")
     ckpt = checkpoint.load(tmp_path / "sparse" / "pruned.pth.tar")
     assert ckpt["images"]["classes"] == list(CLASSES) and ckpt["cfg"]["image_size"] == 40
