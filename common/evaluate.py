@@ -5,7 +5,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, deploy, models, originals, predict
+from common import UserError, checkpoint, cli, compute_flops, data, deploy, models, originals, predict, runtime
 from common.device import device_of
 
 
@@ -36,17 +36,17 @@ def milliseconds(networks, batch, rounds=15, seconds=0.02):
         device = next(model.parameters()).device
         model = model.eval().to(memory_format=torch.channels_last)
         images = torch.rand(batch, *models.input_shape(model.arch, model.cfg), device=device)
-        placed.append((model, images.contiguous(memory_format=torch.channels_last), device, []))
+
+        def run(images, model=model):
+            model(images)
+            if images.is_cuda:
+                torch.cuda.synchronize(images.device)
+        placed.append((run, images.contiguous(memory_format=torch.channels_last), []))
     for turn in range(rounds + 2):                           # the first two turns warm up
-        for model, images, device, times in placed:
-            passes, start = 0, time.perf_counter()
-            while not passes or time.perf_counter() - start < seconds:
-                model(images)
-                passes += 1
-                if device.type == "cuda":
-                    torch.cuda.synchronize(device)
+        for run, images, times in placed:
+            took = runtime.milliseconds(run, images, seconds, time.perf_counter)
             if turn > 1:
-                times.append(1000 * (time.perf_counter() - start) / passes)
+                times.append(took)
     return [statistics.median(times) for *_, times in placed]
 
 
