@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, models, originals
+from common import UserError, checkpoint, cli, lock, models, originals
 from magnitude.finetune import add_training, checked, fill_in, retrain
 from magnitude.networks import network
 from magnitude.prune import add_rule, prune, recipe_of
@@ -125,6 +125,8 @@ def iterate(args):
         if tuned.exists():
             fill_in(again, recipe_of(ckpt) or {}, k)
             made_with(tuned, again, TRAINING)
+            lock.take(folder)                                # a run that was killed here has left its file
+            lock.release(folder)
         else:
             retrain(again)
         source, ckpt = tuned, checkpoint.load(tuned)
