@@ -150,7 +150,7 @@ def odd(folder, rounds):
 
 
 @torch.no_grad()
-def sparse(folder, rounds, picture):
+def sparse(folder, rounds, plot):
     """A table: milliseconds per image of ResNet-20 in C at several sparsities, beside its dense form elsewhere."""
     model = built("resnet20")
     cells = [c for c in latency.cells_of("dense", export.deployable(model), folder, noise())]
@@ -173,7 +173,7 @@ def sparse(folder, rounds, picture):
         latency.measure(cells + compiled, (1,), rounds)
     finally:
         latency.close(cells)
-    draw(picture, [c for c in cells if not c.error], compiled)
+    draw(plot, [c for c in cells if not c.error], compiled)
     return latency.rows(cells + compiled)
 
 

@@ -95,11 +95,11 @@ def check_rates(path, ckpt, args, optimizer, scheduler):
     state, done = ckpt["resume"], ckpt["epoch"]
     was = [row["lr"] for row in state["rows"][:done]] + [state["optimizer"]["param_groups"][0]["lr"]]
     steps = state["scheduler"]["last_epoch"] // max(done, 1)
-    for epoch, rate in enumerate(was):
+    for epoch, lr in enumerate(was):
         now = optimizer.param_groups[0]["lr"]
-        if not math.isclose(now, rate, rel_tol=1e-5, abs_tol=1e-12):
+        if not math.isclose(now, lr, rel_tol=1e-5, abs_tol=1e-12):
             raise UserError(f"{path}: of {args.epochs} epochs number {epoch + 1} would have had the learning rate "
-                            f"{now:.4g}, it had {rate:.4g}, for the schedule goes by --epochs; more of them need a run "
+                            f"{now:.4g}, it had {lr:.4g}, for the schedule goes by --epochs; more of them need a run "
                             "of their own, with another --save")
         with warnings.catch_warnings():                      # of steps without an optimizer's
             warnings.simplefilter("ignore")

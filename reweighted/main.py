@@ -45,7 +45,8 @@ def parse(argv=None):
         + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ", times 300 / --epochs)")
     add("--eps", type=cli.nonnegative, default=penalties.EPS, help="of the gammas; no sparsity below it is sought")
     add("--faithful", action="store_true", help="with --rew, as in the original: gamma = 1 / (w + eps) without the "
-        "absolute value; lambda, the rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any --epochs")
+        "absolute value; lambda, the learning rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any "
+        "--epochs")
     return parser.parse_args(argv)
 
 
@@ -58,8 +59,8 @@ def refreshes(epochs, faithful=False):
 def reweighted_schedule(epochs, batches, faithful=False):
     """Learning rate of batch number `step` in the reweighted phase, as a factor of --lr.
 
-    Each of 300 epochs has 0.98 times the rate of the one before, epochs 61, 121, 181 and 241 have 1.6 times. A shorter
-    run goes through the same rates with fewer batches for each, so that it ends as low: a weight that is held at zero
+    Each of 300 epochs has 0.98 times that of the one before, epochs 61, 121, 181 and 241 have 1.6 times. A shorter run
+    goes through the same learning rates with fewer batches for each, so that it ends as low: a weight that is held at zero
     swings about it by the learning rate.
     """
     length, marks = epochs if faithful else LENGTH, refreshes(LENGTH)
