@@ -60,8 +60,8 @@ def reweighted_schedule(epochs, batches, faithful=False):
     """Learning rate of batch number `step` in the reweighted phase, as a factor of --lr.
 
     Each of 300 epochs has 0.98 times that of the one before, epochs 61, 121, 181 and 241 have 1.6 times. A shorter run
-    goes through the same learning rates with fewer batches for each, so that it ends as low: a weight that is held at zero
-    swings about it by the learning rate.
+    goes through the same learning rates with fewer batches for each, so that it ends as low: a weight that is held at
+    zero swings about it by the learning rate.
     """
     length, marks = epochs if faithful else LENGTH, refreshes(LENGTH)
 
