@@ -516,7 +516,7 @@ def test_what_is_prunable():
     assert {"bn1.weight", "conv1.weight", "fc.weight"} <= names and not any("bias" in name for name in names)
 
 
-def test_the_random_control_keeps_as_many_of_each_tensor():
+def test_the_random_control_keeps_as_many_of_each_tensor(monkeypatch):
     torch.manual_seed(0)
     model = models.build("lenet300")
     by_size, _ = prune.choose(model, "V", 0.5)
@@ -528,6 +528,9 @@ def test_the_random_control_keeps_as_many_of_each_tensor():
     as_many = prune.choose(model, "V", 0.6, previous_masks=at_random)[0]
     for name, mask in again.items():                         # of those that are there, and none of the others
         assert mask.sum() == as_many[name].sum() < at_random[name].sum() and not (mask & ~at_random[name]).any()
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.zeros(shape))      # the lowest number there is
+    for name, mask in prune.choose(model, "V", 0.6, criterion="random", previous_masks=at_random)[0].items():
+        assert mask.sum() == as_many[name].sum() and not (mask & ~at_random[name]).any()
 
 
 def saved(path, arch="lenet300", seed=0, **cfg):

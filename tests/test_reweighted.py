@@ -406,6 +406,50 @@ def test_prune_refuses_two_rules(tmp_path):
         prune.main(["--model", str(save(tmp_path / "l.pth.tar", models.build("lenet300")))])
 
 
+def chosen_by(flags, model, kind="irregular"):
+    """(what prune.py keeps with --keep-weights or --keep-macs, the arguments) of a network that is dense itself."""
+    args = prune.parse(["--model", "m", *flags])
+    weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    ckpt = {"arch": model.arch, "cfg": model.cfg, "dense": None}
+    ratios = prune.threshold_for(args, kind, ckpt, model, weights)
+    return prune.choose(weights, kind, args.threshold, args.percentile, ratios, args.threshold is not None, True), args
+
+
+def test_keep_weights_is_exact_whatever_is_zero_already(capsys):
+    model = models.build("resnet", depth=8)
+    total, linear = compute_flops.count(model).total.weights, 640
+    for _ in range(2):                                       # the second time half of two layers is zero
+        for fraction in (0.1, 0.77):
+            keep, _ = chosen_by(["--keep-weights", str(fraction)], model)
+            assert sum(int(mask.sum()) for mask in keep.values()) + linear == int(fraction * total)
+            least = min(float(model.get_parameter(name)[mask].abs().min()) for name, mask in keep.items())
+            assert f"threshold {least:.4g}\n" in capsys.readouterr().out
+        with torch.no_grad():
+            model.conv1.weight[:8] = 0
+            model.fc.weight[:5] = 0
+        linear = 320
+    keep, _ = chosen_by(["--keep-weights", "1"], model)      # the linear layer has room for them all
+    assert all(mask.all() for mask in keep.values())
+    chosen_by(["--keep-weights", str(321.5 / total)], model)
+    with pytest.raises(UserError, match="the linear layers alone have more weights"):
+        chosen_by(["--keep-weights", str(320.5 / total)], model)
+
+
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_keep_macs_says_what_is_left(round_to, capsys):
+    model = trained("resnet", depth=8, num_classes=10)
+    keep, args = chosen_by(["--keep-macs", "0.6", "--round-to", str(round_to)], model, "filter")
+    assert set(keep) == {f"layer{stage}.0.conv1.weight" for stage in (1, 2, 3)}  # inside blocks
+    dense = compute_flops.count(model).total.macs
+    with torch.no_grad():
+        for name, mask in keep.items():
+            model.get_parameter(name).mul_(mask)
+    small, _ = prune.narrowed(model, {}, round_to=round_to)
+    left = compute_flops.count(small).total.macs / dense
+    assert left <= 0.6 and all(width % round_to == 0 for width in small.cfg["widths"])
+    assert capsys.readouterr().out == f"--threshold {args.threshold:.6g} leaves {left:.4f} of the MACs\n"
+
+
 @pytest.mark.parametrize("flags, rule", [
     ([], "irregular, threshold 0.0001"), (["--ratios", "f", "--threshold", "0.1"], "irregular, threshold 0.1"),
     (["--percentile", "0.5"], "irregular, percentile 0.5"), (["--ratios", "f"], "irregular, ratios f")])

@@ -101,6 +101,8 @@ def test_prune_with_streams_from_the_command(run, tmp_path):
         small = checkpoint.to_model(checkpoint.load(tmp_path / name / "pruned.pth.tar"))
         macs[name] = compute_flops.count(small).total.macs
     assert all(width % 4 == 0 for width in small.cfg["streams"]) and macs["streams"] != macs["plain"]
+    counted = compute_flops.count(small)
+    assert f" {counted.total.params + counted.selections:14,} " in (tmp_path / "streams/prune.txt").read_text()
     whole = network("preresnet-bottleneck-select").cfg["widths"]
     assert all(width % 4 == 0 or width == had for width, had in zip(small.cfg["widths"], whole, strict=True))
     done = run("slimming/prune.py", *flags, "--streams", "--mask", cwd=tmp_path)
