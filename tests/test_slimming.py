@@ -499,7 +499,7 @@ def test_prune_refuses(tmp_path):
                            (["--compact", "--faithful"], "leave out --faithful"),
                            (["--compact", "--criterion", "random"], "leave out --faithful and --criterion"),
                            (["--compact", "--round-to", "2"], "--round-to"),
-                           (["--streams", "--compact"], "--streams"), (["--streams", "--faithful"], "--streams"),
+                           (["--streams", "--compact"], "from streams"), (["--streams", "--faithful"], "from streams"),
                            (["--keep-macs", "0.5", "--faithful"], "--keep-macs"),
                            (["--dataset", "nowhere"], "nowhere"),
                            (["--mask", "--round-to", "8"], "--round-to"), (["--depth", "13"], "depth 11"),
