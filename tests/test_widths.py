@@ -35,8 +35,10 @@ def test_rounding_up_keeps_the_highest_of_those_that_went():
 def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, round_to):
     model = network(name)
     scores = {**prune.gammas_of(model), **streams.scores(model)}
-    keep = prune.keep_some(prune.choose(scores, percent)[0], scores, round_to, quiet=True)
-    keep = prune.follow_streams(keep, scores, model, round_to)
+    chosen = prune.keep_some(prune.choose(scores, percent)[0], scores, round_to, quiet=True)
+    before = {name: mask.clone() for name, mask in chosen.items()}
+    keep = prune.follow_streams(chosen, scores, model, round_to)
+    assert all(torch.equal(before[name], mask) for name, mask in chosen.items())         # a choice of its own
     masked, whole = copy.deepcopy(model), prune.over_all_channels(keep, model)
     prune.zero(masked, whole)
     small, images = models.narrow(masked, whole), images_for(model)
