@@ -103,6 +103,7 @@ def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path)
     before, after = (checkpoint.load(path)["state_dict"] for path in (dense, tmp_path / "run/checkpoint.pth.tar"))
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if "running" not in name
                and "num_batches" not in name)
+    assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])        # it has been trained
 
 
 def test_pretrained_says_which_network_and_that_pruned_weights_are_trained(dense, tmp_path, capsys):
@@ -156,7 +157,7 @@ def test_keep_weights_leaves_that_many_in_every_method(fraction, dense, tmp_path
     call(softmask_prune.main, "--model", tmp_path / "m/checkpoint.pth.tar", *flags[2:], "--save", tmp_path / "e")
     for folder in "abcd":
         left, whole = weights_left(tmp_path / folder / "pruned.pth.tar")
-        assert fraction * whole - 3 <= left <= fraction * whole, folder
+        assert int(fraction * whole) - 3 * (folder == "c") <= left <= int(fraction * whole), folder
     left, whole = weights_left(tmp_path / "e/pruned_model.pth.tar")
     assert 0 < left <= fraction * whole
     counts = [sum(int(mask.sum()) for mask in checkpoint.load(tmp_path / folder / "pruned.pth.tar")["masks"].values())

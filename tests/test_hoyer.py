@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models
-from common.compact import architecture, removable, sparsity_report
+from common.compact import architecture, compaction_report, removable, sparsity_report
 from common.compact import compact as take_out
 from common.evaluate import evaluate
 from common.run import Run
@@ -516,7 +516,7 @@ def test_what_is_prunable():
     assert {"bn1.weight", "conv1.weight", "fc.weight"} <= names and not any("bias" in name for name in names)
 
 
-def test_the_random_control_keeps_as_many_of_each_tensor():
+def test_the_random_control_keeps_as_many_of_each_tensor(monkeypatch):
     torch.manual_seed(0)
     model = models.build("lenet300")
     by_size, _ = prune.choose(model, "V", 0.5)
@@ -528,6 +528,9 @@ def test_the_random_control_keeps_as_many_of_each_tensor():
     as_many = prune.choose(model, "V", 0.6, previous_masks=at_random)[0]
     for name, mask in again.items():                         # of those that are there, and none of the others
         assert mask.sum() == as_many[name].sum() < at_random[name].sum() and not (mask & ~at_random[name]).any()
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.zeros(shape))      # the lowest number there is
+    for name, mask in prune.choose(model, "V", 0.6, criterion="random", previous_masks=at_random)[0].items():
+        assert mask.sum() == as_many[name].sum() and not (mask & ~at_random[name]).any()
 
 
 def saved(path, arch="lenet300", seed=0, **cfg):
@@ -728,14 +731,47 @@ def test_a_network_without_weights_keeps_one_of_everything(arch):
 
 def test_compact_as_a_command(tmp_path, capsys):
     model = sparse_like("lenet300").float()
-    checkpoint.save(tmp_path / "m.pth", checkpoint.of(model, "hoyer", "finetuned", "shapes10", prec1=50.0))
+    dense = {"params": 400_000, "macs": 300_000, "cfg": model.cfg}       # whatever the file says
+    checkpoint.save(tmp_path / "m.pth", checkpoint.of(
+        model, "magnitude", "finetuned", "shapes10", epoch=7, prec1=50.0, best_prec1=60.0, args={"lr": 0.5},
+        dense=dense, run={"minutes": 3.0}))
     compact.main(["--model", str(tmp_path / "m")])
-    small = checkpoint.to_model(checkpoint.load(tmp_path / "m_compact.pth"))
-    out = capsys.readouterr().out
-    assert f"compacted: {architecture(small)}, " in out and "alive: " in out
+    ckpt = checkpoint.load(tmp_path / "m_compact.pth")
+    small = checkpoint.to_model(ckpt)
+    total, out = compute_flops.count(small).total, capsys.readouterr().out
+    assert sparsity_report(model) in out and total.params < 266_610
+    assert (f"\ncompacted: {architecture(small)}, {total.params:,} parameters of 400,000 "
+            f"({total.params / 4000:.2f}%), {total.macs:,} MACs of 300,000 ({total.macs / 3000:.2f}%); its logits "
+            "differ by ") in out
+    assert [ckpt[key] for key in ("method", "stage", "dataset", "epoch", "prec1", "best_prec1", "args", "dense", "run")
+            ] == ["hoyer", "finetuned", "shapes10", 7, 50.0, 60.0, {"lr": 0.5}, dense, {"minutes": 3.0}]
     assert same_logits(model, small, 1e-5)
     with pytest.raises(UserError, match="there already"):
         compact.main(["--model", str(tmp_path / "m")])
+    checkpoint.save(tmp_path / "m.pth", checkpoint.of(model, "hoyer", "pruned", "shapes10"))
+    for flags, name in (["--overwrite"], "m_compact"), (["--save", str(tmp_path / "x.pth")], "x"):
+        compact.main(["--model", str(tmp_path / "m"), *flags])
+        assert checkpoint.load(tmp_path / f"{name}.pth")["stage"] == "pruned"
+        assert checkpoint.load(tmp_path / f"{name}.pth")["dense"]["params"] == 266_610   # the file's own, now
+
+
+def test_the_report_on_compaction_compares_the_logits():
+    """Of 2, 2, ... against 1.5, 1.5, ...: a quarter; of zeros against zeros nothing; in evaluation mode."""
+    big, small = (models.build("lenet300", widths=[784, 2, 2]) for _ in range(2))
+    dense = compute_flops.summary(big)
+    for values, expected in (((2.0, 1.5), "2.5e-01"), ((0.0, 0.0), "0.0e+00")):
+        for model, value in zip((big, small), values, strict=True):
+            for p in model.parameters():
+                nn.init.zeros_(p)
+            nn.init.constant_(model.fc3.bias, value)
+        assert compaction_report(big, small, dense).endswith(f"; its logits differ by {expected} of the largest")
+    wide = models.build("vgg", depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])
+    for m in wide.modules():
+        if isinstance(m, nn.BatchNorm2d):
+            nn.init.constant_(m.running_mean, 0.5)
+    report = compaction_report(wide.train(), take_out(wide).train(), compute_flops.summary(wide))
+    assert report.endswith("; its logits differ by 0.0e+00 of the largest")
+    assert architecture(wide) == "6 M 8 M 9 8 M 7 8 M 9 10"
 
 
 # ---------------------------------------------------------------- fine-tuning

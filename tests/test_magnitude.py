@@ -116,6 +116,13 @@ def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none():
     assert abs(float(first["b"][:250].float().mean() - first["b"][250:].float().mean())) < 0.15     # anywhere
 
 
+def test_a_random_number_of_zero_does_not_stand_before_what_is_pruned(monkeypatch):
+    monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.zeros(shape))
+    previous_mask, mask = torch.arange(40) < 30, torch.arange(40) < 10
+    shuffled = prune.shuffle({"a": mask}, {"a": previous_mask}, 1)["a"]
+    assert shuffled.sum() == 10 and not (shuffled & ~previous_mask).any()
+
+
 # the plan and the fresh weights
 
 RECIPE = {"epochs": 160, "batch_size": 32, "lr": 0.1, "schedule": [80, 120], "gamma": 0.2, "momentum": 0.8,
@@ -180,9 +187,38 @@ def test_fresh_weights_have_the_std_of_the_fan_out_that_is_left():
 
 
 def test_a_round_takes_a_fifth_of_what_is_left():
-    assert iterative.ladder(0.5) == pytest.approx([0.2, 0.36, 0.488, 0.5])
+    assert iterative.ladder(0.5) == [0.2, 0.36, 0.488, 0.5]  # exactly: 0.19999 of 5000 weights would be 999
     assert iterative.ladder(0.36) == pytest.approx([0.2, 0.36])
     assert iterative.ladder(0.1) == [0.1] and len(iterative.ladder(0.9)) == 11
+
+
+ROUND = {"percent": 0.2, "scope": "conv", "per_layer": False, "criterion": "magnitude", "faithful": False, "seed": 1}
+RETRAINED = {**ROUND, "retrain": "small", "rewind_to": None, "subset": 20, "epochs": 2, "lr": 0.1, "schedule": [1],
+             "batch_size": 10, "gamma": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
+
+
+@pytest.mark.parametrize("made, checked", [(ROUND, iterative.RULE), (RETRAINED, iterative.TRAINING)])
+def test_a_round_made_with_any_other_flag_is_not_continued(made, checked, tmp_path):
+    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(
+        models.build("lenet5"), "magnitude", "finetuned", "shapes10", args=made))
+    assert iterative.made_with(path, argparse.Namespace(**made), checked)["stage"] == "finetuned"
+    for flag in made:
+        with pytest.raises(UserError, match=f"was made with --{flag.replace('_', '-')} "):
+            iterative.made_with(path, argparse.Namespace(**{**made, flag: "other"}), checked)
+    checkpoint.save(path, checkpoint.of(models.build("lenet5"), "magnitude", "finetuned", "shapes10"))
+    with pytest.raises(UserError, match="--percent None, --scope None"):
+        iterative.made_with(path, argparse.Namespace(**made), checked)
+
+
+def test_a_round_comes_from_the_network_that_has_its_weights_under_its_masks():
+    source = {"cfg": {"depth": 8}, "state_dict": tensors(a=[1.0, 2.0], b=[3.0], c=[4.0])}
+    pruned = {"cfg": {"depth": 8}, "path": "p", "masks": {"a": torch.tensor([True, False])}, "state_dict": tensors(
+        a=[1.0, 0.0], b=[3.0], c=[4.0])}
+    iterative.check_origin(pruned, source, "s")
+    for other in ({"cfg": {"depth": 14}}, {"masks": {}}, *({"state_dict": pruned["state_dict"] | tensors(**{n: v})}
+                  for n, v in (("a", [1.0, 2.0]), ("a", [9.0, 0.0]), ("b", [9.0]), ("c", [9.0])))):
+        with pytest.raises(UserError, match="p was not made from s"):
+            iterative.check_origin({**pruned, **other}, source, "s")
 
 
 # masks never move
@@ -679,13 +715,54 @@ def test_a_stopped_iterative_run_names_its_own_folder(trained, tmp_path, monkeyp
     said = capsys.readouterr().err
     assert end.value.code == 130 and said.count("\n") == 1 and said.endswith(
         f"stopped; --save {tmp_path / 'it'} --resume auto continues\n")
-    def stop(args):
+    with pytest.raises(UserError, match="--per-layer False"):            # pruned, and not retrained yet
+        in_rounds("auto", tmp_path / "it", *flags, "--per-layer")
+
+    def stop(*_):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(iterative, "prune", stop)
+    (tmp_path / "none").mkdir()
     with pytest.raises(SystemExit):
         cli.script(lambda: in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "none", *flags))
-    assert capsys.readouterr().err.endswith(": error: stopped\n") and not (tmp_path / "none").exists()
+    assert capsys.readouterr().err.endswith(": error: stopped\n") and not [*(tmp_path / "none").iterdir()]
+    monkeypatch.setattr(originals, "load", stop)             # before --save has its default
+    with pytest.raises(SystemExit):
+        cli.script(lambda: iterative.main([*TINY, "--resume", "dense.pth.tar"]))
+    assert capsys.readouterr().err.endswith(": error: stopped\n")
+
+
+def test_what_was_there_goes_when_new_rounds_have_begun(trained, tmp_path, monkeypatch):
+    """--overwrite leaves nothing that a later --resume auto would take for its own, and no old result."""
+    dense = trained / "dense/checkpoint.pth.tar"
+    for name in ("finetuned", "round-01/finetuned", "round-01/checkpoint", "round-02/pruned"):
+        path = tmp_path / f"it/{name}.pth.tar"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(dense.read_bytes())
+
+    def stop(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(iterative, "retrain", stop)
+    with pytest.raises(KeyboardInterrupt):
+        in_rounds(dense, tmp_path / "it", "--percent", 0.3, "--overwrite")
+    assert [path.name for path in tmp_path.rglob("*.pth.tar")] == ["pruned.pth.tar"]
+    assert checkpoint.load(tmp_path / "it/round-01/pruned.pth.tar")["args"]["percent"] == 0.2
+
+
+def test_rounds_begin_with_what_another_method_pruned(trained, tmp_path, monkeypatch):
+    begun = []
+
+    def stop(args):
+        begun.append(args.resume)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(iterative, "prune", stop)
+    ckpt = {**checkpoint.load(trained / "dense/checkpoint.pth.tar"), "method": "slimming", "stage": "pruned"}
+    path = checkpoint.save(tmp_path / "slim.pth.tar", {key: v for key, v in ckpt.items() if key != "path"})
+    with pytest.raises(KeyboardInterrupt):
+        in_rounds(path, tmp_path / "it", "--percent", 0.3)
+    assert begun == [str(path)]
 
 
 def test_rounds_run_in_one_process(trained, tmp_path, monkeypatch):
@@ -695,7 +772,7 @@ def test_rounds_run_in_one_process(trained, tmp_path, monkeypatch):
     assert not (tmp_path / "it").exists()
 
 
-def test_rounds_of_weight_rewinding(trained, tmp_path):
+def test_rounds_of_weight_rewinding(trained, tmp_path, capsys):
     """The trial flags --epochs 2, with a dense run of 4 epochs whose weights after 2 come back."""
     done = in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "it", "--percent", 0.3, "--epochs", 2,
                      "--retrain", "weight-rewind", "--rewind-to", trained / "dense/early.pth.tar")
@@ -704,6 +781,14 @@ def test_rounds_of_weight_rewinding(trained, tmp_path):
     assert done["run"]["minutes"] == pytest.approx(sum(ckpt["run"]["minutes"] for ckpt in rounds))
     assert same(done["state_dict"], rounds[1]["state_dict"]) and done["rule"] == "magnitude, iterative"
     assert [ckpt["args"]["percent"] for ckpt in rounds] == pytest.approx([0.2, 0.3])
+    lines = capsys.readouterr().out.splitlines()[-3:-1]      # accuracy after pruning, after retraining
+    cuts = [checkpoint.load(tmp_path / f"it/round-0{i}/pruned.pth.tar")["prec1"] for i in (1, 2)]
+    assert lines == [f"{percent:10.2f} % {cut:12.2f} % {ckpt['prec1']:12.2f} %"
+                     for percent, cut, ckpt in zip((20, 30), cuts, rounds, strict=True)]
+    with pytest.raises(UserError, match="none of them after epoch 4"):   # before anything is written
+        in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "no", "--percent", 0.3, "--retrain",
+                  "weight-rewind", "--rewind-to", trained / "dense/checkpoint.pth.tar")
+    assert not (tmp_path / "no").exists()
 
 
 def test_weight_rewinding_in_a_trial_run_of_two_epochs(tmp_path, capsys):

@@ -229,6 +229,18 @@ def test_constants_are_folded(name):
         assert (model(images) - expected).abs().max() > 1e-6
 
 
+def test_constants_of_a_float32_network_are_added_up_in_double_precision():
+    """Of two hundred neurons nothing is left but their biases: the next bias is rounded once, at the end."""
+    model = network("lenet300", torch.float32)
+    with torch.no_grad():
+        model.fc1.weight[100:] = 0
+        model.fc1.bias[100:] = torch.rand(200)
+        shift = model.fc2.weight[:, 100:].double() @ model.fc1.bias[100:].double()
+    slim = narrow(model, {"fc1": torch.arange(300) < 100})
+    assert slim.fc2.bias.dtype == torch.float32
+    assert torch.equal(slim.fc2.bias, (model.fc2.bias.double() + shift).float())
+
+
 @pytest.mark.parametrize("name", ["preresnet-bottleneck", "preresnet-bottleneck-select"])
 def test_a_silent_stream_leaves_the_constants_of_the_norms_that_read_it(name):
     """Zero in the stream is not zero after the next batch norm; with a selection too it is folded once."""

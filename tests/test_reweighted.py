@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import assert_same_network
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models, packing, scores
@@ -36,6 +37,10 @@ def mobilenet():
     return model
 
 
+class StopError(Exception):
+    pass
+
+
 def save(path, model, stage="dense", **more):
     return checkpoint.save(path, checkpoint.of(model, "reweighted", stage, "shapes10", **more))
 
@@ -53,6 +58,7 @@ def test_coefficients_of_signed_weights_by_hand():
     assert torch.allclose(gamma.flatten(), torch.tensor(expected))
     gamma, = penalties.coefficients([w], faithful=True)                  # the original's: 1 / (w + eps)
     assert gamma.flatten()[2] == 1 / (torch.tensor(-0.5) + 1e-3) and gamma.flatten()[4].isinf()
+    assert penalties.value([w[2:3]], [gamma[2:3]]) == pytest.approx(0.5 / 0.499)         # the size of a negative one
     gamma, = penalties.coefficients([w], eps=0.5)
     assert torch.allclose(gamma.flatten()[:2], torch.tensor([2.0, 1.0]))
 
@@ -65,6 +71,7 @@ def test_group_coefficients_by_hand(kind, shape, norms):
     gamma, = penalties.coefficients([w], kind)
     assert gamma.shape == shape and torch.allclose(gamma.flatten(), 1 / (torch.tensor(norms) + 1e-3))
     assert penalties.value([w], [gamma], kind) == pytest.approx(sum(n / (n + 1e-3) for n in norms))
+    assert torch.equal(penalties.coefficients([w], kind, faithful=True)[0], gamma)       # norms have no sign
 
 
 @pytest.mark.parametrize("kind", penalties.GROUPS)
@@ -114,6 +121,22 @@ def test_warm_up_and_cosine_in_closed_form():
     assert all(a > b for a, b in zip(lr[50:], lr[51:], strict=False))
     halved = main.schedule(main.parse(["--epochs", "300", "--lr-scheduler", "default", "--warmup-epochs", "0"]), 2)
     assert [halved(2 * epoch) for epoch in (0, 29, 30, 65, 279, 280)] == [1, 1, 0.5, 0.25, 0.5 ** 8, 0.5 ** 9]
+    halved = main.schedule(main.parse(["--epochs", "30", "--lr-scheduler", "default", "--warmup-epochs", "4"]), 2)
+    assert [halved(2 * epoch) for epoch in (4, 5, 6, 28)] == [0.5, 0.5, 0.25, 0.5 ** 9]  # after 3, 6, ... 28 of 30
+    for flags in (["--lr", "0"], ["--lr", "1e-9", "--warmup-epochs", "0"]):
+        assert main.schedule(main.parse(["--epochs", "9", *flags]), 2)(18) == 1          # neither 1 / 0 nor a rise
+    assert main.schedule(main.parse(["--epochs", "2", "--warmup-epochs", "2"]), 2)(4) == pytest.approx(1)
+
+
+def test_adam_has_no_weight_decay_and_sgd_what_the_flags_say():
+    model = nn.Linear(2, 2)
+    adam = main.make_optimizer(main.parse(["--lr", "0.5", "--wd", "0.1"]), model)
+    assert type(adam) is torch.optim.Adam and (adam.defaults["lr"], adam.defaults["weight_decay"]) == (0.5, 0)
+    for flags, expected in (([], (0.001, 0.9, 1e-4)), (["--lr", "0.5", "--momentum", "0.7", "--wd", "0.1"],
+                                                       (0.5, 0.7, 0.1))):
+        sgd = main.make_optimizer(main.parse(["--optmzr", "sgd", *flags]), model)
+        assert type(sgd) is torch.optim.SGD
+        assert tuple(sgd.defaults[name] for name in ("lr", "momentum", "weight_decay")) == expected
 
 
 def test_label_smoothing_and_mixup_by_hand():
@@ -132,7 +155,8 @@ def test_label_smoothing_and_mixup_by_hand():
     images, labels = torch.rand(6, 3, 2, 2), torch.arange(6)
     mixed, first, second, lam = main.mixed(images, labels, 0.3)
     assert torch.allclose(mixed, lam * images + (1 - lam) * images[second]) and torch.equal(first, labels)
-    assert sorted(second.tolist()) == labels.tolist() and 0 <= lam <= 1
+    random.seed(1)
+    assert sorted(second.tolist()) == labels.tolist() and lam == random.betavariate(0.3, 0.3)
     assert main.mixed(images, labels, 0.0) == (images, labels, labels, 1.0)
 
 
@@ -259,6 +283,7 @@ def test_a_threshold_leaves_what_is_not_below():
     assert prune.choose(w, ratios={"a": 0.0}) == {} and prune.choose(w, ratios={}) == {}  # untouched
     assert prune.choose(w, ratios={"a": 0.5})["a"].sum() == 4            # by threshold, the number does not matter
     assert prune.choose(w, ratios={"a": 0.5}, by_threshold=False)["a"].sum() == 3
+    assert prune.choose(w, ratios={"a": 0.45}, by_threshold=False)["a"].sum() == 4       # int(2.7) go
 
 
 def test_one_percentile_for_all_layers_and_a_ratio_for_each():
@@ -278,7 +303,8 @@ def test_groups_go_by_their_root_mean_square():
         groups = keep.flatten(1) if kind == "filter" else keep.flatten(2).flatten(0, 1)
         assert groups.all(1).tolist() == groups.any(1).tolist() == expected
     assert prune.choose({"a": w}, "filter", threshold=0.0251)["a"].flatten(1).any(1).tolist() == [True, False]
-    assert prune.choose({"a": w}, "filter", threshold=1.0)["a"].sum() == 4     # the strongest stays
+    last = prune.choose({"a": w.flip(0)}, "filter", threshold=1.0)["a"]
+    assert last.flatten(1).sum(1).tolist() == [0, 4]                     # the strongest stays
 
 
 def test_the_ratios_file(tmp_path):
@@ -287,12 +313,16 @@ def test_the_ratios_file(tmp_path):
     file.write_text("# of mine\nprune_ratios:\n  conv1.weight: 0.0\n  layers.0.conv1.weight   0.7  # comment\n\n")
     assert prune.read_ratios(file, weights) == {"conv1.weight": 0.0, "layers.0.conv1.weight": 0.7}
     for text, message in (("conv1.weight: 1.0", "line 1: 1 is not"), ("conv1.weight", "line 1"), ("", "no line"),
+                          ("\nconv1.weight: 9", "line 2: 9 is not"), ("conv1.weight: -0.1", "line 1: -0.1 is not"),
                           ("conv9.weight: 0.5", "conv9"), ("conv1.weight: a", "line 1")):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
             prune.read_ratios(file, weights)
     with pytest.raises(UserError, match="none"):
         prune.read_ratios(tmp_path / "none", weights)
+    file.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match="ratios"):
+        prune.read_ratios(file, weights)
     shipped = prune.read_ratios(launcher.PROFILES / "config_mobile_v2_0.7.yaml", {
         f"{name}.weight": m for name, m in models.build("mobilenetv2").named_modules() if isinstance(m, nn.Conv2d)})
     assert len(shipped) == 57 and shipped.pop("conv1.weight") == 0 and set(shipped.values()) == {0.7}
@@ -339,6 +369,11 @@ def test_a_network_without_channels_keeps_one(capsys):
     with torch.no_grad():
         model.layer1[0].conv1.weight.zero_()
     assert prune.removable(model)["layer1.0.conv1"].sum() == 1 and "layer1.0.conv1" in capsys.readouterr().out
+    model = trained("resnext", depth=11, cardinality=2, widen_factor=1)
+    with torch.no_grad():
+        model.stage_1.stage_1_bottleneck_0.conv_conv.weight.zero_()      # two groups of 64 channels
+    assert prune.removable(model, quiet=True)["stage_1.stage_1_bottleneck_0.conv_reduce"].sum() == 64
+    assert not capsys.readouterr().out
 
 
 def test_a_channel_goes_when_one_layer_of_its_chain_is_empty():
@@ -360,11 +395,266 @@ def test_prune_refuses_two_rules(tmp_path):
             prune.main(["--model", str(path), *flags])
     with pytest.raises(UserError, match="--model"):
         prune.main([])
+    (tmp_path / "ratios").write_text("conv1.weight: 0")
+    with pytest.raises(UserError, match="leaves every layer untouched"):
+        prune.main(["--model", str(path), "--ratios", str(tmp_path / "ratios")])
+    with pytest.raises(UserError, match="--round-to is for channels"):
+        prune.main(["--model", str(path), "--round-to", "2"])
+    with pytest.raises(UserError, match="--keep-weights is for --sparsity-type irregular"):
+        prune.main(["--model", str(path), "--keep-weights", "0.5", "--sparsity-type", "filter"])
     with pytest.raises(UserError, match="no convolution"):
         prune.main(["--model", str(save(tmp_path / "l.pth.tar", models.build("lenet300")))])
 
 
+def chosen_by(flags, model, kind="irregular"):
+    """(what prune.py keeps with --keep-weights or --keep-macs, the arguments) of a network that is dense itself."""
+    args = prune.parse(["--model", "m", *flags])
+    weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+    ckpt = {"arch": model.arch, "cfg": model.cfg, "dense": None}
+    ratios = prune.threshold_for(args, kind, ckpt, model, weights)
+    return prune.choose(weights, kind, args.threshold, args.percentile, ratios, args.threshold is not None, True), args
+
+
+def test_keep_weights_is_exact_whatever_is_zero_already(capsys):
+    model = models.build("resnet", depth=8)
+    total, linear = compute_flops.count(model).total.weights, 640
+    for _ in range(2):                                       # the second time half of two layers is zero
+        for fraction in (0.1, 0.77):
+            keep, _ = chosen_by(["--keep-weights", str(fraction)], model)
+            assert sum(int(mask.sum()) for mask in keep.values()) + linear == int(fraction * total)
+            least = min(float(model.get_parameter(name).detach()[mask].abs().min()) for name, mask in keep.items())
+            assert f"threshold {least:.4g}\n" in capsys.readouterr().out
+        with torch.no_grad():
+            model.conv1.weight[:8] = 0
+            model.fc.weight[:5] = 0
+        linear = 320
+    keep, _ = chosen_by(["--keep-weights", "1"], model)      # the linear layer has room for them all
+    assert all(mask.all() for mask in keep.values())
+    chosen_by(["--keep-weights", str(321.5 / total)], model)
+    with pytest.raises(UserError, match="the linear layers alone have more weights"):
+        chosen_by(["--keep-weights", str(320.5 / total)], model)
+
+
+@pytest.mark.parametrize("round_to", [1, 4])
+def test_keep_macs_says_what_is_left(round_to, capsys):
+    model = trained("resnet", depth=8, num_classes=10)
+    keep, args = chosen_by(["--keep-macs", "0.6", "--round-to", str(round_to)], model, "filter")
+    assert set(keep) == {f"layer{stage}.0.conv1.weight" for stage in (1, 2, 3)}  # inside blocks
+    dense = compute_flops.count(model).total.macs
+    with torch.no_grad():
+        for name, mask in keep.items():
+            model.get_parameter(name).mul_(mask)
+    small, _ = prune.narrowed(model, {}, round_to=round_to)
+    left = compute_flops.count(small).total.macs / dense
+    assert left <= 0.6 and all(width % round_to == 0 for width in small.cfg["widths"])
+    assert capsys.readouterr().out == f"--threshold {args.threshold:.6g} leaves {left:.4f} of the MACs\n"
+
+
+@pytest.mark.parametrize("flags, rule", [
+    ([], "irregular, threshold 0.0001"), (["--ratios", "f", "--threshold", "0.1"], "irregular, threshold 0.1"),
+    (["--percentile", "0.5"], "irregular, percentile 0.5"), (["--ratios", "f"], "irregular, ratios f")])
+def test_the_rule_in_words(flags, rule):
+    args = prune.parse(["--model", "m", "--sparsity-type", "irregular", *flags])
+    prune.check(args)
+    assert prune.rule_of(args, args.threshold is not None) == rule
+    args.keep_weights, args.percentile = 0.1, 0.93           # which is how --keep-weights 0.1 was done
+    assert prune.rule_of(args, False) == "irregular, keep_weights 0.1"
+
+
+def test_pruning_again_by_less_gives_nothing_back(tmp_path):
+    dense = {"params": 1, "macs": 2, "cfg": models.build("resnet", depth=8).cfg}
+    other = {"fc.weight": torch.rand(10, 64) > 0.5}          # of another method, which prunes linear layers too
+    save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), masks=other, best_prec1=99.0)
+    masks = []
+    for number, (source, ratio) in enumerate((("m", "0.5"), ("0/pruned", "0.2"))):
+        prune.main(["--model", str(tmp_path / f"{source}.pth.tar"), "--ratio", ratio, "--subset", "20", "--device",
+                    "cpu", "--save", str(tmp_path / str(number))])
+        ckpt = checkpoint.load(tmp_path / f"{number}/pruned.pth.tar")
+        masks.append(ckpt["masks"])
+        assert ckpt["rule"] == f"irregular, ratio {ratio}" and ckpt["best_prec1"] == ckpt["prec1"] < 99
+        assert ckpt["dense"]["params"] == 78_042
+    assert same(*masks) and torch.equal(masks[0]["fc.weight"], other["fc.weight"])
+    assert all(2 * int(mask.sum()) == mask.numel() for name, mask in masks[0].items() if name != "fc.weight")
+    save(tmp_path / "chain.pth.tar", models.build("resnet", depth=8), dense=dense)
+    prune.main(["--model", str(tmp_path / "chain.pth.tar"), "--subset", "20", "--save", str(tmp_path / "c")])
+    assert checkpoint.load(tmp_path / "c/pruned.pth.tar")["dense"] == dense
+
+
+def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys):
+    """evaluate() sees the whole network and the narrow one; the logits are those of the masked and the narrow one."""
+    seen = []
+
+    def parameters(model, loader):
+        seen.append((sum(p.numel() for p in model.parameters()), loader))
+        return {"top1": 10.0 * len(seen)}
+
+    monkeypatch.setattr(prune, "evaluate", parameters)
+    monkeypatch.setattr(prune, "narrowed", lambda model, masks, round_to: (  # channels go that are not silent
+        models.narrow(model, {"feature.0": torch.arange(64) < 40}), {}))
+    model = trained("vgg", depth=11).float()
+    path = save(tmp_path / "m.pth.tar", model, args={"sparsity_type": "kernel"})
+    prune.main(["--model", str(path), "--sparsity-type", "filter", "--subset", "20", "--save", str(tmp_path / "p")])
+    out, ckpt = capsys.readouterr().out, checkpoint.load(tmp_path / "p/pruned.pth.tar")
+    assert ckpt["args"]["sparsity_type"] == "filter"         # the flag, not what the file says
+    assert seen[0][0] > seen[1][0] == sum(p.numel() for p in checkpoint.to_model(ckpt).parameters())
+    assert torch.equal(seen[0][1].labels, data.load("shapes10", subset=20).y_test)
+    assert "10.00 % before, 20.00 % pruned" in out and ckpt["prec1"] == 20
+    assert float(out.split("logits differ by ")[1].split()[0]) > 1e-3
+    prune.main(["--model", str(path), "--subset", "20", "--save", str(tmp_path / "k")])
+    assert checkpoint.load(tmp_path / "k/pruned.pth.tar")["args"]["sparsity_type"] == "kernel"
+    assert "logits differ" not in capsys.readouterr().out                # no channel is taken out
+
+
 # the loops
+
+@pytest.mark.parametrize("flags, lam", [
+    ([], 1e-6 * 50), (["--faithful"], 1e-6), (["--lam", "0"], 0), (["--sparsity-type", "filter"], 1e-3 * 50),
+    (["--sparsity-type", "column"], 3e-4 * 50), (["--sparsity-type", "kernel"], 1e-5 * 50)])
+def test_a_short_run_has_a_larger_lambda(flags, lam, tmp_path, monkeypatch):
+    """The original's, times 300 / epochs; and the dense network is the file's, or the one that is trained."""
+    made = []
+
+    def stop(args, method, stage, name, dense):
+        made.append((args.lam, stage, dense["params"]))
+        raise StopError
+    monkeypatch.setattr(main, "Run", stop)
+    model = models.build("resnet", depth=8)
+    for more in ({}, {"dense": {"params": 7, "macs": 8, "cfg": model.cfg}}):
+        path = str(save(tmp_path / "m.pth.tar", model, **more))
+        with pytest.raises(StopError):
+            main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "6", *flags])
+    with pytest.raises(StopError):
+        main.main([*RESNET8, "--epochs", "6"])
+    assert [(stage, params) for _, stage, params in made] == [("sparse", 78_042), ("sparse", 7), ("dense", 78_042)]
+    assert made[0][0] == made[1][0] == pytest.approx(lam)
+
+
+def sgd_by_hand(model, rates, masks, penalty=None):
+    """Two epochs of two batches: v <- 0.8 v + gradient + 0.1 w (+ penalty's gradient), w <- mask (w - lr v)."""
+    loader, velocity = data.Loader(data.load("shapes10", subset=20), "train", 10, crop=4, flip=True, seed=1), {}
+    rates = iter(rates)
+    for epoch in range(2):
+        weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
+        if penalty:                                          # new gammas in the second epoch
+            gammas = {name: 1 / (w.detach().abs() + 0.5) for name, w in weights.items()}
+        for images, labels in loader.epoch(epoch):
+            loss = main.smoothed_loss(model.train()(images), labels, labels.flip(0), 0.3, 0.2)
+            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            lr = next(rates)
+            with torch.no_grad():
+                for (name, w), gradient in zip(model.named_parameters(), gradients, strict=True):
+                    more = penalty * gammas[name] * w.sign() if penalty and name in weights else 0
+                    velocity[name] = 0.8 * velocity.get(name, 0) + gradient + 0.1 * w + more
+                    w.copy_(masks.get(name, 1) * (w - lr * velocity[name]))
+    return sum(float((gammas[name] * w.detach().abs()).sum()) for name, w in weights.items()) if penalty else 0
+
+
+BY_HAND = [*TINY, "--epochs", "2", "--optmzr", "sgd", "--lr", "0.02", "--momentum", "0.8", "--wd", "0.1", "--alpha",
+           "0.3", "--smooth-eps", "0.2"]
+
+
+@pytest.fixture
+def half_pruned(tmp_path, monkeypatch):
+    """(a ResNet-8, its masks, its file); mixup in place of whose random images come the labels in reverse."""
+    for script in (main, finetune):
+        monkeypatch.setattr(script, "mixed", lambda images, labels, alpha: (images, labels, labels.flip(0), alpha))
+    model = models.build("resnet", depth=8)
+    masks = {name: torch.rand(p.shape) > 0.3 for name, p in model.named_parameters() if p.dim() == 4}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+    return model, masks, str(save(tmp_path / "m.pth.tar", model, "pruned", masks=masks, rule="by hand"))
+
+
+def test_four_steps_of_the_reweighted_phase_by_hand(half_pruned, tmp_path):
+    model, masks, path = half_pruned
+    flags = ["--rew", "--pretrained", path, *BY_HAND, "--lam", "0.01", "--eps", "0.5", "--save", str(tmp_path / "r")]
+    out = main.train(main.parse(flags))
+    factor = main.reweighted_schedule(2, 2)
+    assert main.refreshes(2) == [2]
+    value = sgd_by_hand(model, [0.02 * factor(step) for step in range(4)], masks, penalty=0.01)
+    ckpt = checkpoint.load(out)
+    assert_same_network(ckpt["state_dict"], model)
+    assert same(ckpt["masks"], masks)
+    last = dict(zip(*[line.split(",") for line in (tmp_path / "r/log.csv").read_text().split()[::2]], strict=True))
+    weights = torch.cat([w.flatten() for w in ckpt["state_dict"].values() if w.dim() == 4])
+    assert float(last["penalty"]) == pytest.approx(0.01 * value, rel=1e-3)
+    assert float(last["below_1e-4"]) == pytest.approx(float((weights.abs() < 1e-4).float().mean()), rel=1e-3)
+    model.conv1.weight.data.mul_(0)
+    save(path, model, "pruned", masks={**masks, "conv1.weight": ~masks["conv1.weight"]})
+    with pytest.raises(UserError, match="different masks"):
+        main.train(main.parse([*flags, "--resume", "auto"]))
+
+
+def test_four_steps_of_masked_retraining_by_hand(half_pruned, tmp_path, capsys):
+    model, masks, path = half_pruned
+    with torch.no_grad():
+        model.conv1.weight.fill_(0.1)                        # under the mask too: the first thing is to zero these
+    dense = {"params": 7, "macs": 8, "cfg": model.cfg}
+    save(path, model, "pruned", masks=masks, rule="by hand", dense=dense)
+    flags = ["--model", path, *BY_HAND, "--warmup-epochs", "1", "--warmup-lr", "0.01", "--save", str(tmp_path / "f")]
+    finetune.main(flags)
+    with torch.no_grad():
+        model.conv1.weight.mul_(masks["conv1.weight"])
+    sgd_by_hand(model, [0.01, 0.015, 0.02, 0.01 + 2e-8], masks)          # warm-up, and half of a cosine
+    for name in ("finetuned", "checkpoint"):
+        ckpt = checkpoint.load(tmp_path / f"f/{name}.pth.tar")
+        assert_same_network(ckpt["state_dict"], model)
+        assert same(ckpt["masks"], masks) and ckpt["rule"] == "by hand" and ckpt["dense"] == dense
+    gone = sum(int((~mask).sum()) for mask in masks.values())
+    assert f"  {gone:,} weights are masked\n" in capsys.readouterr().out
+    save(path, model, "pruned", masks={**masks, "conv1.weight": ~masks["conv1.weight"]})
+    with pytest.raises(UserError, match="different masks"):
+        finetune.main([*flags, "--resume", "auto"])
+
+
+def test_a_masked_weight_that_has_moved_ends_the_run(half_pruned, tmp_path, monkeypatch):
+    def spoil(model, loader):
+        nn.init.ones_(model.conv1.weight)
+        return {"loss": 1.0, "top1": 1.0}
+    monkeypatch.setattr(finetune, "evaluate", spoil)
+    with pytest.raises(AssertionError, match="masked weights are not zero any more"):
+        finetune.main(["--model", half_pruned[2], *TINY, "--epochs", "1", "--save", str(tmp_path / "f")])
+
+
+def test_faithful_has_signed_coefficients_and_its_own_rates(tmp_path, monkeypatch):
+    seen, real = [], penalties.gradient
+    monkeypatch.setattr(penalties, "gradient", lambda w, gammas, kind: seen.append((
+        w[0].detach().clone(), gammas[0].clone(), kind)) or real(w, gammas, kind))
+    path = str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))
+    for flags, gamma in (([], lambda w: 1 / (w + 0.5)),
+                         (["--sparsity-type", "filter"], lambda w: 1 / (w.flatten(1).norm(dim=1) + 0.5))):
+        seen.clear()
+        kind = flags[1] if flags else "irregular"
+        monkeypatch.setattr(main, "LENGTH", 2)               # the original's fifths, in a run of two epochs
+        folder = tmp_path / kind
+        main.train(main.parse(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--eps", "0.5",
+                               "--lr", "0.01", "--optmzr", "sgd", "--save", str(folder), *flags]))
+        for step in (0, 2):                                  # as the weights are when an epoch begins
+            w, gammas, given = seen[step]
+            torch.testing.assert_close(gammas.flatten(), gamma(w).flatten())
+            assert torch.equal(gammas, seen[step + 1][1]) and given == kind
+        rates = [float(line.split(",")[1]) for line in (folder / "log.csv").read_text().splitlines()[1:]]
+        assert rates == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 1 * 1.6], rel=1e-5)
+
+
+def test_images_are_cropped_and_mirrored_but_not_digits(tmp_path, monkeypatch):
+    seen = []
+
+    def loaders(self, dataset, **how):
+        seen.append(how)
+        raise StopError
+    monkeypatch.setattr(Run, "loaders", loaders)
+    mask = {"conv1.weight": torch.ones(20, 1, 5, 5, dtype=torch.bool)}
+    digits = str(save(tmp_path / "l.pth.tar", models.build("lenet5"), masks=mask))
+    mask = {"conv1.weight": torch.ones(16, 3, 3, 3, dtype=torch.bool)}
+    images = str(save(tmp_path / "r.pth.tar", models.build("resnet", depth=8), masks=mask))
+    for script, flags in ((main, RESNET8), (finetune, ["--model", images, *TINY]),
+                          (main, ["--arch", "lenet5", *RESNET8[2:]]), (finetune, ["--model", digits, *TINY])):
+        with pytest.raises(StopError):
+            script.main([*flags, "--save", str(tmp_path / "x")])
+    assert seen == [{"crop": 4, "flip": True}] * 2 + [{"crop": 0, "flip": False}] * 2
+
 
 def dense_run(folder, *flags):
     flags = [*RESNET8, "--epochs", "1", "--warmup-epochs", "0", *flags, "--save", str(folder)]
@@ -404,11 +694,11 @@ def test_the_first_step_has_the_gradient_of_loss_and_penalty(tmp_path, monkeypat
     dataset = data.load("shapes10", subset=10)
     (images, labels), = data.Loader(dataset, "train", 10, crop=4, flip=True, seed=1).epoch(0)
     loss = main.smoothed_loss(model.train().to(memory_format=torch.channels_last)(images), labels, labels, 1.0, 0.1)
-    w = model.conv1.weight
-    (loss + 0.01 * (w.abs() / (w.detach().abs() + 1e-3)).sum()).backward()
-    lr = 0.1 * 0.98
-    assert torch.allclose(after["conv1.weight"], w.detach() - lr * w.grad, atol=1e-8)
-    assert not torch.equal(after["conv1.weight"], w.detach())
+    convs = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]      # the first and the last too
+    (loss + 0.01 * sum((w.abs() / (w.detach().abs() + 1e-3)).sum() for w in convs)).backward()
+    for name, w in model.named_parameters():
+        assert torch.allclose(after[name], w.detach() - 0.1 * 0.98 * w.grad, rtol=1e-4, atol=1e-6), name
+    assert not torch.equal(after["conv1.weight"], model.conv1.weight)
 
 
 @pytest.mark.parametrize("flags", [["--optmzr", "adam"], ["--optmzr", "sgd", "--momentum", "0.9", "--wd", "0.1"]])
@@ -446,10 +736,6 @@ def test_the_mask_is_applied_again_after_a_step_that_moved_everything(tmp_path, 
     flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
     out = finetune.retrain(finetune.parse(flags))
     assert torch.equal(checkpoint.load(out)["state_dict"]["conv1.weight"] != 0, mask)
-
-
-class StopError(Exception):
-    pass
 
 
 def stopped_after(epoch, monkeypatch, work):
@@ -539,6 +825,12 @@ def test_main_refuses(tmp_path):
                    "--save", str(tmp_path / "x")])
     with pytest.raises(UserError, match="holds no masks"):
         finetune.main(["--model", str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))])
+    with pytest.raises(UserError, match="--model FILE"):
+        finetune.main([])
+    mask = {"conv1.weight": torch.ones(16, 3, 3, 3, dtype=torch.bool)}
+    with pytest.raises(UserError, match="--warmup-epochs -1"):
+        finetune.main(["--model", str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), masks=mask)),
+                       "--warmup-epochs", "-1"])
     assert network("mobilenetv2", 17) == network("mobilenetv2") == ("mobilenetv2", {"width_multiplier": 1.3})
     assert network("mobilenetv2_0.5")[1] == {"width_multiplier": 0.5} and network("resnet20")[1] == {"depth": 20}
 

@@ -74,15 +74,18 @@ def test_no_layer_loses_all_its_channels(capsys):
     assert not keep["weak"].any()
     kept = prune.keep_some(keep, scores)
     assert kept["weak"].tolist() == [False, True, False]
-    assert "weak: all 3 channels" in capsys.readouterr().out
+    assert capsys.readouterr().out == "weak: all 3 channels are below the threshold; it keeps its strongest 1\n"
+    prune.keep_some(keep, scores, quiet=True)
+    assert not capsys.readouterr().out
 
 
 def test_round_to_gives_multiples_and_keeps_the_strongest():
-    scores = {"a": torch.arange(32.0), "b": torch.arange(20.0), "c": torch.arange(6.0), "d": torch.arange(32.0)}
-    keep = {name: scores[name] >= least for name, least in (("a", 21), ("b", 3), ("c", 4), ("d", 19))}
-    assert [int(mask.sum()) for mask in keep.values()] == [11, 17, 2, 13]
+    scores = {"a": torch.arange(32.0), "b": torch.arange(20.0), "c": torch.arange(6.0), "d": torch.arange(32.0),
+              "e": torch.arange(22.0)}
+    keep = {name: scores[name] >= least for name, least in (("a", 21), ("b", 3), ("c", 4), ("d", 19), ("e", 1))}
+    assert [int(mask.sum()) for mask in keep.values()] == [11, 17, 2, 13, 21]
     kept = prune.keep_some(keep, scores, round_to=8)
-    assert {name: int(mask.sum()) for name, mask in kept.items()} == {"a": 8, "b": 16, "c": 6, "d": 16}
+    assert {name: int(mask.sum()) for name, mask in kept.items()} == {"a": 8, "b": 16, "c": 6, "d": 16, "e": 22}
     assert kept["a"].nonzero().flatten().tolist() == list(range(24, 32))
 
 
@@ -241,6 +244,7 @@ def test_mask_then_compact_is_the_same_network(arch, tmp_path):
     cut(tmp_path / "masked/pruned.pth.tar", tmp_path / "small", "--compact")
     masked, small = (checkpoint.load(tmp_path / d / "pruned.pth.tar") for d in ("masked", "small"))
     assert "masks" in masked and "masks" not in small
+    assert "(as the masks say)" in (tmp_path / "small/prune.txt").read_text()
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         a, b = checkpoint.to_model(masked)(images), checkpoint.to_model(small)(images)
@@ -256,6 +260,9 @@ def test_compact_after_a_first_narrowing(tmp_path):
     cut(tmp_path / "masked/pruned.pth.tar", tmp_path / "small", "--compact")
     masked, small = (checkpoint.load(tmp_path / d / "pruned.pth.tar") for d in ("masked", "small"))
     assert sum(small["cfg"]["widths"]) == 952 - int(0.3 * 952) and sum(masked["cfg"]["widths"]) == 952
+    unread = torch.ones(256, dtype=torch.bool).index_fill(0, masked["state_dict"]["select.indices"], False)
+    assert unread.any() and not masked["masks"]["bn.weight"][unread].any()   # dropped before, so they stay dropped
+    assert masked["state_dict"]["bn.weight"][unread].eq(0).all()
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         a, b = checkpoint.to_model(masked)(images), checkpoint.to_model(small)(images)
@@ -268,7 +275,8 @@ def test_a_fully_masked_layer_is_no_error_and_still_compacts(tmp_path, capsys):
     model.layer2[1].bn2.weight.data.mul_(1e-6)               # this layer goes as a whole
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
     cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.5")
-    assert "layer2.1.bn2: all channels are zero" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "layer2.1.bn2: all channels are zero" in out and out.count("all channels are zero") == 1
     cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--compact")
     small = checkpoint.load(tmp_path / "b/pruned.pth.tar")
     assert small["state_dict"]["layer2.1.conv1.weight"].shape[0] == 1
@@ -306,10 +314,11 @@ def originals_file(path, arch, seed=0, **extra):
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_a_file_of_the_original_repository_prunes_like_the_original(arch, tmp_path):
+def test_a_file_of_the_original_repository_prunes_like_the_original(arch, tmp_path, capsys):
     model = originals_file(tmp_path / "theirs.pth.tar", arch)
     cut(tmp_path / "theirs.pth.tar", tmp_path / "p", "--arch", arch, "--depth", str(FAMILIES[arch]), "--dataset",
         "shapes10", "--faithful", "--percent", "0.3")
+    assert "without -sr" not in capsys.readouterr().out      # the file does not say how it was trained
     small = checkpoint.to_model(checkpoint.load(tmp_path / "p/pruned.pth.tar"))
     # the original script, by its description: strict threshold over all batch norms, gamma and beta to zero
     norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
@@ -359,27 +368,47 @@ def test_a_masked_file_of_the_original_repository_loads_whole(tmp_path):
         assert torch.equal(loaded(images), model(images))
 
 
-def test_the_random_control_drops_as_many_channels_but_others(tmp_path):
+def test_the_random_control_drops_as_many_channels_but_others(tmp_path, monkeypatch):
+    drawn = []
+    monkeypatch.setattr(prune, "draw", lambda path, gammas, keep, threshold: drawn.append(threshold))
     saved(tmp_path / "m.pth.tar", "resnet")
-    for criterion in ("gamma", "random"):
-        cut(tmp_path / "m.pth.tar", tmp_path / criterion, "--percent", "0.4", "--criterion", criterion)
-    gamma, random = (checkpoint.load(tmp_path / c / "pruned.pth.tar")["cfg"]["widths"] for c in ("gamma", "random"))
-    assert sum(gamma) == sum(random) and gamma != random
+    flags = ["--percent", "0.4", "--criterion"]
+    widths = []
+    for number, more in enumerate((["gamma"], ["random"], ["random", "--seed", "1"], ["random", "--seed", "2"])):
+        cut(tmp_path / "m.pth.tar", tmp_path / str(number), *flags, *more)
+        widths.append(checkpoint.load(tmp_path / str(number) / "pruned.pth.tar")["cfg"]["widths"])
+    gamma, random, again, other = widths
+    assert sum(gamma) == sum(random) and gamma != random == again != other
+    assert 0 < drawn[0] < 1 and drawn[1:] == [None] * 3      # random numbers have no place among the gammas
+    cut(tmp_path / "m.pth.tar", tmp_path / "s", *flags, "random", "--streams")
+    streams = checkpoint.load(tmp_path / "s/pruned.pth.tar")["cfg"]["streams"]
+    assert all(left < had for left, had in zip(streams[1:], (64, 128, 256), strict=True))
 
 
 def test_prune_writes_what_it_says(tmp_path, capsys):
-    saved(tmp_path / "m.pth.tar", "resnet")
+    model = saved(tmp_path / "m.pth.tar", "resnet")
+    threshold = torch.cat(list(prune.gammas_of(model).values())).sort().values[544]
     cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.4")
     out, text = capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()
     lines = text.splitlines()
     ckpt = checkpoint.load(tmp_path / "p/pruned.pth.tar")
-    total = compute_flops.count(checkpoint.to_model(ckpt)).total
+    small, whole = (compute_flops.count(checkpoint.to_model(checkpoint.load(path)))
+                    for path in (tmp_path / "p/pruned.pth.tar", tmp_path / "m.pth.tar"))
+    total, before = small.total, whole.total
+    assert (before.params, whole.selections, small.selections) == (219_482, 912, 912)
     assert lines[0] == "Configuration:" and json.loads(lines[1]) == ckpt["cfg"]["widths"]
     assert lines[2] == "Number of parameters:" and int(lines[3]) == total.params
     assert lines[4] == "Test accuracy:" and 0 <= float(lines[5]) <= 1
     for report in (text, out):
         assert f"{total.params:,}" in report and f"{total.macs:,}" in report and f"{2 * total.macs:,}" in report
         assert "requested 40.00 %" in report and "dropped 544 of 1360 channels: 40.00 %" in report
+        assert f"threshold {threshold:.4g})" in report and compute_flops.table(small, whole) in report
+        assert f"\n{'bn':30} {256:9d} {ckpt['cfg']['widths'][-1]:6d}\n" in report
+        for name, a, b in (("parameters", before.params, total.params), ("MACs", before.macs, total.macs),
+                           ("parameters with selection indexes", before.params + 912, total.params + 912),
+                           ("FLOPs (2 x MACs)", 2 * before.macs, 2 * total.macs),
+                           ("FLOPs as thop counts (2 x (MACs + 2 BN))", before.thop_flops, total.thop_flops)):
+            assert f"\n{name:40} {a:14,} {b:14,} {100 * b / a:6.1f} %" in report
     assert (tmp_path / "p/prune.png").stat().st_size > 5000
     assert ckpt["dense"]["params"] == 219_482
 
@@ -470,11 +499,32 @@ def test_prune_refuses(tmp_path):
                            (["--compact", "--faithful"], "leave out --faithful"),
                            (["--compact", "--criterion", "random"], "leave out --faithful and --criterion"),
                            (["--compact", "--round-to", "2"], "--round-to"),
+                           (["--streams", "--compact"], "from streams"), (["--streams", "--faithful"], "from streams"),
+                           (["--keep-macs", "0.5", "--faithful"], "--keep-macs"),
+                           (["--dataset", "nowhere"], "nowhere"),
                            (["--mask", "--round-to", "8"], "--round-to"), (["--depth", "13"], "depth 11"),
                            (["--arch", "resnet"], "not --arch resnet"), (["--arch", "vgg13"], "depth 11")):
         with pytest.raises(UserError, match=message):
             cut(tmp_path / "m.pth.tar", tmp_path / "p", *flags)
+    with pytest.raises(UserError, match="has no batch norm"):
+        checkpoint.save(tmp_path / "l.pth.tar", checkpoint.of(models.build("lenet300"), "hoyer", "dense", "shapes10"))
+        cut(tmp_path / "l.pth.tar", tmp_path / "p")
     assert not (tmp_path / "p").exists()
+
+
+def test_compact_takes_the_masks_of_every_batch_norm():
+    model = trained_like("vgg", 11)
+    masks = prune.zero(model, {name: torch.arange(len(i)) % 2 == 0 for name, i in prune.candidates(model).items()})
+    ckpt = {"masks": masks, "path": "m.pth.tar"}
+    assert all(mask[0] and not mask[1] for mask in prune.by_masks(ckpt, model).values())
+    for names in (["feature.0.weight"], list(masks)[:-2]):   # another method's alone, all but one
+        with pytest.raises(UserError, match="m.pth.tar holds no masks"):
+            prune.by_masks({**ckpt, "masks": {name: masks.get(name) for name in names}}, model)
+
+
+def test_defaults_of_prune():
+    args = prune.parse(["--model", "m.pth.tar"])
+    assert (args.percent, args.criterion, args.seed, args.round_to) == (0.5, "gamma", 1, 1)
 
 
 def test_a_stopped_prune_says_one_line_and_writes_nothing(tmp_path, monkeypatch, capsys):
@@ -503,10 +553,11 @@ def test_a_command_without_save_gets_a_folder_named_after_its_network(tmp_path, 
         "shapes10-preresnet20-finetuned", "shapes10-preresnet20-pruned", "shapes10-resnet20-dense"]
 
 
+@pytest.mark.parametrize("gamma", [0.5, 0.0])
 @pytest.mark.parametrize("keep", [[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0]])
-def test_of_equally_strong_channels_those_that_were_kept_stay(keep):
+def test_of_equally_strong_channels_those_that_were_kept_stay(keep, gamma):
     keep = torch.tensor(keep, dtype=torch.bool)
-    kept = prune.keep_some({"a": keep}, {"a": torch.full(keep.shape, 0.5)}, round_to=4)["a"]
+    kept = prune.keep_some({"a": keep}, {"a": torch.full(keep.shape, gamma)}, round_to=4)["a"]
     assert int(kept.sum()) == 4 and int((kept & keep).sum()) == min(4, int(keep.sum()))
 
 
@@ -580,7 +631,26 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
     assert "\nTest accuracy:\n0.3000\n" in (tmp_path / "p/prune.txt").read_text()
 
 
-@pytest.mark.parametrize("stage, noted", [("dense", True), ("sparse", False)])
+def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch):
+    """Networks of one linear layer: 2 x, and 1.5 x of the same images."""
+    class Times(nn.Linear):
+        def forward(self, images):
+            return images.flatten(1)[:, :10] * self.weight[0, 0]
+
+    whole, masked, small = (Times(1, 1) for _ in range(3))
+    for layer, factor in ((whole, 9.0), (masked, 2.0), (small, 1.5)):
+        nn.init.constant_(layer.weight, factor)
+    dataset, asked = data.load("shapes10", subset=20), []
+    monkeypatch.setattr(data, "for_network", lambda *given: asked.append(given) or dataset)
+    args = prune.parse(["--model", "m.pth.tar", "--dataset", "shapes10"])
+    loaders = []
+    monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": 1.0})
+    line, _ = prune.accuracies(args, whole, masked, small, torch.device("cpu"))
+    assert line.endswith("their logits differ by 2.5e-01 of the largest") and asked == [(whole, args, "m.pth.tar")]
+    assert torch.equal(loaders[0].labels, dataset.y_test)
+
+
+@pytest.mark.parametrize("stage, noted", [("dense", True), ("sparse", False), ("finetuned", False)])
 def test_a_network_trained_without_the_penalty_is_noted(stage, noted, tmp_path, capsys):
     model = trained_like("densenet", 10)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", stage, "shapes10"))

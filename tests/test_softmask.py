@@ -1,10 +1,12 @@
 """Soft-binary masks: each formula by hand, counts from masks, exact pruning, averaging, quantizers and the score."""
 import argparse
 import copy
+import csv
 
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import assert_same_network, train_by_hand
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models, packing
@@ -263,6 +265,9 @@ def test_a_pretrained_network_begins_under_its_masks_as_it_was(name):
     assert not torch.allclose(net(images_for(model)), before, rtol=1e-3)
     net.absorb()
     torch.testing.assert_close(net(images_for(model)), before, rtol=1e-4, atol=1e-4)
+    closed = SoftMask(copy.deepcopy(model), init=-0.6)       # what a mask of 0 hides cannot be divided by it
+    closed.absorb()
+    assert all(torch.equal(p, q) for p, q in zip(closed.model.parameters(), model.parameters(), strict=True))
 
 
 # The rest of the loss, the schedule
@@ -281,7 +286,9 @@ def test_distillation_and_confidence_by_hand():
     (["--schedule", "step"], [1, 1, 0.1, 0.01, 0.01]),
     # constant to 50 % of 8 epochs, linear to 0.3 at 90 %
     (["--schedule", "swa", "--swa-start", "8", "--swa-lr", "0.03", "--lr", "0.1"], [1, 1, 0.78125, 0.3, 0.3]),
-    (["--schedule", "swa", "--swa-start", "8"], [1, 1, 0.84375, 0.5, 0.5])])
+    (["--schedule", "swa", "--swa-start", "8"], [1, 1, 0.84375, 0.5, 0.5]),
+    (["--schedule", "swa", "--swa-start", "8", "--swa-lr", "0"], [1, 1, 0.6875, 0, 0]),
+    (["--schedule", "swa", "--swa-start", "0"], [1, 0.5, 0.5, 0.5, 0.5])])
 def test_schedules(flags, factors):
     args = main.parse(["--epochs", "10", *flags])
     at = (0, 2, 5, 8, 9)
@@ -294,6 +301,10 @@ def test_the_defaults_are_the_published_run():
         300, 64, 0.01, 1e-4, 0.9, 64)
     assert (args.wg, args.tw, args.wme, args.mwd, args.swa_start, args.schedule, args.temp, args.minit) == (
         30, 10, 50, 5e-4, 161, "constant", 1, 0)
+    assert (args.ltea, args.lseps, args.confp, args.d) == (0.5, 0, 0, 0)
+    args = finetune.parse(["--pruned", "m.pth.tar"])
+    assert (args.epochs, args.batch_size, args.lr, args.momentum, args.weight_decay, args.schedule) == (
+        20, 64, 0.01, 0.9, 1e-4, "cosine")
 
 
 # main.py
@@ -384,6 +395,113 @@ def test_a_step_follows_target_minus_sparsity(flags, target, tmp_path, monkeypat
     torch.testing.assert_close(at, without)
 
 
+def rows(folder):
+    with open(folder / "log.csv", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_four_steps_by_hand(tmp_path, monkeypatch):
+    """The whole loss and SGD, written out: v <- momentum v + gradient + decay w, w <- w - lr v; --mwd for masks."""
+    train(tmp_path / "t", "--epochs", 1)
+    evaluated = []
+    monkeypatch.setattr(main, "evaluate", lambda model, loader: evaluated.append(copy.deepcopy(model)) or {
+        "loss": 1.0, "top1": 90.0 - len(evaluated)})         # the first epoch is the best
+    ckpt = train(tmp_path / "run", "--target", 0.4, "--wme", 1, "--wg", 8, "--tw", 20, "--ftarget", 0.6, "--wg2", 0,
+                 "--epochs", 2, "--lr", 0.1, "--subset", 40, "--momentum", 0.7, "--wd", 0.1, "--mwd", 0.2, "--confp",
+                 0.3, "--lseps", 0.2, "--schedule", "cosine", "--teacher", tmp_path / "t/checkpoint.pth.tar", "--ltea",
+                 0.25)
+    torch.manual_seed(1)
+    arch, cfg = network("wideresnet", 10, 1)
+    net = SoftMask(models.build(arch, num_classes=10, **cfg)).train()
+    teacher = checkpoint.to_model(checkpoint.load(tmp_path / "t/checkpoint.pth.tar"))
+    loader = data.Loader(data.load("shapes10", subset=40), "train", 20, seed=1, crop=4, flip=True)
+    velocity, seen, gone = [0] * len(list(net.parameters())), [], []
+    for epoch, lr in enumerate((0.1, 0.05)):
+        for images, labels in loader.epoch(epoch):
+            logits, told = net(images), teacher(images).softmax(1).detach()
+            smooth = 0.8 * F.one_hot(labels, 10) + 0.02
+            loss = 0.75 * -(smooth * logits.log_softmax(1)).sum(1).mean()
+            loss = loss + 0.25 * -(told * logits.log_softmax(1)).sum(1).mean() + 0.3 * main.confidence(logits)
+            entries = net.counted_masks()
+            if epoch == 1:
+                spread = 20 * entries.var() / entries.mean()
+                loss = loss + (0.4 - net.sparsity()) * (8 * entries.mean() - spread)
+                loss = loss - (0.6 - net.sparsity(flops=True)) * spread
+            seen.append(float(entries.detach().mean()))
+            gone.append(float(net.sparsity()))
+            for i, (p, g) in enumerate(zip(net.parameters(), torch.autograd.grad(loss, list(net.parameters())),
+                                           strict=True)):
+                velocity[i] = 0.7 * velocity[i] + g + (0.2 if p is net.m else 0.1) * p.detach()
+                p.data -= lr * velocity[i]
+    for name, tensor in net.state_dict().items():
+        torch.testing.assert_close(ckpt["resume"]["net"][name], tensor, rtol=1e-3, atol=1e-4, msg=name)
+    last = rows(tmp_path / "run")[-1]
+    assert float(last["train_mask"]) == pytest.approx(sum(seen[2:]) / 2, rel=1e-3)
+    assert float(last["train_sparsity"]) == pytest.approx(sum(gone[2:]) / 2, abs=1e-3)
+    # what is evaluated and saved is the masked network; what is pruned is the last one, not the best
+    assert torch.equal(evaluated[1].conv1.weight, ckpt["state_dict"]["conv1.weight"])
+    pruned = checkpoint.load(tmp_path / "run/pruned_model.pth.tar")
+    assert pruned["epoch"] == 2 and pruned["args"]["model"] == str(tmp_path / "run/checkpoint.pth.tar")
+    torch.testing.assert_close(pruned["state_dict"]["fc.bias"], ckpt["state_dict"]["fc.bias"])
+
+
+def test_masks_halve_fresh_weights_and_leave_pretrained_ones(tmp_path):
+    """With --lr 0: only the statistics of the batch norms change, because the network trains."""
+    still = ["--epochs", 1, "--lr", 0, "--subset", 20]
+    dense = train(tmp_path / "a", *still)["state_dict"]
+    fresh = train(tmp_path / "b", *MASKS, *still)["state_dict"]
+    kept = train(tmp_path / "c", *MASKS, *still, "--pretrained", tmp_path / "a/checkpoint.pth.tar", tiny=TINY[4:])
+    for name in ("conv1.weight", "block1.layer.0.bn1.weight", "block3.layer.0.conv2.weight"):
+        torch.testing.assert_close(fresh[name], 0.5 * dense[name])
+        torch.testing.assert_close(kept["state_dict"][name], dense[name])
+    norm = "block1.layer.0.bn1.running_mean"
+    assert not torch.allclose(kept["state_dict"][norm], dense[norm], rtol=1e-2)
+    assert kept["dense"]["params"] == sum(p.numel() for p in checkpoint.to_model(kept).parameters())
+
+
+def test_images_are_cropped_and_mirrored_and_those_of_cifar100_have_squares_cut_out(tmp_path, data_folder, monkeypatch):
+    (tmp_path / "cifar100.npz").write_bytes((data_folder / "shapes10.npz").read_bytes())
+    seen = []
+
+    def loaders(self, dataset, **how):
+        seen.append(how)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Run, "loaders", loaders)
+    torch.manual_seed(0)
+    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("resnet", depth=8), "softmask", "pruned",
+                                                                "shapes10"))
+    for flags in ([], ["--dataset", str(tmp_path / "cifar100.npz")], ["--length", "5"]):
+        for script, start in ((main.main, TINY), (finetune.main, ["--pruned", str(path)])):
+            with pytest.raises(KeyboardInterrupt):
+                script([*start, *flags, "--save", str(tmp_path / "x")])
+    assert seen == [{"crop": 4, "flip": True, "cutout": length} for length in (0, 0, 8, 8, 5, 5)]
+
+
+def test_fine_tuning_is_sgd_with_the_masks_after_every_step(tmp_path):
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=8)
+    masks = {name: torch.rand(p.shape) > 0.5 for name, p in model.named_parameters() if p.dim() == 4}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+    dense = {"params": 1, "macs": 2, "cfg": model.cfg}
+    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "softmask", "pruned", "shapes10", masks=masks,
+                                                                dense=dense))
+    flags = ["--pruned", str(path), *TINY[6:], "--subset", "20", "--batch-size", "10", "--epochs", "2", "--lr", "0.02",
+             "--momentum", "0.8", "--wd", "0.1", "--seed", "3", "--save", str(tmp_path / "run")]
+    finetune.main(flags)
+    loader = data.Loader(data.load("shapes10", subset=20), "train", 10, crop=4, flip=True, seed=3)
+    train_by_hand(model, loader, [0.02, 0.01], momentum=0.8, weight_decay=0.1, masks=masks)      # half a cosine
+    for name in ("finetuned", "checkpoint"):
+        ckpt = checkpoint.load(tmp_path / f"run/{name}.pth.tar")
+        assert_same_network(ckpt["state_dict"], model)
+        assert all(torch.equal(ckpt["masks"][name], mask) for name, mask in masks.items()) and ckpt["dense"] == dense
+    masks["conv1.weight"] = ~masks["conv1.weight"]
+    checkpoint.save(path, checkpoint.of(model, "softmask", "pruned", "shapes10", masks=masks))
+    with pytest.raises(UserError, match="different masks"):
+        finetune.main([*flags, "--resume", "auto"])
+
+
 def test_the_teacher_and_the_labels_share_the_loss(tmp_path):
     train(tmp_path / "t", "--epochs", 1)
     flags = ["--target", 0.4, "--wme", 9, *ONE_STEP, "--teacher", tmp_path / "t" / "checkpoint.pth.tar", "--ltea"]
@@ -428,6 +546,9 @@ def test_the_average_is_the_mean_of_the_epochs_with_statistics_of_its_own(flags,
 
     # It is the averaged network that is saved, evaluated and pruned.
     if flags:
+        last = rows(tmp_path)[-1]
+        assert float(last["sparsity"]) == pytest.approx(float(net.sparsity()))
+        assert float(last["flops_gone"]) == pytest.approx(float(net.sparsity(flops=True)))
         assert torch.equal(ckpt["state_dict"]["conv1.weight"], stem.weight)
         assert torch.equal(ckpt["soft_masks"]["conv1"], net.masks()[net.names.index("conv1")])
     else:
@@ -473,6 +594,11 @@ def test_single_weight_masks_are_kept_by_what_comes_after(tmp_path):
     zeros = {name: ~mask for name, mask in pruned["masks"].items()}
     assert sum(int(z.sum()) for z in zeros.values()) > 100
     assert all(pruned["state_dict"][name][z].eq(0).all() for name, z in zeros.items())
+    ckpt = checkpoint.load(tmp_path / "checkpoint.pth.tar")
+    assert all(torch.equal(ckpt["masks"][name], mask > 0) for name, mask in ckpt["soft_masks"].items())
+    for flags in (["--keep-macs", "0.5"], ["--round-to", "8"]):
+        with pytest.raises(UserError, match="(--keep-macs|--round-to).*masks of channels|--keep-macs for those"):
+            prune.main(["--model", str(tmp_path / "checkpoint.pth.tar"), "--save", str(tmp_path / "x"), *flags])
     finetune.main(["--pruned", str(tmp_path / "pruned_model.pth.tar"), "--epochs", "1", "--subset", "60",
                    "--batch-size", "20", "--device", "cpu", "--save", str(tmp_path / "f")])
     tuned = checkpoint.load(tmp_path / "f" / "finetuned.pth.tar")
@@ -482,6 +608,9 @@ def test_single_weight_masks_are_kept_by_what_comes_after(tmp_path):
 
 @pytest.mark.parametrize("flags, message", [
     (["--nfp"], "--nfp needs --target"), (["--ftarget", "0.3"], "--ftarget needs --target"),
+    (["--pflops"], "--pflops needs --target"), (["--stage-masks"], "--stage-masks needs --target"),
+    (["--pretrained", "m", "--wf", "2"], "leave out --wf and --d"),
+    (["--pretrained", "m", "--d", "0.3"], "leave out --wf and --d"),
     (["--target", "0.3", "--nfp", "--stage-masks"], "choose one"), (["--target", "1.2"], "fraction"),
     (["--ltea", "2"], "ltea"), (["--temp", "0"], "temp"), (["--arch", "resnet20", "--wf", "2"], "wideresnet"),
     (["--arch", "cnn"], "there is no --arch cnn"), (["--depth", "11"], "6n\\+4")])
@@ -495,6 +624,56 @@ def test_pruning_takes_masked_networks_only(tmp_path):
     train(tmp_path, "--epochs", 1)
     with pytest.raises(UserError, match="has no soft masks"):
         prune.main(["--model", str(tmp_path / "checkpoint.pth.tar")])
+
+
+def pruned_by_hand(folder, *flags):
+    """What prune.py makes of a WideResNet-10-1 whose masks are 0, 0.001, 0.3, 1, 0.6, 0, ..."""
+    model = trained_like("wrn-16-2", depth=10, widen_factor=1)
+    net = SoftMask(model).eval()
+    net.m.data = torch.tensor([-0.7, -0.499, -0.2, 0.6, 0.1]).repeat(len(net.m) // 5 + 1)[:len(net.m)]
+    soft = {name: mask.detach() for name, mask in zip(net.names, net.masks(), strict=True)}
+    path = checkpoint.save(folder / "m.pth.tar", checkpoint.of(
+        net.folded(), "softmask", "sparse", "shapes10", soft_masks=soft, dense=compute_flops.summary(model), args={
+            "nfp": False, "pflops": True, "target": 0.37}))
+    prune.main(["--model", str(path), "--save", str(folder), "--subset", "20", "--device", "cpu", *flags])
+    return checkpoint.load(folder / "pruned_model.pth.tar"), soft
+
+
+def test_prune_takes_the_masks_of_zero_and_reports_what_is_gone(tmp_path, capsys):
+    ckpt, soft = pruned_by_hand(tmp_path)
+    assert ckpt["state_dict"]["block1.layer.0.conv1.weight"].shape[0] == int((soft["block1.layer.0.conv1"] > 0).sum())
+    before, after = (compute_flops.count(checkpoint.to_model(checkpoint.load(tmp_path / f"{name}.pth.tar")))
+                     for name in ("m", "pruned_model"))
+    a, b = before.total, after.total
+    for report in ((tmp_path / "prune.txt").read_text(), capsys.readouterr().out):
+        for name, x, y in (("parameters", a.params, b.params), ("MACs", a.macs, b.sparse_macs),
+                           ("FLOPs (2 x MACs)", 2 * a.macs, 2 * b.sparse_macs)):
+            assert f"\n{name:34} {x:15,} {y:15,} {100 * (1 - y / x):8.2f} % gone" in report
+        kept = ckpt["cfg"]["streams"][0]
+        assert compute_flops.table(after, before) in report and f"\n{'conv1':34} {16:9,} {kept:9,}\n" in report
+        assert "the target was 37.00 % of the FLOPs" in report
+
+
+def test_prune_says_how_far_the_logits_are_off(tmp_path, monkeypatch, capsys):
+    """Where channels are dropped that are not silent they differ."""
+    monkeypatch.setattr(prune, "silence", lambda model, keep: None)
+    monkeypatch.setattr(prune, "choose", lambda model, soft, t, round_to: {
+        "block1.layer.0.conv1": torch.arange(len(soft["block1.layer.0.conv1"])) < 3})
+    loaders = []
+    monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": 1.0})
+    pruned_by_hand(tmp_path)
+    assert float(capsys.readouterr().out.split("logits differ by ")[1].split()[0]) > 1e-3
+    assert torch.equal(loaders[0].labels, data.load("shapes10", subset=20).y_test)
+
+
+def test_keep_macs_of_masks_counts_what_is_left_in_multiples(tmp_path, capsys):
+    ckpt, soft = pruned_by_hand(tmp_path, "--keep-macs", "0.6", "--round-to", "4")
+    out = capsys.readouterr().out
+    left = compute_flops.count(checkpoint.to_model(ckpt)).total.macs / ckpt["dense"]["macs"]
+    assert f"leave {left:.4f} of the MACs\n" in out and out.index("masks above") == 0
+    assert all(width % 4 == 0 for width in ckpt["cfg"]["widths"])
+    with pytest.raises(UserError, match="--keep-weights is for masks of single weights"):
+        pruned_by_hand(tmp_path, "--keep-weights", "0.6", "--overwrite")
 
 
 # Quantizers

@@ -35,8 +35,10 @@ def test_rounding_up_keeps_the_highest_of_those_that_went():
 def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, round_to):
     model = network(name)
     scores = {**prune.gammas_of(model), **streams.scores(model)}
-    keep = prune.keep_some(prune.choose(scores, percent)[0], scores, round_to, quiet=True)
-    keep = prune.follow_streams(keep, scores, model, round_to)
+    chosen = prune.keep_some(prune.choose(scores, percent)[0], scores, round_to, quiet=True)
+    before = {name: mask.clone() for name, mask in chosen.items()}
+    keep = prune.follow_streams(chosen, scores, model, round_to)
+    assert all(torch.equal(before[name], mask) for name, mask in chosen.items())         # a choice of its own
     masked, whole = copy.deepcopy(model), prune.over_all_channels(keep, model)
     prune.zero(masked, whole)
     small, images = models.narrow(masked, whole), images_for(model)
@@ -62,6 +64,9 @@ def test_a_stream_is_ranked_by_the_mean_gamma_of_its_readers():
     model.layer3[1].select.indices = torch.tensor([i for i in range(64) if i != 7])
     score = streams.scores(model)["layer3.0.downsample.0"]
     assert torch.allclose(score[[0, 5, 7]], torch.tensor([0.4, 0.8, 0.3]))
+    for norm, value in ((model.layer2[1].bn1, 0.2), (model.layer3[0].bn1, 0.6)):     # two layers read through the last
+        torch.nn.init.constant_(norm.weight, value)
+    assert torch.allclose(streams.scores(model)["layer2.0.downsample.0"], torch.tensor(0.4))
     assert streams.scores(model).keys() == {"conv1", "layer2.0.downsample.0", "layer3.0.downsample.0"}
     with pytest.raises(UserError, match="--streams: a vgg has no residual or dense stream"):
         streams.scores(network("vgg"))
@@ -98,8 +103,52 @@ def test_prune_with_streams_from_the_command(run, tmp_path):
         small = checkpoint.to_model(checkpoint.load(tmp_path / name / "pruned.pth.tar"))
         macs[name] = compute_flops.count(small).total.macs
     assert all(width % 4 == 0 for width in small.cfg["streams"]) and macs["streams"] != macs["plain"]
+    counted = compute_flops.count(small)
+    assert f" {counted.total.params + counted.selections:14,} " in (tmp_path / "streams/prune.txt").read_text()
+    whole = network("preresnet-bottleneck-select").cfg["widths"]
+    assert all(width % 4 == 0 or width == had for width, had in zip(small.cfg["widths"], whole, strict=True))
     done = run("slimming/prune.py", *flags, "--streams", "--mask", cwd=tmp_path)
     assert done.returncode == 2 and "--streams" in done.stderr and len(done.stderr.splitlines()) == 1
+
+
+def macs_left(model, scores, k, round_to=1):
+    """The MACs after slimming.prune has removed the k channels with the smallest scores."""
+    keep = prune.keep_some(prune.choose(scores, (k + 0.5) / sum(map(len, scores.values())))[0], scores, round_to, True)
+    keep = prune.follow_streams(keep, scores, model, round_to)
+    return compute_flops.count(models.narrow(model, prune.over_all_channels(keep, model))).total.macs
+
+
+@pytest.mark.parametrize("with_streams, round_to", [(False, 1), (False, 4), (True, 1), (True, 4)])
+@pytest.mark.parametrize("wanted", [0.5, 0.25])
+def test_keep_macs_removes_the_fewest_channels_that_do(wanted, with_streams, round_to, capsys):
+    """Also from a network that was narrowed before, whose selections pass on part of their channels."""
+    model = network("preresnet-basic-select")
+    ckpt = {"dense": compute_flops.summary(model), "arch": model.arch}
+    dense = ckpt["dense"]["macs"]
+    flags = ["--model", "m", "--keep-macs", str(wanted), "--round-to", str(round_to)]
+    if wanted == 0.25:
+        gammas = prune.gammas_of(model)
+        model = models.narrow(model, prune.keep_some(prune.choose(gammas, 0.3)[0], gammas, quiet=True))
+    scores = {**prune.gammas_of(model), **(streams.scores(model) if with_streams else {})}
+    percent = prune.percent_for(prune.parse(flags), ckpt, model, scores)
+    k = int(sum(map(len, scores.values())) * percent)
+    left = macs_left(model, scores, k, round_to)
+    assert left <= wanted * dense < macs_left(model, scores, k - 1, round_to)
+    assert capsys.readouterr().out == f"--percent {percent:.6f} leaves {left / dense:.4f} of the MACs\n"
+
+
+def test_keep_macs_may_take_all_but_one_channel_of_every_layer():
+    """The last two channels lie in one layer: it is left with one of them."""
+    model = network("vgg")
+    scores = {name: torch.zeros(len(gamma)) for name, gamma in prune.gammas_of(model).items()}
+    scores["feature.1"][:2] = torch.tensor([1.0, 2.0])
+    keep = {name: torch.arange(len(s)) == int(s.argmax()) for name, s in scores.items()}
+    dense = compute_flops.summary(model)
+    least = compute_flops.count(models.narrow(model, keep)).total.macs / dense["macs"]
+    args = prune.parse(["--model", "m", "--keep-macs", str(1.0001 * least)])
+    percent = prune.percent_for(args, {"dense": dense, "arch": model.arch}, model, scores)
+    total = sum(map(len, scores.values()))
+    assert int(total * percent) == total - 1
 
 
 def zeroed(name, seed=0):
@@ -148,3 +197,8 @@ def test_soft_masks_round_up_by_their_values():
     assert keep.nonzero().flatten().tolist() == [2, 5, 9, 11]
     assert softmask_prune.choose(model, {name: mask}, t=0.5, quiet=True)[name].sum() == 3
     assert not softmask_prune.choose(model, {name: mask * 0}, quiet=True, round_to=4)[name].any()   # the shortcut
+    last = softmask_prune.choose(network("vgg"), {"feature.0": torch.tensor([0.1, 0.2, 0.5, 0.4, 0.3, 0])}, t=0.9)
+    assert last["feature.0"].tolist() == [False, False, True, False, False, False]       # it keeps its strongest
+    name = "stage_1.stage_1_bottleneck_0.conv_reduce"        # groups of 64 channels, each with one mask
+    keep = softmask_prune.choose(network("resnext"), {name: torch.tensor([0, 0.5, 0])}, round_to=128)[name]
+    assert keep.tolist() == [True] * 128 + [False] * 64
