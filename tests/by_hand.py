@@ -1,4 +1,4 @@
-"""Training written out from the formulas, for tests to compare the scripts' loops with."""
+"""For several tests: training written out from the formulas, and networks that look trained."""
 import torch
 from torch import nn
 
@@ -26,3 +26,16 @@ def assert_same_network(state, model, rtol=1e-3, atol=1e-4):
     """The tensors of a state_dict are the model's, as exactly as two orders of summation allow."""
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=rtol, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def like_trained(model):
+    """The model with random batch norms and biases, as after training: all channels differ, none is a constant."""
+    for m in model.modules():
+        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
+            nn.init.uniform_(m.weight, 0.5, 1.5)
+            nn.init.normal_(m.bias, 0, 0.3)
+            nn.init.normal_(m.running_mean, 0, 0.3)
+            nn.init.uniform_(m.running_var, 0.5, 1.5)
+        elif isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None:
+            nn.init.normal_(m.bias, 0, 0.1)
+    return model

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from by_hand import like_trained
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models
@@ -635,15 +636,10 @@ def test_the_report_counts_channels_and_filters_of_convolutions():
 def sparse_like(arch, seed=0, **cfg):
     """A float64 network with trained-looking batch norms, scattered zeros, and dead inputs and outputs."""
     torch.manual_seed(seed)
-    model = models.build(arch, **cfg).double()
+    model = like_trained(models.build(arch, **cfg).double())
     with torch.no_grad():
         for m in model.modules():
-            if isinstance(m, nn.BatchNorm2d):
-                m.weight.uniform_(0.5, 1.5)
-                m.bias.normal_(0, 0.3)
-                m.running_mean.normal_(0, 0.3)
-                m.running_var.uniform_(0.5, 1.5)
-            elif isinstance(m, nn.Conv2d | nn.Linear):
+            if isinstance(m, nn.Conv2d | nn.Linear):
                 m.weight.mul_(torch.rand_like(m.weight) < 0.5)
                 if m.weight.shape[1] > 3:
                     m.weight[:, torch.rand(m.weight.shape[1]) < 0.3] = 0

@@ -1,6 +1,7 @@
 """A network with channels masked and the narrow network without them give the same logits."""
 import pytest
 import torch
+from by_hand import like_trained
 from torch import nn
 
 from common import UserError
@@ -53,16 +54,7 @@ def network(name, dtype=torch.float64, seed=0):
     """In evaluation mode, with random batch norms and biases."""
     torch.manual_seed(seed)
     arch, cfg = NETS[name]
-    model = build(arch, **cfg)
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, 0, 0.3)
-            nn.init.normal_(m.running_mean, 0, 0.3)
-            nn.init.uniform_(m.running_var, 0.5, 1.5)
-        elif isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None:
-            nn.init.normal_(m.bias, 0, 0.1)
-    return model.to(dtype).eval()
+    return like_trained(build(arch, **cfg)).to(dtype).eval()
 
 
 def images_for(model):

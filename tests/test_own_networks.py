@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import like_trained
 from torch import nn
 
 import hoyer.networks
@@ -231,13 +232,7 @@ KINDS = ("kuangliu ResNet18", "kuangliu PreActResNet18", "kuangliu VGG16", "kuan
 def random_network(kind):
     torch.manual_seed(0)
     net, name, side = reference(kind)
-    for m in net.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, 0, 0.3)
-            nn.init.normal_(m.running_mean, 0, 0.3)
-            nn.init.uniform_(m.running_var, 0.5, 1.5)
-    return net.eval(), name, side
+    return like_trained(net).eval(), name, side
 
 
 @pytest.mark.parametrize("kind", KINDS)

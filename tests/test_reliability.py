@@ -5,10 +5,10 @@ import mutations
 import pytest
 import reliability
 import torch
+from by_hand import like_trained
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_narrow import NETS, mask, network, random_keep, width_of
-from torch import nn
 
 from common import UserError, checkpoint
 from common.models import ARCHS, build, input_shape, narrow
@@ -114,14 +114,7 @@ def random_network(name, seed):
     except UserError:                                        # a selection was left with nothing to read
         cfg = model.cfg
     torch.manual_seed(seed + 1)
-    model = build(model.arch, **cfg).double().eval()
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, 0, 0.3)
-            nn.init.normal_(m.running_mean, 0, 0.3)
-            nn.init.uniform_(m.running_var, 0.5, 1.5)
-    return model
+    return like_trained(build(model.arch, **cfg).double().eval())
 
 
 def zeroed(model, keep):

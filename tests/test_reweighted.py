@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import assert_same_network
+from by_hand import assert_same_network, like_trained
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models, packing, scores
@@ -330,14 +330,7 @@ def test_the_ratios_file(tmp_path):
 
 def trained(arch, **cfg):
     """A network with batch norms as after training, in double precision."""
-    model = models.build(arch, **cfg)
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias)
-            nn.init.normal_(m.running_mean, std=0.1)
-            nn.init.uniform_(m.running_var, 0.5, 1.5)
-    return model.double().eval()
+    return like_trained(models.build(arch, **cfg)).double().eval()
 
 
 @pytest.mark.parametrize("kind", ["filter", "column", "channel"])

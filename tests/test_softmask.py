@@ -6,7 +6,7 @@ import csv
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import assert_same_network, train_by_hand
+from by_hand import assert_same_network, like_trained, train_by_hand
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models, packing
@@ -43,16 +43,7 @@ def trained_like(name, seed=0, **more):
     """A network in evaluation mode whose batch norms look trained."""
     torch.manual_seed(seed)
     arch, cfg = NETS[name]
-    model = models.build(arch, **{**cfg, **more})
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d | nn.BatchNorm1d):
-            nn.init.uniform_(m.weight, 0.5, 1.5)
-            nn.init.normal_(m.bias, 0, 0.3)
-            nn.init.normal_(m.running_mean, 0, 0.3)
-            nn.init.uniform_(m.running_var, 0.5, 1.5)
-        elif isinstance(m, nn.Conv2d | nn.Linear) and m.bias is not None:
-            nn.init.normal_(m.bias, 0, 0.1)
-    return model.eval()
+    return like_trained(models.build(arch, **{**cfg, **more})).eval()
 
 
 def masked(name, seed=0, dead=0.4, **options):
