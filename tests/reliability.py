@@ -1,7 +1,7 @@
 """How the scripts bear being killed, given damaged files, and left to run: the figures of results/reliability.md.
 
     python tests/reliability.py                          the long run: half an hour of one core
-    python tests/reliability.py kills data --seed 5      two of its parts, on other random numbers; nothing is written
+    python tests/reliability.py kills data --seed 5      two of its parts anew, on other random numbers
 
 test_reliability.py has a short version of each part. Every script runs in a process of its own, forked from this one,
 so that none waits for torch to load. Networks and data are as small as can be.
@@ -9,6 +9,7 @@ so that none waits for torch to load. Networks and data are as small as can be.
 import argparse
 import csv
 import importlib
+import math
 import os
 import random
 import shutil
@@ -392,7 +393,7 @@ def masked_steps(base, folder, steps):
         more = "--optmzr sgd --warmup-epochs 0" if method == "reweighted" else ""
         if method == "magnitude":
             more = "--schedule 100000"
-        epochs = max(steps // 30, 1)                         # 60 images, 2 a step
+        epochs = math.ceil(steps / 30)                       # 60 images, 2 a step
         save = folder / f"masked-{method}"
         words = (f"{name} {base}/{pruned}.pth.tar {SMALL} --batch-size 2 --epochs {epochs} --precision bf16 --lr 0.01 "
                  f"--momentum 0.9 --wd 0.0005 {more} --save {save}")
@@ -445,15 +446,15 @@ def narrow_is_masked(count):
 
 
 def report(parts, seed, scale=1.0, write=lambda lines: None):
-    """The long run of these parts; write(lines of results/reliability.md) after each. Whether all is as it should be.
-    """
-    lines, well = [], True
+    """The long run of these parts; write({part: its line in results/reliability.md}) after each. Whether all is as it
+    should be."""
+    lines, well = {}, True
 
-    def line(what, wanted, found, fine, faults=()):
+    def line(part, what, wanted, found, fine, faults=()):
         nonlocal well
         well = well and fine
-        lines.append(f"| {what} | {wanted} | {found} |")
-        print(*faults, lines[-1], sep="\n", flush=True)
+        lines[part] = f"| {what} | {wanted} | {found} |"
+        print(*faults, lines[part], sep="\n", flush=True)
         write(lines)
 
     with tempfile.TemporaryDirectory() as temporary:
@@ -468,7 +469,7 @@ def report(parts, seed, scale=1.0, write=lambda lines: None):
                 kinds = {kind: sum(f": {kind}" in fault or f", {kind}" in fault for fault in tally.faults)
                          for kind in ("traceback", "hang")}
                 over = sum(" MB" in fault.partition(": ")[2].partition(":")[0] for fault in tally.faults)
-                line(f"{tally.files} damaged or made-up {what}, each through every script that reads such "
+                line(part, f"{tally.files} damaged or made-up {what}, each through every script that reads such "
                      f"({tally.runs:,} runs, {tally.refused:,} refused)", "0 tracebacks, 0 hangs, 0 over 2 GB, nothing "
                      "written by those refused", f"{kinds['traceback']} tracebacks, {kinds['hang']} hangs, {over} over "
                      f"2 GB, {len(tally.faults)} faults; the slowest {tally.slowest:.1f} s, the largest "
@@ -476,27 +477,27 @@ def report(parts, seed, scale=1.0, write=lambda lines: None):
         if "kills" in parts:
             count, found = kills(base, folder, int(100 * scale), seed)
             wrong = [f"{step}: {fault}" for step, faults in found.items() for fault in faults]
-            line(f"SIGKILLs over {len(found)} commands that write, at random times and at random writes, then finished",
-                 "as if never killed, bit for bit", f"{count} kills, {len(wrong)} differences", not wrong, wrong)
+            line("kills", f"SIGKILLs over {len(found)} commands that write, at random times and at random writes, then "
+                 "finished", "as if never killed, bit for bit", f"{count} kills, {len(wrong)} differences", not wrong, wrong)
         if "payloads" in parts:
             tally, ran = payloads(base, folder)
-            line(f"{tally.files} pickles that want to run code, through every script ({tally.runs:,} runs)", "0 ran",
-                 f"{ran} ran, {len(tally.faults)} faults", not ran and not tally.faults, tally.faults)
+            line("payloads", f"{tally.files} pickles that want to run code, through every script ({tally.runs:,} runs)",
+                 "0 ran", f"{ran} ran, {len(tally.faults)} faults", not ran and not tally.faults, tally.faults)
         if "memory" in parts:
             taken = memory(base, folder, 50)
             grown = max(taken[30:]) - max(taken[10:30])
-            line("memory of a training over 50 epochs", "flat after the first ten",
+            line("memory", "memory of a training over 50 epochs", "flat after the first ten",
                  f"{max(taken[10:30]):.1f} MB in epochs 11 to 30, {max(taken[30:]):.1f} MB in 31 to 50", grown < 5)
         if "narrow" in parts:
             found = narrow_is_masked(int(100 * scale))
             wrong = [f"{name}: {text}" for name, text in found.items() if isinstance(text, str)]
-            line(f"random widths and random masks in {len(found)} kinds of networks: narrow equals masked to 1e-9 "
-                 "in float64", "always", f"{sum(n for n in found.values() if isinstance(n, int)):,} networks, "
+            line("narrow", f"random widths and random masks in {len(found)} kinds of networks: narrow equals masked to "
+                 "1e-9 in float64", "always", f"{sum(n for n in found.values() if isinstance(n, int)):,} networks, "
                  f"{len(wrong)} kinds with a difference", not wrong, wrong)
         if "masks" in parts:
             found = masked_steps(base, folder, int(10_000 * scale))
             moved = sum(m for _, _, m in found.values())
-            line(f"masked steps of each of {len(found)} methods with momentum, weight decay and bf16, "
+            line("masks", f"masked steps of each of {len(found)} methods with momentum, weight decay and bf16, "
                  f"{sum(n for _, n, _ in found.values()):,} masked weights", "0 moved",
                  f"{min(n for n, _, _ in found.values()):,} steps each, {moved} moved", not moved)
     return well
@@ -511,16 +512,18 @@ def main():
     torch.set_num_threads(1)
     facts, path = device.facts(torch.device("cpu")), ROOT / "results" / "reliability.md"
 
+    earlier = [row for row in path.read_text().splitlines() if row.startswith("| ")][2:] if args.parts else []
+
     def write(lines):
         seconds = time.process_time() + sum(os.times()[2:4])
+        rows = {**dict(zip(PARTS, earlier, strict=bool(earlier))), **lines}
         path.write_text("\n".join([
-            "# What the scripts bear", "", "Written by `python tests/reliability.py"
-            f"{f' --scale {args.scale:g}' if args.scale != 1 else ''}`; the tests have a short version "
-            "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |",
-            "| --- | --- | --- |",
-            *lines, "", f"{facts['date']}, torch {facts['torch']}, {facts['hardware']}: {seconds / 60:.0f} minutes of "
-            f"computing, beside other work; seed {args.seed}.", ""]))
-    sys.exit(not report(args.parts or PARTS, args.seed, args.scale, *[write] * (not args.parts)))
+            "# What the scripts bear", "", "Written by `python tests/reliability.py`; the tests have a short version "
+            "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |", "| --- | --- | --- |",
+            *rows.values(), "", f"Last run: {', '.join(args.parts) or 'everything'}"
+            f"{f', --scale {args.scale:g}' if args.scale != 1 else ''}, {facts['date']}, torch {facts['torch']}, "
+            f"{facts['hardware']}, {seconds / 60:.0f} minutes of computing, beside other work; seed {args.seed}.", ""]))
+    sys.exit(not report(args.parts or PARTS, args.seed, args.scale, write))
 
 
 if __name__ == "__main__":
