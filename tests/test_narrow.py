@@ -266,6 +266,16 @@ def test_channels_that_die_before_the_grouped_convolution(name):
     assert_same(model, narrow(model, keep))
 
 
+def test_a_group_of_which_one_channel_is_silent_is_not_constant():
+    """What its convolution makes of the others varies: the group is dropped, and nothing of it folded."""
+    model = network("resnext")
+    block, name = model.stage_1.stage_1_bottleneck_0, "stage_1.stage_1_bottleneck_0.conv_reduce"
+    with torch.no_grad():
+        block.conv_reduce.weight[0], block.bn_reduce.bias[0], block.bn.bias[:64] = 0, -9, 0.5
+    slim = narrow(model, {name: torch.arange(192) >= 64})
+    assert torch.equal(slim.stage_1.stage_1_bottleneck_0.bn_expand.running_mean, block.bn_expand.running_mean)
+
+
 @pytest.mark.parametrize("bias", [0.5, -0.5])
 def test_only_silence_passes_a_padded_depthwise_convolution(bias):
     """A positive constant comes out of it varying at the borders: such a channel is dropped, nothing is folded."""
