@@ -174,7 +174,8 @@ def test_masked_is_narrow_in_float32(name):
 @pytest.mark.parametrize("name", NETS)
 def test_nothing_named_nothing_changed(name):
     model = network(name).train()
-    slim = narrow(model, {"conv1": torch.ones(20, dtype=torch.bool)} if name == "lenet5" else {})
+    whole = {"lenet5": {"conv1": torch.ones(20)}, "vgg": {"classifier": torch.ones(10)}}    # where none could go, too
+    slim = narrow(model, whole.get(name, {}))
     assert slim.training and slim.cfg == model.cfg and slim is not model
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, slim.state_dict()[key])
@@ -439,3 +440,8 @@ def test_a_constant_in_a_residual_stream_is_refused():
         for consumer in stream.consumers:
             norms[consumer.layer].weight[:, 1] = 0
     assert_same(model, narrow(model, keep))
+    with torch.no_grad():
+        norms[stream.consumers[0].layer].weight[:, 1] = 1    # one of several is enough
+    assert len(stream.consumers) > 1
+    with pytest.raises(UserError, match="residual stream"):
+        narrow(model, keep)
