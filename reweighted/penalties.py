@@ -59,5 +59,5 @@ def gradient(weights, gammas, kind="irregular"):
         return directions
     norms = sizes(weights, kind)
     torch._foreach_clamp_min_(norms, torch.finfo(torch.float32).tiny)
-    factors = torch._foreach_div(torch._foreach_abs(gammas), norms)
+    factors = torch._foreach_div(gammas, norms)
     return [w * factor for w, factor in zip(weights, factors, strict=True)]

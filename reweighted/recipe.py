@@ -55,14 +55,14 @@ def schedule(args, batches):
 
     if args.lr_scheduler == "onecycle":
         cycle = onecycle(args.epochs)
-        return lambda step: cycle(min(step // batches, args.epochs - 1))
+        return lambda step: cycle(step // batches)
 
     def factor(step):
         if step < warm:
             return first + (1 - first) * step / warm
         if args.lr_scheduler == "default":
             return 0.5 ** sum(step // batches >= mark for mark in marks)
-        return floor + (1 - floor) * (1 + math.cos(math.pi * min((step - warm) / max(total - warm, 1), 1))) / 2
+        return floor + (1 - floor) * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1))) / 2
     return factor
 
 

@@ -629,6 +629,11 @@ def test_the_report_counts_channels_and_filters_of_convolutions():
         for p in model.parameters():
             p.zero_()
     assert "Compression rate :        infx" in sparsity_report(model)
+    model = models.build("vgg", depth=11, variant="head512", head=[20], widths=[
+        6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])
+    layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]     # no batch norms
+    named = [line.split()[0] for line in sparsity_report(model).splitlines() if "nonzeros" in line]
+    assert {name.rpartition(".")[0] for name in named} == set(layers)
 
 
 # ---------------------------------------------------------------- compaction
@@ -721,6 +726,9 @@ def test_a_network_without_weights_keeps_one_of_everything(arch):
         for name, p in model.named_parameters():
             if name.endswith("weight"):
                 p.zero_()
+    small = take_out(model)
+    assert set(small.cfg["widths"]) == {1} and same_logits(model, small)
+    model = models.narrow(model, {"select": torch.arange(model.select.width) >= 5})      # where the first was gone
     small = take_out(model)
     assert set(small.cfg["widths"]) == {1} and same_logits(model, small)
 

@@ -118,9 +118,9 @@ def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none():
 
 def test_a_random_number_of_zero_does_not_stand_before_what_is_pruned(monkeypatch):
     monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.zeros(shape))
-    previous_mask, mask = torch.arange(40) < 30, torch.arange(40) < 10
-    shuffled = prune.shuffle({"a": mask}, {"a": previous_mask}, 1)["a"]
-    assert shuffled.sum() == 10 and not (shuffled & ~previous_mask).any()
+    for previous_mask in (torch.arange(40) < 30, torch.arange(40) >= 10):
+        shuffled = prune.shuffle({"a": torch.arange(40) < 10}, {"a": previous_mask}, 1)["a"]
+        assert shuffled.sum() == 10 and not (shuffled & ~previous_mask).any()
 
 
 # the plan and the fresh weights

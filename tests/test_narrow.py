@@ -174,7 +174,8 @@ def test_masked_is_narrow_in_float32(name):
 @pytest.mark.parametrize("name", NETS)
 def test_nothing_named_nothing_changed(name):
     model = network(name).train()
-    slim = narrow(model, {"conv1": torch.ones(20, dtype=torch.bool)} if name == "lenet5" else {})
+    whole = {"lenet5": {"conv1": torch.ones(20)}, "vgg": {"classifier": torch.ones(10)}}    # where none could go, too
+    slim = narrow(model, whole.get(name, {}))
     assert slim.training and slim.cfg == model.cfg and slim is not model
     for key, tensor in model.state_dict().items():
         assert torch.equal(tensor, slim.state_dict()[key])
@@ -264,6 +265,16 @@ def test_channels_that_die_before_the_grouped_convolution(name):
     for record, kept in chosen:
         mask(model, record, kept, silence=True)
     assert_same(model, narrow(model, keep))
+
+
+def test_a_group_of_which_one_channel_is_silent_is_not_constant():
+    """What its convolution makes of the others varies: the group is dropped, and nothing of it folded."""
+    model = network("resnext")
+    block, name = model.stage_1.stage_1_bottleneck_0, "stage_1.stage_1_bottleneck_0.conv_reduce"
+    with torch.no_grad():
+        block.conv_reduce.weight[0], block.bn_reduce.bias[0], block.bn.bias[:64] = 0, -9, 0.5
+    slim = narrow(model, {name: torch.arange(192) >= 64})
+    assert torch.equal(slim.stage_1.stage_1_bottleneck_0.bn_expand.running_mean, block.bn_expand.running_mean)
 
 
 @pytest.mark.parametrize("bias", [0.5, -0.5])
@@ -429,3 +440,8 @@ def test_a_constant_in_a_residual_stream_is_refused():
         for consumer in stream.consumers:
             norms[consumer.layer].weight[:, 1] = 0
     assert_same(model, narrow(model, keep))
+    with torch.no_grad():
+        norms[stream.consumers[0].layer].weight[:, 1] = 1    # one of several is enough
+    assert len(stream.consumers) > 1
+    with pytest.raises(UserError, match="residual stream"):
+        narrow(model, keep)

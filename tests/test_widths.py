@@ -88,6 +88,13 @@ def test_a_dense_stream_is_ranked_by_what_reads_each_part_of_it():
     assert keep["conv1"].tolist() == [False, True, False, True]
     assert arrives["dense1.0.bn1"].tolist() == [True, False]
     assert arrives["trans1.bn1"].tolist() == [False, True, True, True, False]    # of 0, 1, 3, 4, 5
+    for own, kept in (([3, 4], ("conv1", 3)), ([4, 5], ("dense1.0.conv1", 0))):  # the first one, wherever it comes from
+        model.trans1.select.indices = torch.tensor(own)
+        keep = {name: torch.ones(len(s), dtype=torch.bool) for name, s in score.items()}
+        keep["conv1"][3], keep["dense1.0.conv1"][:] = False, False
+        assert streams.follow(model, keep, prune.candidates(model))["trans1.bn1"].tolist() == [True, False]
+        gone = {("conv1", 3), ("dense1.0.conv1", 0), ("dense1.0.conv1", 1)} - {kept}
+        assert {(name, int(i)) for name, mask in keep.items() for i in (~mask).nonzero()} == gone
 
 
 def test_prune_with_streams_from_the_command(run, tmp_path):
