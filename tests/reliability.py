@@ -478,7 +478,8 @@ def report(parts, seed, scale=1.0, write=lambda lines: None):
             count, found = kills(base, folder, int(100 * scale), seed)
             wrong = [f"{step}: {fault}" for step, faults in found.items() for fault in faults]
             line("kills", f"SIGKILLs over {len(found)} commands that write, at random times and at random writes, then "
-                 "finished", "as if never killed, bit for bit", f"{count} kills, {len(wrong)} differences", not wrong, wrong)
+                 "finished", "as if never killed, bit for bit", f"{count} kills, {len(wrong)} differences",
+                 not wrong, wrong)
         if "payloads" in parts:
             tally, ran = payloads(base, folder)
             line("payloads", f"{tally.files} pickles that want to run code, through every script ({tally.runs:,} runs)",
@@ -519,8 +520,8 @@ def main():
         rows = {**dict(zip(PARTS, earlier, strict=bool(earlier))), **lines}
         path.write_text("\n".join([
             "# What the scripts bear", "", "Written by `python tests/reliability.py`; the tests have a short version "
-            "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |", "| --- | --- | --- |",
-            *rows.values(), "", f"Last run: {', '.join(args.parts) or 'everything'}"
+            "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |",
+            "| --- | --- | --- |", *rows.values(), "", f"Last run: {', '.join(args.parts) or 'everything'}"
             f"{f', --scale {args.scale:g}' if args.scale != 1 else ''}, {facts['date']}, torch {facts['torch']}, "
             f"{facts['hardware']}, {seconds / 60:.0f} minutes of computing, beside other work; seed {args.seed}.", ""]))
     sys.exit(not report(args.parts or PARTS, args.seed, args.scale, write))
