@@ -15,9 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 from PIL import Image
-from torchvision import transforms
 
-from common import data
+from common import cli, data
 
 COUNT, BATCH, ROUNDS = 50_000, 128, 3
 
@@ -26,6 +25,7 @@ class Images(torch.utils.data.Dataset):
     """As torchvision's CIFAR10 class does it: an array in memory, a PIL image for each item."""
 
     def __init__(self, pixels, labels, mean, std):
+        from torchvision import transforms
         self.pixels, self.labels = pixels, labels
         self.transform = transforms.Compose([transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(),
                                              transforms.ToTensor(), transforms.Normalize(mean, std)])
@@ -44,7 +44,8 @@ def speed(batches):
     return seen / (time.perf_counter() - start)
 
 
-def main():
+def main(argv=None):
+    cli.parser(__doc__).parse_args(argv)
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (COUNT, 32, 32, 3), dtype=np.uint8))
     labels = torch.from_numpy(rng.integers(0, 10, COUNT))
@@ -63,4 +64,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.script(main)

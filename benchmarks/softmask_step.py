@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import models
+from common import cli, models
 from common.device import device_of, has_bf16
 from softmask.mask import SoftMask, penalty
 from softmask.networks import network
@@ -34,7 +34,8 @@ def step(net, optimizer, images, labels, masked):
     optimizer.step()
 
 
-def main():
+def main(argv=None):
+    cli.parser(__doc__).parse_args(argv)
     device = device_of()
     images = torch.randn(BATCH, 3, 32, 32, device=device).contiguous(memory_format=torch.channels_last)
     labels = torch.randint(0, 100, (BATCH,), device=device)
@@ -60,4 +61,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.script(main)

@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import plots
+from common import cli, plots
 from results import ledger, tables_hoyer, tables_magnitude
 from results.tables_hoyer import LENETS, PAPER, is_group, left_of
 
@@ -108,7 +108,8 @@ def magnitude_cifar10(plt, rows):
     return figure
 
 
-def main():
+def main(argv=None):
+    cli.parser(__doc__).parse_args(argv)
     plt, rows = plots.pyplot(), ledger.read()
     for draw in (hoyer_mnist, magnitude_cifar10):
         draw(plt, rows).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
@@ -116,4 +117,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    cli.script(main)
