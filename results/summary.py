@@ -85,8 +85,8 @@ def table(rows):
 def draw(path, rows, title):
     """Accuracy against the weights that are left (networks with scattered zeros) and against the MACs (narrower ones).
 
-    A line for each method through its networks after pruning; dense networks are dashed lines, what was pruned at
-    random is dashed, too.
+    A line for each method through its networks after pruning, in its colour a cross for what was pruned at random and
+    a dotted line for its dense network.
     """
     plt = plots.pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
@@ -94,18 +94,18 @@ def draw(path, rows, title):
     made = [row for row in rows if row["stage"].startswith(("pruned", "finetuned", "quantized"))]
     groups = {"weights_left": [row for row in made if row["dense_macs_left"] > 99.9],
               "macs_left": [row for row in made if row["dense_macs_left"] <= 99.9]}
-    names = list(dict.fromkeys(name_of(row) for row in made))
+    colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(row["method"] for row in rows))}
     for axis, (column, chosen) in zip(panels, groups.items(), strict=True):
-        for name in names:
+        for name in dict.fromkeys(name_of(row) for row in chosen):
             points = sorted((row[column], row["accuracy"]) for row in chosen if name_of(row) == name)
-            if points:
-                axis.plot(*zip(*points, strict=True), "o--" if "random" in name else "o-", label=name,
-                          color="grey" if "random" in name else f"C{names.index(name)}")
+            axis.plot(*zip(*points, strict=True), "x--" if "random" in name else "o-", label=name,
+                      color=colours[name.partition(",")[0]])
         for row in rows:
-            if row["stage"] == "dense":
-                axis.axhline(row["accuracy"], color="black", linewidth=0.6, linestyle=":")
+            if row["stage"] == "dense" and any(row["method"] == other["method"] for other in chosen):
+                axis.axhline(row["accuracy"], color=colours[row["method"]], linewidth=1, linestyle=":",
+                             label=f"{row['method']}, dense")
         axis.grid(alpha=0.3)
-        if points_in(axis):
+        if chosen:
             axis.legend(fontsize=8)
     panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")
     panels[0].xaxis.set_major_formatter("{x:g}")
@@ -113,10 +113,6 @@ def draw(path, rows, title):
     panels[1].set(xlabel="MACs left (%)", title="channels")
     figure.savefig(path, dpi=100)
     plt.close(figure)
-
-
-def points_in(axis):
-    return any(line.get_marker() == "o" for line in axis.get_lines())
 
 
 def name_of(row):
