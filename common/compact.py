@@ -111,16 +111,17 @@ def compact(model, round_to=1):
 
 @torch.no_grad()
 def silence(model, keep):
-    """Zeroes filters, biases and batch norms of the channels that keep, {first layer that makes them: (channels,)},
-    drops. What `models.narrow` leaves then computes the same."""
+    """Zeroes filters and biases of the channels that keep, {first layer that makes them: (channels,)}, drops, and the
+    batch norms after them. What `models.narrow` leaves then computes the same."""
     modules = dict(model.named_modules())
     for record in model.channels():
         if not record.producers or record.producers[0][0] not in keep:
             continue
         gone = ~keep[record.producers[0][0]].to(next(model.parameters()).device)
-        for name in record.names():
-            for parameter in modules[name].parameters(recurse=False):
-                parameter[gone] = 0
+        parts = [(name, slice(None)) for pair in record.producers for name in pair]
+        for name, part in parts + [(consumer.norm, consumer.part) for consumer in record.consumers]:
+            for parameter in modules[name].parameters(recurse=False) if name else ():
+                parameter[part][gone] = 0
         if gone.all() and record.branch_norm:                # the block is its shortcut
             for parameter in modules[record.branch_norm].parameters():
                 parameter.zero_()

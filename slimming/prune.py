@@ -31,7 +31,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common import keep as keeping
-from common.compact import narrow_masks
+from common.compact import narrow_masks, silence
 from common.device import device_of, facts
 from common.evaluate import evaluate
 from slimming import streams
@@ -176,9 +176,9 @@ def over_all_channels(keep, model):
 def zero(model, keep):
     """gamma = beta = 0 for every channel that goes: from here on it contributes nothing. Returns their masks."""
     modules, masks = dict(model.named_modules()), {}
-    streams.silence(model, keep)
+    silence(model, keep)                                     # stream channels
     for name, mask in keep.items():
-        if not isinstance(modules[name], nn.BatchNorm2d):    # a stream, which silence has seen to
+        if not isinstance(modules[name], nn.BatchNorm2d):    # of a stream
             continue
         for parameter in ("weight", "bias"):
             getattr(modules[name], parameter).mul_(mask.to(modules[name].weight))

@@ -68,19 +68,3 @@ def follow(model, keep, candidates):
                 if 0 <= place < len(keep[name]):
                     keep[name][place] = True
     return {norm: arriving(norm) for norm in readers}
-
-
-@torch.no_grad()
-def silence(model, keep):
-    """Nothing writes or reads the stream channels that go, from here on: gammas, betas and weights on them are zero."""
-    modules = dict(model.named_modules())
-    for name, (record, norms) in records(model).items():
-        if name not in keep:
-            continue
-        gone = ~keep[name].to(modules[name].weight.device)
-        for norm, part in norms.items():
-            modules[norm].weight[part][gone] = 0
-            modules[norm].bias[part][gone] = 0
-        for consumer in record.consumers:
-            if not consumer.norm:                            # a projection that reads the stream as it is
-                modules[consumer.layer].weight[:, gone] = 0

@@ -335,7 +335,10 @@ def trained(arch, **cfg):
 
 @pytest.mark.parametrize("kind", ["filter", "column", "channel"])
 @pytest.mark.parametrize("arch,cfg", [("mobilenetv2", {"width_multiplier": 0.2}), ("resnet", {"depth": 8}),
-                                      ("vgg", {"depth": 11})])
+                                      ("vgg", {"depth": 11}), ("densenet", {"depth": 10}),
+                                      ("densenet", {"depth": 10, "selection": True}),
+                                      ("densenet", {"depth": 16, "block": "bottleneck"}),
+                                      ("preresnet", {"depth": 14, "selection": True})])
 def test_groups_that_are_gone_make_a_smaller_network(arch, cfg, kind):
     model = trained(arch, num_classes=10, **cfg)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
