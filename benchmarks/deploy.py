@@ -54,8 +54,7 @@ def built(name, selection=True):
 
 @torch.no_grad()
 def narrowed(model, streams=True, count=lambda width: width // 2):
-    """The network with count(channels) of the channels that each layer has; streams: of residual and dense streams
-    too."""
+    """The network with count(channels) of the channels of each layer; streams: of residual and dense streams too."""
     modules, keep = dict(model.named_modules()), {}
     for module in modules.values():
         if isinstance(module, nn.BatchNorm2d):
@@ -64,9 +63,9 @@ def narrowed(model, streams=True, count=lambda width: width // 2):
         name = record.producers[0][0] if record.producers else record.consumers[0].norm
         if streams or not record.stream:
             width = width_of(modules[name]) // record.group_size
-            order = torch.randperm(width)                    # every reader of a whole stream chooses for itself
-            if streams:                                      # of a stream that is halved too it reads all that is left
-                order = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+            # of a halved stream its readers take all that is left, of a whole one each makes a choice of its own
+            every_second = torch.cat([torch.arange(0, width, 2), torch.arange(1, width, 2)])
+            order = every_second if streams else torch.randperm(width)
             kept = torch.zeros(width, dtype=torch.bool).index_fill(0, order[:max(1, count(width))], True)
             keep[name] = kept.repeat_interleave(record.group_size)
     return models.narrow(model, keep).eval()

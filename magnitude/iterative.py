@@ -125,7 +125,7 @@ def iterate(args):
         if tuned.exists():
             fill_in(again, recipe_of(ckpt) or {}, k)
             made_with(tuned, again, TRAINING)
-            lock.take(folder)                                # a run that was killed here has left its file
+            lock.take(folder)                                # nobody writes there, and a killed run's file goes
             lock.release(folder)
         else:
             retrain(again)

@@ -517,7 +517,7 @@ def main():
 
     def write(lines):
         seconds = time.process_time() + sum(os.times()[2:4])
-        rows = {**dict(zip(PARTS, earlier, strict=bool(earlier))), **lines}
+        rows = dict(zip(PARTS, earlier, strict=False)) | lines
         path.write_text("\n".join([
             "# What the scripts bear", "", "Written by `python tests/reliability.py`; the tests have a short version "
             "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |",

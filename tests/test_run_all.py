@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import checkpoint, models
+from common import checkpoint, models, plots
+from results import summary
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = [line.split("(")[1].rstrip(")").split() for line in (ROOT / "run_all.sh").read_text().splitlines()
@@ -99,3 +100,18 @@ def test_the_table_tells_the_random_control_from_the_rule_and_fits_a_terminal(ru
     assert "pruned " in chosen and "random" not in chosen and " 70.00 " in chosen
     assert "finetuned, lr-rewind" in tuned and "9,413,066" in dense and "vgg13" in dense
     assert dense.split()[-2:] == tuned.split()[-2:]              # one shape, one measurement
+
+
+def test_the_plot_says_what_every_line_is_and_a_method_has_one_colour(tmp_path, monkeypatch):
+    def row(method, stage, macs):
+        return {"method": method, "stage": stage, "accuracy": 90.0, "weights_left": 30.0, "macs_left": 40.0,
+                "dense_macs_left": macs}
+    rows = [row("slimming", "dense", 100), row("slimming", "pruned at random", 40), row("slimming", "pruned", 40),
+            row("magnitude", "dense", 100), row("magnitude", "pruned", 100), row("magnitude", "finetuned", 100)]
+    plt = plots.pyplot()
+    monkeypatch.setattr(plt, "close", lambda figure: None)
+    summary.draw(tmp_path / "plot.png", rows, "all")
+    found = [{line.get_label(): line.get_color() for line in axis.get_lines()} for axis in plt.gcf().axes]
+    assert found == [{"magnitude": "C1", "magnitude, dense": "C1"},
+                     {"slimming, random": "C0", "slimming": "C0", "slimming, dense": "C0"}]
+    assert (tmp_path / "plot.png").stat().st_size > 10_000
