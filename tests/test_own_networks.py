@@ -271,6 +271,7 @@ def test_every_method_knows_every_network(method, arch):
     name, cfg = METHODS[method].networks.network(arch)
     with torch.device("meta"):
         model = models.build(name, **cfg)
+    assert models.name(name, cfg) == models.name(name, model.cfg)        # by which main.py names its folder
     assert model.arch == (arch if method != "slimming" or arch != "resnet" else "preresnet")
     for named in ("resnet18", "vgg13"):
         assert models.name(*METHODS[method].networks.network(named)) == named

@@ -5,6 +5,7 @@
 
 `model.arch` and `model.cfg` say how to build the same network again.
 """
+import inspect
 import re
 
 import torch
@@ -120,10 +121,11 @@ def any_network(arch, depth=None):
 
 def name(arch, cfg):
     """What tells networks apart in folders and tables: vgg13, resnet56, wrn_28_10, lenet5."""
+    cfg = {key: option.default for key, option in inspect.signature(ARCHS[arch]).parameters.items()} | cfg
     if arch == "wideresnet":
         return f"wrn_{cfg['depth']}_{cfg['widen_factor']}"
     if arch == "resnet_imagenet":
-        return f"{'pre' * cfg.get('preact', False)}resnet{cfg['depth']}"
+        return f"{'pre' * cfg['preact']}resnet{cfg['depth']}"
     if arch == "mobilenetv2" and cfg["width_multiplier"] != 1:
         return f"mobilenetv2_{cfg['width_multiplier']:g}"
     return f"{arch}{cfg.get('depth', '')}"
