@@ -1019,7 +1019,8 @@ def test_of_two_processes_one_prunes_prints_and_writes(script, flags, written, t
 def test_what_the_commands_of_the_readme_write_is_ignored_by_git():
     if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True).returncode:
         pytest.skip("no git repository")
-    names = ("log.csv", "curve.png", "prune.png", "prune.txt", "sweep.csv", "sweep.png", "checkpoint.pth.tar", "x.pth")
+    names = ("log.csv", "curve.png", "prune.png", "prune.txt", "sweep.csv", "sweep.png", "checkpoint.pth.tar", "x.pth",
+             "model.onnx", "model.c", "predictions.csv")
     paths = [f"{folder}/{name}" for folder in ("mlp", "hoyer/mlp/hs/0.03", "hoyer/saves", "anywhere") for name in names]
     ignored = subprocess.run(["git", "check-ignore", *paths], cwd=ROOT, capture_output=True, text=True).stdout.split()
     assert ignored == paths
