@@ -6,6 +6,7 @@
 
     --keep-macs 0.5       M > t for the t that leaves this fraction of the MACs; it is found and printed
     --keep-weights 0.1    with single-weight masks (--nfp): of the weights
+                          where masks of 1 have to go, too, those with the smallest weights go first
     --round-to 8          channel counts in multiples that hardware likes, rounded up
 
 What stays keeps its mask between 0 and 1 inside its weights. The network that is left computes what the masked one
@@ -43,9 +44,21 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
+@torch.no_grad()
+def scores(model, soft_masks):
+    """{name: the order in which masks close, in [0, 2]}, shaped as the masks: M, and for M = 1, which no threshold
+    tells apart, 1 + |w| / max |w|; of a channel |w| is the 2-norm of its weights in the first layer that makes it."""
+    parameters = dict(model.named_parameters())
+    size = {name: (parameters[name].abs() if name in parameters else
+                   parameters[f"{name}.weight"].reshape(len(mask), -1).norm(dim=1)).cpu()
+            for name, mask in soft_masks.items()}
+    largest = max(float(s.max()) for s in size.values())
+    return {name: torch.where(mask == 1, 1 + size[name] / largest, mask) for name, mask in soft_masks.items()}
+
+
 def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
-    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask is above t, and the next ones up to a
-    multiple of round_to.
+    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask, or score, is above t, and the next ones
+    up to a multiple of round_to.
 
     A layer whose channels are all closed keeps one of them (its weights are zero) where nothing can stand in for it;
     inside a residual branch it keeps none.
@@ -67,7 +80,7 @@ def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
 
 
 def threshold_for(args, ckpt, model, soft_masks):
-    """The t that leaves --keep-macs, or --keep-weights of single-weight masks; 0 without either."""
+    """The t that leaves --keep-macs, or --keep-weights of single-weight masks; 0 without either. soft_masks: scores."""
     single = ckpt["args"]["nfp"]
     if args.keep_macs and single or args.keep_weights and not single:
         raise UserError("--keep-weights is for masks of single weights (--nfp), --keep-macs for those of channels")
@@ -83,8 +96,9 @@ def threshold_for(args, ckpt, model, soft_masks):
         silence(closed, keep)
         return compute_flops.count(models.narrow(closed, keep)).total.macs / dense.macs
 
-    found = keeping.bisect(left, args.keep_macs or args.keep_weights, 1.0)
-    print(f"masks above {found:.6g} leave {left(found):.4f} of the {'weights' if single else 'MACs'}")
+    found = keeping.bisect(left, args.keep_macs or args.keep_weights, 2.0)
+    above = f"above {found:.6g}" if found < 1 else f"of 1 with weights above {found - 1:.4g} of the largest"
+    print(f"masks {above} leave {left(found):.4f} of the {'weights' if single else 'MACs'}")
     return found
 
 
@@ -106,15 +120,16 @@ def prune(args):
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
 
     # the same network without the others
-    before, t = compute_flops.count(model), threshold_for(args, ckpt, model, soft_masks)
+    before, order = compute_flops.count(model), scores(model, soft_masks)
+    t = threshold_for(args, ckpt, model, order)
     if ckpt["args"]["nfp"]:
-        keep = masks = {name: mask > t for name, mask in soft_masks.items()}
+        keep = masks = {name: score > t for name, score in order.items()}
         small = model
         with torch.no_grad():
             for name, mask in masks.items():
                 model.get_parameter(name).mul_(mask.to(device))
     else:
-        keep, masks = choose(model, soft_masks, t, round_to=args.round_to), None
+        keep, masks = choose(model, order, t, round_to=args.round_to), None
         silence(model, keep)
         small = models.narrow(model, keep)
     after = compute_flops.count(small)

@@ -657,6 +657,41 @@ def test_prune_says_how_far_the_logits_are_off(tmp_path, monkeypatch, capsys):
     assert torch.equal(loaders[0].labels, data.load("shapes10", subset=20).y_test)
 
 
+def test_masks_of_one_close_by_the_size_of_their_weights(tmp_path, capsys):
+    """No threshold on the mask tells them apart, so pruning below what is open once took everything."""
+    model = trained_like("wrn-16-2", depth=10, widen_factor=1)
+    net = SoftMask(model, unstructured=True)
+    net.m.data = torch.tensor([-0.7, 0.6, 0.6, 0.1]).repeat(len(net.m) // 4 + 1)[:len(net.m)]
+    soft = {name: mask.detach().view(model.get_parameter(name).shape)
+            for name, mask in zip(net.names, net.masks(), strict=True)}
+    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(
+        net.folded(), "softmask", "sparse", "shapes10", soft_masks=soft, dense=compute_flops.summary(model),
+        args={"nfp": True, "pflops": False, "target": 0.5}))
+    prune.main(["--model", str(path), "--save", str(tmp_path), "--subset", "20", "--device", "cpu",
+                "--keep-weights", "0.3"])
+    assert "masks of 1 with weights above 0." in capsys.readouterr().out
+    ckpt = checkpoint.load(tmp_path / "pruned_model.pth.tar")
+    total = compute_flops.count(checkpoint.to_model(ckpt)).total
+    assert 0.299 < total.weights / compute_flops.count(model).total.weights <= 0.3
+    sizes = {kept: torch.cat([model.get_parameter(name).abs()[(mask == 1) & (ckpt["masks"][name] == kept)]
+                              for name, mask in soft.items()]) for kept in (True, False)}
+    assert len(sizes[False]) > 100 and sizes[False].max() <= sizes[True].min()
+    assert all(not ckpt["masks"][name][mask < 1].any() for name, mask in soft.items())
+
+
+def test_channels_with_masks_of_one_close_by_the_size_of_their_filters():
+    model = trained_like("wrn-16-2", depth=10, widen_factor=1)
+    names = [record.producers[0][0] for record in model.channels()]
+    soft = {name: torch.ones(model.get_submodule(name).out_channels) for name in names}
+    soft[names[0]][3] = 0.25
+    order = prune.scores(model, soft)
+    norms = {name: model.get_submodule(name).weight.flatten(1).norm(dim=1) for name in names}
+    largest = max(norm.max() for norm in norms.values())
+    assert order[names[0]][3] == 0.25
+    assert all(torch.allclose(order[name][soft[name] == 1], (1 + norms[name] / largest)[soft[name] == 1])
+               for name in names)
+
+
 def test_keep_macs_of_masks_counts_what_is_left_in_multiples(tmp_path, capsys):
     ckpt, soft = pruned_by_hand(tmp_path, "--keep-macs", "0.6", "--round-to", "4")
     out = capsys.readouterr().out
