@@ -3,8 +3,8 @@
     python results/choose.py                the commands are run, and a line printed for each value
 
 A dense network is trained on 45,000 images; from it each penalty is trained for 3 epochs on 15,000 of them, in as many
-steps as the comparison has, pruned to 10 % of the weights or half the MACs, and tested without fine-tuning on the last
-5,000 training images, which none of it has seen. What is finished is not repeated.
+steps as 3 epochs of the whole set have, pruned to 10 % of the weights or half the MACs, and tested without fine-tuning
+on the last 5,000 training images, which none of it has seen. What is finished is not repeated.
 """
 import sys
 from pathlib import Path

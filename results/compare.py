@@ -3,17 +3,20 @@
     bash run_all.sh compare --dry-run             the commands, with an estimate of their time
     bash run_all.sh compare                       runs them; a comparison that was stopped continues
     bash run_all.sh compare slimming hoyer        the dense network and these alone, such as for two at once
+    bash run_all.sh compare --jobs 16             so many commands at once, for a GPU that one small network leaves idle
     bash run_all.sh compare --table               only the table and plot, of what is finished
 
 Every method starts from the same dense network and has EPOCHS further epochs, half of them with its penalty and half to
 fine-tune, all of them to fine-tune where it has none; batch size, weight decay and learning-rate schedule are the same.
-Each prunes at the threshold that leaves TARGETS. The dense network trained on for EPOCHS more is what to compare with.
+Each prunes at the threshold that leaves what is asked for. Two networks to compare with: the dense one trained on for
+EPOCHS more, and random channels after half the epochs without a penalty, fine-tuned for the other half.
 Everything is in logs/compare/; after an edit here remove the folders of that stage and of those after it.
 """
 import csv
 import shlex
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from common.device import device_of
 from results import summary, tables_compare
 
 # ---- what is compared
-DATASET, ARCH, DENSE_EPOCHS, EPOCHS, SEEDS = "cifar10", "resnet20", 12, 6, (1,)
+DATASET, ARCH, DENSE_EPOCHS, EPOCHS, SEEDS = "cifar10", "resnet20", 20, 20, (1,)
 WEIGHTS = (0.1, 0.3, 0.05)                                   # fractions of the weights that are left
 MACS = (0.5, 0.3)                                            # fractions of the MACs that are left
 RECIPE = f"--dataset {DATASET} --batch-size 128 --weight-decay 5e-4"
@@ -42,7 +45,7 @@ FOLDER = "logs/compare"
 ALL = ("magnitude", "random", "reweighted", "hoyer", "softmask", "slimming", "chain")
 
 
-@dataclass
+@dataclass(eq=False)                                        # a stage can be a key
 class Stage:
     """One command: its words, the file it reads ('' for none) and makes, the epochs it trains (0: pruning)."""
     group: str
@@ -98,6 +101,7 @@ def stages(seed):
                   "--sparsity-type filter", "filters")
             train("hoyer", "hoyer/main.py", f"--reg group-hs --decay {GROUP_HS} {cycle}", "group-hs")
             train("slimming", "slimming/main.py", f"-sr --s {SLIMMING} {cycle}", "slimming")
+            train("random", "magnitude/main.py", cycle, "half")
         file = prune("reweighted", "reweighted/prune.py", kept, f"{d}/reweighted/checkpoint.pth.tar",
                      f"reweighted-{w}/pruned")
         tune("reweighted", "reweighted/finetune.py", f"{ADAM_OFF} --lr-scheduler onecycle --model", file,
@@ -131,10 +135,12 @@ def stages(seed):
                      f"masks-{m}/pruned", "pruned_model.pth.tar")
         tune("softmask", "softmask/finetune.py", f"{cycle} --pruned", file, f"masks-{m}",
              "soft mask of channels", of_macs)
-        file = prune("random", "slimming/prune.py", f"{kept_macs} --criterion random --seed {seed}", dense,
-                     f"random-channels-{m}/pruned")
-        tune("random", "slimming/finetune.py", f"{cycle} --refine", file, f"random-channels-{m}",
-             "random channels", of_macs, EPOCHS)
+        for name, start, epochs in (("random-channels", dense, EPOCHS), ("random-half", f"{d}/half/checkpoint.pth.tar",
+                                                                         half)):
+            file = prune("random", "slimming/prune.py", f"{kept_macs} --criterion random --seed {seed}", start,
+                         f"{name}-{m}/pruned")
+            tune("random", "slimming/finetune.py", f"{cycle} --refine", file, f"{name}-{m}",
+                 "random channels" if epochs == EPOCHS else "random channels, half fine-tuning", of_macs, epochs)
 
     # one method reads the other's file
     slim = f"{d}/slimming-{100 * MACS[0]:g}/finetuned.pth.tar"
@@ -168,23 +174,45 @@ def seconds_an_epoch(todo):
     return times[len(times) // 2]
 
 
-def run(todo, data_dir):
-    """Runs what is not finished; returns the commands that failed."""
-    failed, an_epoch = [], seconds_an_epoch(todo)
-    for number, stage in enumerate(todo, 1):
-        if finished(stage):
-            continue
-        minutes = f", about {stage.epochs * an_epoch / 60:.0f} min" if stage.epochs else ""
-        print(f"\n== {number} of {len(todo)}: {Path(stage.makes).parent.relative_to(FOLDER)}{minutes}\n{stage.command}",
-              flush=True)
-        if stage.reads and not Path(stage.reads).exists():
-            print(f"left out: {stage.reads} is missing")
-            failed.append(stage.command)
-            continue
-        words = [sys.executable, *shlex.split(stage.command)[1:], *(["--data-dir", data_dir] if data_dir else [])]
-        if subprocess.run(words).returncode:
-            failed.append(stage.command)
+def run(todo, data_dir, jobs=1):
+    """Runs what is not finished, so many at once, each as soon as what it reads is there; the commands that failed."""
+    an_epoch, place = seconds_an_epoch(todo), {stage: number for number, stage in enumerate(todo, 1)}
+    waiting, running, failed = list(todo), {}, []
+    try:
+        while waiting or running:
+            for stage in [stage for stage, process in running.items() if process.poll() is not None]:
+                if running.pop(stage).returncode:
+                    failed.append(stage.command)
+            for stage in list(waiting):
+                if len(running) == jobs or stage.reads in [other.makes for other in [*waiting, *running]]:
+                    continue
+                waiting.remove(stage)
+                if finished(stage):
+                    continue
+                minutes = f", about {stage.epochs * an_epoch / 60:.0f} min" if stage.epochs else ""
+                folder = Path(stage.makes).parent
+                print(f"\n== {place[stage]} of {len(todo)}: {folder.relative_to(FOLDER)}{minutes}\n{stage.command}",
+                      flush=True)
+                if stage.reads and not Path(stage.reads).exists():
+                    print(f"left out: {stage.reads} is missing")
+                    failed.append(stage.command)
+                    continue
+                running[stage] = start(stage, data_dir, f"{folder}.txt" if jobs > 1 else None)
+            time.sleep(0.1)
+    finally:                                                 # Ctrl-C reaches them, too
+        for process in running.values():
+            process.wait()
     return failed
+
+
+def start(stage, data_dir, output):
+    """The process that runs the stage; output: the file for what it prints (None: the terminal)."""
+    words = [sys.executable, *shlex.split(stage.command)[1:], *(["--data-dir", data_dir] if data_dir else [])]
+    if not output:
+        return subprocess.Popen(words)
+    Path(output).parent.mkdir(parents=True, exist_ok=True)
+    with open(output, "w") as file:
+        return subprocess.Popen(words, stdout=file, stderr=subprocess.STDOUT)
 
 
 def parse(argv=None):
@@ -192,6 +220,8 @@ def parse(argv=None):
     add = parser.add_argument
     add("groups", nargs="*", metavar="METHOD", help=f"{', '.join(ALL)} (default: all)")
     add("--dry-run", action="store_true", help="print the commands and how long they will take")
+    add("--jobs", type=cli.positive, default=1, metavar="N", help="commands at once (default 1); more than one print "
+        "into FOLDER.txt beside their folders")
     add("--table", action="store_true", help="run nothing; the table and plot of what is finished")
     add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
     args = parser.parse_args(argv)
@@ -213,7 +243,7 @@ def main(argv=None):
             print(f"{'finished' if finished(stage) else f'{took:5.0f} min'}  {stage.command}")
         print(f"{len(todo)} commands, about {hours:.1f} hours at {an_epoch:.0f} seconds an epoch")
         return
-    failed = [] if args.table else run(todo, args.data_dir)
+    failed = [] if args.table else run(todo, args.data_dir, args.jobs)
     rows = [stage for stage in everything if stage.row and finished(stage)]
     if rows:
         measured = summary.measure([stage.makes for stage in rows], device_of(None))

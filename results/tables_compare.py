@@ -89,11 +89,11 @@ def draw(path, rows):
         names = list(dict.fromkeys(name for name, what, _ in found if what == asked))
         for name in names:
             runs = [group for (other, what, _), group in found.items() if (other, what) == (name, asked)]
-            random = name.startswith("random")
+            random = [other for other in names if other.startswith("random")]
             axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
                           [statistics.pstdev(float(row["accuracy"]) for row in group) for group in runs], marker="o",
-                          linestyle="--" if random else "-", color="grey" if random else f"C{names.index(name)}",
-                          label=name)
+                          linestyle="--" if name in random else "-", label=name,
+                          color=f"{0.3 + 0.35 * random.index(name)}" if name in random else f"C{names.index(name)}")
         for (name, _, _), group in found.items():
             if name.startswith("dense"):
                 axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name,

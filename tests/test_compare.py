@@ -283,9 +283,9 @@ def small(monkeypatch, tmp_path):
                         "--precision fp32 --device cpu"}.items():
         monkeypatch.setattr(compare, name, value)
     root = Path(compare.ROOT)
-    real = compare.subprocess.run
-    monkeypatch.setattr(compare.subprocess, "run", lambda words: real(
-        [words[0], str(root / words[1]), *words[2:]], env={**os.environ, "OMP_NUM_THREADS": "1"}))
+    real = compare.subprocess.Popen
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda words, **where: real(
+        [words[0], str(root / words[1]), *words[2:]], env={**os.environ, "OMP_NUM_THREADS": "1"}, **where))
 
 
 def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeypatch):
@@ -300,16 +300,47 @@ def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeyp
     compare.main(["magnitude"])                              # nothing is done twice
     assert "==" not in capfd.readouterr().out
     Path("logs/compare/seed1/magnitude-10/pruned/pruned.pth.tar").unlink()
-    monkeypatch.setattr(compare.subprocess, "run", lambda words: type("Done", (), {"returncode": 1}))
+    failing = SimpleNamespace(returncode=1, poll=lambda: 1)
+    monkeypatch.setattr(compare.subprocess, "Popen", lambda words: failing)
     with pytest.raises(UserError, match="2 of 4 commands failed: python magnitude/prune.* magnitude/fine"):
         compare.main(["magnitude"])
     assert "left out:" in capfd.readouterr().out
 
 
+def test_commands_side_by_side_wait_for_what_they_read(small, monkeypatch, tmp_path):
+    """a -> b -> c beside d, the first of which fails: two at once, b and c left out, in the order of the list."""
+    a, b, c, d, e = (compare.Stage("", f"python {name}.py", reads, f"logs/compare/{name}/made")
+                     for name, reads in (("a", ""), ("b", "logs/compare/a/made"), ("c", "logs/compare/b/made"),
+                                         ("d", ""), ("e", "logs/compare/d/made")))
+    events, polls = [], {}
+
+    def popen(words, stdout, stderr):
+        name = words[1]
+        events.append(f"+{name}")
+        assert stdout.name == f"logs/compare/{name[0]}.txt"
+
+        def poll():
+            polls[name] = polls.get(name, 0) + 1
+            if polls[name] < 3:
+                return None
+            if name != "a.py":
+                Path(f"logs/compare/{name[0]}").mkdir()
+                Path(f"logs/compare/{name[0]}/made").touch()
+            events.append(f"-{name}")
+            return int(name == "a.py")
+        return SimpleNamespace(poll=poll, returncode=int(name == "a.py"), wait=lambda: None)
+
+    monkeypatch.setattr(compare.subprocess, "Popen", popen)
+    monkeypatch.setattr(compare, "finished", lambda stage: False)
+    failed = compare.run([a, b, c, d, e], None, jobs=2)
+    assert events == ["+a.py", "+d.py", "-a.py", "-d.py", "+e.py", "-e.py"]
+    assert failed == ["python a.py", "python b.py", "python c.py"]
+
+
 def test_a_dry_run_says_how_long_it_takes_and_runs_nothing(small, capsys):
     compare.main(["--dry-run", "random"])
     out = capsys.readouterr().out
-    assert "6 commands, about 0.1 hours at 70 seconds an epoch" in out and not Path("logs").exists()
+    assert "9 commands, about 0.2 hours at 70 seconds an epoch" in out and not Path("logs").exists()
     with pytest.raises(UserError, match="slimmming is not one of"):
         compare.main(["slimmming"])
 
