@@ -445,3 +445,29 @@ def test_a_constant_in_a_residual_stream_is_refused():
     assert len(stream.consumers) > 1
     with pytest.raises(UserError, match="residual stream"):
         narrow(model, keep)
+
+
+def test_a_stream_varies_where_any_of_its_layers_does():
+    """A first layer that is silent does not empty the filters of those that add to it."""
+    model = network("resnet-bottleneck")
+    stream = next(r for r in model.channels() if len(r.producers) > 1)
+    modules, first = dict(model.named_modules()), stream.producers[0][0]
+    with torch.no_grad():
+        modules[first].weight[1] = 0
+        for _, norm in stream.producers:
+            modules[norm].bias[1] = -9
+    assert all(modules[layer].weight[1].any() for layer, _ in stream.producers[1:])
+    slim = narrow(model, {first: keep_of(12, 1)})            # simply dropped, as channels that are not constant are
+    assert slim.cfg["streams"][stream.places[0][1]] == 11
+
+
+def test_all_layers_of_an_empty_branch_have_no_channels():
+    model = network("resnet-bottleneck")
+    block = model.layer2[1]
+    with torch.no_grad():
+        block.bn3.weight.zero_()
+        block.bn3.bias.zero_()
+    width = model.cfg["widths"]
+    slim = narrow(model, {"layer2.1.conv1": torch.zeros(block.conv1.out_channels)})
+    gone = [i for i, (a, b) in enumerate(zip(width, slim.cfg["widths"], strict=True)) if a != b]
+    assert len(gone) == 2 and all(slim.cfg["widths"][i] == 0 for i in gone)

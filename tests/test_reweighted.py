@@ -632,6 +632,13 @@ def test_faithful_has_signed_coefficients_and_its_own_rates(tmp_path, monkeypatc
             assert torch.equal(gammas, seen[step + 1][1]) and given == kind
         rates = [float(line.split(",")[1]) for line in (folder / "log.csv").read_text().splitlines()[1:]]
         assert rates == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 1 * 1.6], rel=1e-5)
+    seen.clear()
+    monkeypatch.setattr(main, "LENGTH", 20)                  # two epochs of twenty: no new coefficients, 0.98 for each
+    main.train(main.parse(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--lr", "0.01",
+                           "--optmzr", "sgd", "--save", str(tmp_path / "begun")]))
+    assert all(torch.equal(seen[0][1], gammas) for _, gammas, _ in seen)
+    rates = [float(line.split(",")[1]) for line in (tmp_path / "begun/log.csv").read_text().splitlines()[1:]]
+    assert rates == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 2], rel=1e-5)
 
 
 def test_images_are_cropped_and_mirrored_but_not_digits(tmp_path, monkeypatch):
@@ -750,7 +757,7 @@ def stopped_after(epoch, monkeypatch, work):
 
 def test_each_phase_resumes_bit_for_bit(tmp_path, monkeypatch):
     settings = {"optmzr": "adam", "lr": 0.002, "alpha": 0.3, "smooth_eps": 0.1}
-    dense, sparse = ["--epochs", "3", "--lr", "0.002", "--warmup-epochs", "1"], ["--epochs", "3", "--lam", "0.01"]
+    dense, sparse = ["--epochs", "3", "--lr", "0.002", "--warmup-epochs", "1"], ["--epochs", "6", "--lam", "0.01"]
 
     def phases(root):
         yield "dense", lambda: main.train(main.parse([*RESNET8, *dense, "--resume", "auto", "--save", f"{root}/dense"]))
@@ -765,12 +772,13 @@ def test_each_phase_resumes_bit_for_bit(tmp_path, monkeypatch):
         work()
     for name, work in phases(tmp_path / "parts"):
         if name != "prune":
-            stopped_after(2 if name == "rew" else 1, monkeypatch, work)
+            # the last epoch of the reweighted phase has the coefficients of the one before
+            stopped_after(5 if name == "rew" else 1, monkeypatch, work)
         work()
     for name in ("dense", "rew", "tune"):
         whole, parts = (checkpoint.load(tmp_path / side / name / "checkpoint.pth.tar") for side in ("whole", "parts"))
         assert same(whole["state_dict"], parts["state_dict"]), name
-        assert whole["epoch"] == parts["epoch"] == 3
+        assert whole["epoch"] == parts["epoch"] == (6 if name == "rew" else 3)
         a, b = whole["resume"]["optimizer"]["state"], parts["resume"]["optimizer"]["state"]
         assert all(torch.equal(a[i][key], b[i][key]) for i in a for key in a[i])
         saved = {key: whole["args"][key] for key in settings if name != "rew" or key != "lr"}
@@ -779,7 +787,7 @@ def test_each_phase_resumes_bit_for_bit(tmp_path, monkeypatch):
               for side in ("whole", "parts")]
     assert gammas[0] and same(*gammas)
     with pytest.raises(UserError, match="--lam 0.01"):
-        main.main(["--rew", "--pretrained", f"{tmp_path}/whole/dense/checkpoint.pth.tar", *TINY, "--epochs", "3",
+        main.main(["--rew", "--pretrained", f"{tmp_path}/whole/dense/checkpoint.pth.tar", *TINY, "--epochs", "6",
                    "--lam", "0.02", "--resume", "auto", "--save", f"{tmp_path}/whole/rew"])
 
 

@@ -188,6 +188,34 @@ def test_compact_and_reweighted_round_up_exactly(name, tmp_path):
         assert all(w % 4 == 0 or w == h for w, h in zip([w for w in other.cfg["widths"] if w != "M"], had, strict=True))
 
 
+def test_a_constant_that_the_next_batch_norm_takes_up_keeps_no_channel():
+    model = network("resnet-bottleneck")
+    block = model.layer1[0]                                  # conv3 has no padding and no bias, and bn3 behind it
+    with torch.no_grad():
+        block.conv2.weight[3] = 0
+        block.bn2.bias[3] = 9
+    small = compact(model)
+    assert small.layer1[0].conv2.out_channels == block.conv2.out_channels - 1
+    with torch.no_grad():
+        expected = model(images_for(model))
+        assert (small(images_for(model)) - expected).abs().max() < 1e-9 * expected.abs().max()
+
+
+def test_compacted_groups_count_as_many_channels_as_they_have():
+    model = network("resnext")
+    record = next(r for r in model.channels() if r.group_size > 1)
+    modules, size = dict(model.named_modules()), record.group_size
+    with torch.no_grad():
+        for layer in record.names():
+            for parameter in modules[layer].parameters(recurse=False):
+                parameter[:size] = 0
+        for consumer in record.consumers:
+            modules[consumer.layer].weight[:, :size] = 0
+    for multiple, kept in ((1, 2), (size, 2), (3 * size, 3)):            # of three groups
+        small = compact(model, multiple)
+        assert small.cfg[record.places[0][0]][record.places[0][1]] == kept * size
+
+
 def test_hoyer_compacts_to_multiples(tmp_path):
     checkpoint.save(tmp_path / "a.pth", checkpoint.of(zeroed("vgg").float(), "hoyer", "finetuned", "shapes10"))
     hoyer_compact.main(["--model", str(tmp_path / "a.pth"), "--round-to", "4"])
