@@ -74,6 +74,11 @@ def test_group_coefficients_by_hand(kind, shape, norms):
     assert torch.equal(penalties.coefficients([w], kind, faithful=True)[0], gamma)       # norms have no sign
 
 
+def test_a_column_is_one_place_of_one_input():
+    gamma, = penalties.coefficients([torch.ones(4, 2, 3, 3)], "column", eps=0.0)
+    assert torch.equal(gamma, torch.full((1, 2, 3, 3), 0.5))
+
+
 @pytest.mark.parametrize("kind", penalties.GROUPS)
 def test_the_gradient_is_the_penaltys(kind):
     w = torch.randn(4, 3, 3, 3).requires_grad_()
@@ -358,6 +363,53 @@ def test_groups_that_are_gone_make_a_smaller_network(arch, cfg, kind):
     state = small.state_dict()
     assert masks.keys() == narrow.keys()
     assert all(torch.equal(mask, state[name] != 0) for name, mask in narrow.items())
+
+
+@pytest.mark.parametrize("arch, cfg", [
+    ("resnet", dict(depth=8)), ("mobilenetv2", dict(width_multiplier=0.35)),
+    ("resnext", dict(depth=11, cardinality=3, widen_factor=1, streams=[8, 8, 12, 14]))])
+def test_channels_that_nothing_reads_go_and_no_other(arch, cfg):
+    model = trained(arch, num_classes=10, **cfg)
+    modules, expected = dict(model.named_modules()), {}
+    with torch.no_grad():
+        for record in model.channels():
+            size, consumers = record.group_size, [modules[c.layer].weight for c in record.consumers]
+            for weight in consumers:
+                weight[:, :size] = 0                         # of the first group nothing is read,
+            consumers[0][:, size:size + 1] = 0               # of the second one channel less, or by one layer less
+            if size == 1 and len(consumers) == 1:
+                consumers[0][0, 1] = 1
+            last = modules[record.producers[0][0]].weight[-1]            # one weight makes a channel
+            last.zero_()
+            last[-1].fill_(0).view(-1)[0] = 1
+            expected[record.producers[0][0]] = size
+    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
+    before = model(images)
+    keep = prune.removable(model)
+    assert {name: int((~mask).sum()) for name, mask in keep.items()} == expected
+    largest = max(expected.values())                         # multiples are those of channels
+    rounded = prune.removable(model, round_to=largest)
+    assert all((~rounded[name]).sum() == size for name, size in expected.items() if size == largest)
+    small, _ = prune.narrowed(model, {})
+    assert torch.allclose(before, small(images), atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", ["filter", "column", "channel"])
+def test_prune_takes_channels_out_for_every_kind_that_can_empty_them(kind, tmp_path):
+    model = trained("vgg", depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10], num_classes=10).float()
+    with torch.no_grad():
+        for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:
+            (conv.weight if kind == "filter" else conv.weight.transpose(0, 1))[0] *= 1e-6
+    path = prune.prune(prune.parse(["--model", str(save(tmp_path / "m.pth.tar", model)), "--sparsity-type", kind,
+                                    "--threshold", "1e-4", "--subset", "20", "--device", "cpu", "--save",
+                                    str(tmp_path / "p")]))
+    widths = checkpoint.load(path)["cfg"]["widths"]
+    assert widths == ([6, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 9] if kind == "filter" else
+                      [5, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 10])
+    path = prune.prune(prune.parse(["--model", str(tmp_path / "m.pth.tar"), "--sparsity-type", kind, "--threshold",
+                                    "1e-4", "--subset", "20", "--device", "cpu", "--round-to", "4", "--save",
+                                    str(tmp_path / "q")]))
+    assert checkpoint.load(path)["cfg"]["widths"][2] == 8
 
 
 def test_a_network_without_channels_keeps_one(capsys):
