@@ -252,10 +252,11 @@ def test_single_weight_masks_count_weights():
 def test_a_pretrained_network_begins_under_its_masks_as_it_was(name):
     model = trained_like(name)
     before = model(images_for(model)).detach()
-    net = SoftMask(copy.deepcopy(model)).eval()
-    assert not torch.allclose(net(images_for(model)), before, rtol=1e-3)
-    net.absorb()
-    torch.testing.assert_close(net(images_for(model)), before, rtol=1e-4, atol=1e-4)
+    for start in (0.0, 0.2):                                 # masks of 0.5, and of 0.7
+        net = SoftMask(copy.deepcopy(model), init=start).eval()
+        assert not torch.allclose(net(images_for(model)), before, rtol=1e-3)
+        net.absorb()
+        torch.testing.assert_close(net(images_for(model)), before, rtol=1e-4, atol=1e-4)
     closed = SoftMask(copy.deepcopy(model), init=-0.6)       # what a mask of 0 hides cannot be divided by it
     closed.absorb()
     assert all(torch.equal(p, q) for p, q in zip(closed.model.parameters(), model.parameters(), strict=True))
@@ -515,7 +516,8 @@ def averaged_run(folder, monkeypatch, *flags):
     return train(folder, "--epochs", 3, "--swa-start", 1, *flags), states
 
 
-@pytest.mark.parametrize("flags", [[], MASKS], ids=["dense", "masks"])
+@pytest.mark.parametrize("flags", [                         # 170: the last masks are closed, their average is open
+    [], [*MASKS, "--wg", 170, "--tw", 0], [*MASKS, "--wg", 200, "--tw", 0]], ids=["dense", "open", "closed"])
 def test_the_average_is_the_mean_of_the_epochs_with_statistics_of_its_own(flags, tmp_path, monkeypatch):
     ckpt, states = averaged_run(tmp_path, monkeypatch, *flags)
     averaged = ckpt["resume"]["averaged"]
@@ -537,7 +539,9 @@ def test_the_average_is_the_mean_of_the_epochs_with_statistics_of_its_own(flags,
 
     # It is the averaged network that is saved, evaluated and pruned.
     if flags:
-        last = rows(tmp_path)[-1]
+        last, trained = rows(tmp_path)[-1], ckpt["resume"]["net"]["m"]
+        assert (trained <= -0.5).any() and (0.9 < float(net.sparsity()) < 1 if "200" in map(str, flags) else
+                                            net.sparsity() == 0)
         assert float(last["sparsity"]) == pytest.approx(float(net.sparsity()))
         assert float(last["flops_gone"]) == pytest.approx(float(net.sparsity(flops=True)))
         assert torch.equal(ckpt["state_dict"]["conv1.weight"], stem.weight)
