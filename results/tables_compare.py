@@ -87,9 +87,9 @@ def draw(path, rows):
     found = groups(rows)
     for axis, asked, column in zip(panels, ("weights", "macs"), ("weights_left", "macs_left"), strict=True):
         names = list(dict.fromkeys(name for name, what, _ in found if what == asked))
+        random = [name for name in names if name.startswith("random")]
         for name in names:
             runs = [group for (other, what, _), group in found.items() if (other, what) == (name, asked)]
-            random = [other for other in names if other.startswith("random")]
             axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
                           [statistics.pstdev(float(row["accuracy"]) for row in group) for group in runs], marker="o",
                           linestyle="--" if name in random else "-", label=name,

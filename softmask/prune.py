@@ -79,20 +79,20 @@ def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
     return keep
 
 
-def threshold_for(args, ckpt, model, soft_masks):
-    """The t that leaves --keep-macs, or --keep-weights of single-weight masks; 0 without either. soft_masks: scores."""
+def threshold_for(args, ckpt, model, order):
+    """The t that leaves --keep-macs, or --keep-weights of single-weight masks; 0 without either. order: `scores`."""
     single = ckpt["args"]["nfp"]
     if args.keep_macs and single or args.keep_weights and not single:
         raise UserError("--keep-weights is for masks of single weights (--nfp), --keep-macs for those of channels")
     if not (args.keep_macs or args.keep_weights):
         return 0.0
     dense = keeping.dense_total(ckpt)
-    others = compute_flops.count(model).total.weights - sum(int(mask.count_nonzero()) for mask in soft_masks.values())
+    others = compute_flops.count(model).total.weights - sum(int(score.count_nonzero()) for score in order.values())
 
     def left(t):
         if single:
-            return (others + sum(int((mask > t).sum()) for mask in soft_masks.values())) / dense.weights
-        closed, keep = copy.deepcopy(model), choose(model, soft_masks, t, True, args.round_to)
+            return (others + sum(int((score > t).sum()) for score in order.values())) / dense.weights
+        closed, keep = copy.deepcopy(model), choose(model, order, t, True, args.round_to)
         silence(closed, keep)
         return compute_flops.count(models.narrow(closed, keep)).total.macs / dense.macs
 
