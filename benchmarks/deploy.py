@@ -5,7 +5,7 @@
 
 One thread and processor time, all cells of a network taking turns; medians. Parts:
 
-    half        six networks and the same with half their channels, beside what torch-pruning leaves of them
+    half        seven networks and the same with half their channels, beside what torch-pruning leaves of them
     odd         channel counts of 8n - 1 and 8n: what does a multiplication cost?
     sparse      ResNet-20 with zeros at random places: where does the C file begin to win?
     trained     bundled networks: accuracy on CIFAR-10 in each form (needs the data set)
@@ -33,6 +33,7 @@ NETWORKS = {
     "vgg13": ("vgg", {"depth": 13}), "resnet20": ("resnet", {"depth": 20}),
     "resnet164": ("preresnet", {"depth": 164, "selection": True, "gamma": 0.5}),
     "densenet40": ("densenet", {"depth": 40, "selection": True, "gamma": 0.5}),
+    "densenet40_k32": ("densenet", {"depth": 40, "growth": 32, "gamma": 0.5}),      # halved it still fills AVX-512
     "wrn_16_4": ("wideresnet", {"depth": 16, "widen_factor": 4}),
     "mobilenetv2": ("mobilenetv2", {"width_multiplier": 1, "num_classes": 10}),
 }
