@@ -20,7 +20,7 @@ def records(model):
         norms = {norm: slice(None) for _, norm in record.producers}
         norms |= {consumer.norm: consumer.part for consumer in record.consumers}
         norms.pop("", None)
-        if record.stream and norms:
+        if record.stream:
             found[record.producers[0][0]] = record, norms
     return found
 

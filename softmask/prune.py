@@ -110,7 +110,7 @@ def prune(args):
     """args: those of `parse`."""
     ckpt = originals.load(args.model, network, image_size=args.image_size)
     soft_masks = ckpt.get("soft_masks")
-    if ckpt["method"] != "softmask" or ckpt["stage"] != "sparse" or not soft_masks:
+    if not soft_masks:
         raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     if args.round_to > 1 and ckpt["args"]["nfp"]:

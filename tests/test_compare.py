@@ -73,6 +73,9 @@ def test_the_words_and_the_epochs_of_a_schedule(words, expected):
     assert rates == expected
     with pytest.raises(UserError, match="not both"):
         schedule.make_scheduler(optimizer, [*words, "cosine", 7], 0.5, 4)
+    assert [schedule.epoch_or_word(word) for word in ("81", "cosine")] == [81, "cosine"]
+    with pytest.raises(ValueError):
+        schedule.epoch_or_word("1.5")
 
 
 def test_every_training_script_has_the_same_cycle(dense, tmp_path):
@@ -90,10 +93,10 @@ def test_every_training_script_has_the_same_cycle(dense, tmp_path):
         (reweighted_main, ["--pretrained", dense, "--rew", *sgd]), (reweighted_finetune, ["--model", masks, *sgd])]
     for number, (script, flags) in enumerate(scripts):
         folder = tmp_path / str(number)
-        call(script.main, *flags, *TRAIN, "--epochs", 5, "--lr", 0.1, "--save", folder)
+        call(script.main, *flags, *TRAIN, "--epochs", 8, "--lr", 0.1, "--save", folder)
         with open(folder / "log.csv", newline="") as file:
             rates = [round(float(row["lr"]), 4) for row in csv.DictReader(file)]
-        assert rates == [0.1, 0.0905, 0.0655, 0.0345, 0.0095], script.__name__
+        assert rates == [0.05, 0.1, 0.095, 0.0812, 0.0611, 0.0389, 0.0188, 0.005], script.__name__    # not a cosine
         assert checkpoint.load(folder / "checkpoint.pth.tar")["cfg"]["depth"] == 8
 
 
@@ -133,9 +136,10 @@ def test_a_rewound_cycle_is_repeated_whole(dense, tmp_path):
 # what is to stay
 
 def test_bisection_by_hand():
-    assert keep.bisect(lambda t: 1 - t, 0.25, 1.0) == pytest.approx(0.75, abs=1e-6)
-    assert keep.bisect(lambda t: 0.5 if t < 3 else 0.2, 0.4, 8) == pytest.approx(3, abs=1e-6)
-    assert keep.bisect(lambda t: 0.2, 0.4, 8) == 0
+    assert keep.bisect(lambda t: 1 - t, 0.3, 1.0) == pytest.approx(0.7, abs=1e-9)
+    assert keep.bisect(lambda t: 0.5 if t < 3 else 0.2, 0.4, 8) == pytest.approx(3, abs=1e-9)
+    assert keep.bisect(lambda t: 1 if t < 2 else 0.5 if t < 3 else 0.2, 0.5, 8) == pytest.approx(2, abs=1e-9)
+    assert keep.bisect(lambda t: 0.2, 0.4, 8) == keep.bisect(lambda t: 0.4 if t < 3 else 0.2, 0.4, 8) == 0
     with pytest.raises(UserError, match="leaves 0.6000, more than the 0.5 asked for"):
         keep.bisect(lambda t: 0.6, 0.5, 1)
 

@@ -10,6 +10,7 @@ from by_hand import assert_same_network, like_trained, train_by_hand
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models, packing
+from common.compact import silence
 from common.run import Run
 from softmask import eval as evaluation
 from softmask import finetune, main, prune, quantize_model, quantizers
@@ -462,11 +463,12 @@ def test_images_are_cropped_and_mirrored_and_those_of_cifar100_have_squares_cut_
     torch.manual_seed(0)
     path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("resnet", depth=8), "softmask", "pruned",
                                                                 "shapes10"))
-    for flags in ([], ["--dataset", str(tmp_path / "cifar100.npz")], ["--length", "5"]):
+    cifar100 = ["--dataset", str(tmp_path / "cifar100.npz")]
+    for flags in ([], cifar100, ["--length", "5"], [*cifar100, "--length", "0"]):
         for script, start in ((main.main, TINY), (finetune.main, ["--pruned", str(path)])):
             with pytest.raises(KeyboardInterrupt):
                 script([*start, *flags, "--save", str(tmp_path / "x")])
-    assert seen == [{"crop": 4, "flip": True, "cutout": length} for length in (0, 0, 8, 8, 5, 5)]
+    assert seen == [{"crop": 4, "flip": True, "cutout": length} for length in (0, 0, 8, 8, 5, 5, 0, 0)]
 
 
 def test_fine_tuning_is_sgd_with_the_masks_after_every_step(tmp_path):
@@ -624,18 +626,22 @@ def test_pruning_takes_masked_networks_only(tmp_path):
 def pruned_by_hand(folder, *flags):
     """What prune.py makes of a WideResNet-10-1 whose masks are 0, 0.001, 0.3, 1, 0.6, 0, ..."""
     model = trained_like("wrn-16-2", depth=10, widen_factor=1)
+    with torch.no_grad():
+        model.block1.layer[0].bn2.weight[2] = 0              # this channel, with a mask of 0.001, is a constant
+        model.fc.weight[0, 3] = 0                            # a parameter nevertheless
     net = SoftMask(model).eval()
     net.m.data = torch.tensor([-0.7, -0.499, -0.2, 0.6, 0.1]).repeat(len(net.m) // 5 + 1)[:len(net.m)]
     soft = {name: mask.detach() for name, mask in zip(net.names, net.masks(), strict=True)}
     path = checkpoint.save(folder / "m.pth.tar", checkpoint.of(
         net.folded(), "softmask", "sparse", "shapes10", soft_masks=soft, dense=compute_flops.summary(model), args={
             "nfp": False, "pflops": True, "target": 0.37}))
-    prune.main(["--model", str(path), "--save", str(folder), "--subset", "20", "--device", "cpu", *flags])
+    prune.main(["--model", str(path), "--subset", "20", "--device", "cpu", *flags])
     return checkpoint.load(folder / "pruned_model.pth.tar"), soft
 
 
 def test_prune_takes_the_masks_of_zero_and_reports_what_is_gone(tmp_path, capsys):
     ckpt, soft = pruned_by_hand(tmp_path)
+    assert ckpt["args"]["target"] == 0.37 and ckpt["args"]["model"] == str(tmp_path / "m.pth.tar")
     assert ckpt["state_dict"]["block1.layer.0.conv1.weight"].shape[0] == int((soft["block1.layer.0.conv1"] > 0).sum())
     before, after = (compute_flops.count(checkpoint.to_model(checkpoint.load(tmp_path / f"{name}.pth.tar")))
                      for name in ("m", "pruned_model"))
@@ -655,8 +661,8 @@ def test_prune_says_how_far_the_logits_are_off(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(prune, "choose", lambda model, soft, t, round_to: {
         "block1.layer.0.conv1": torch.arange(len(soft["block1.layer.0.conv1"])) < 3})
     loaders = []
-    monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": 1.0})
-    pruned_by_hand(tmp_path)
+    monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": len(loaders)})
+    assert pruned_by_hand(tmp_path)[0]["prec1"] == 2                                      # of the pruned network
     assert float(capsys.readouterr().out.split("logits differ by ")[1].split()[0]) > 1e-3
     assert torch.equal(loaders[0].labels, data.load("shapes10", subset=20).y_test)
 
@@ -673,9 +679,14 @@ def test_masks_of_one_close_by_the_size_of_their_weights(tmp_path, capsys):
         args={"nfp": True, "pflops": False, "target": 0.5}))
     prune.main(["--model", str(path), "--save", str(tmp_path), "--subset", "20", "--device", "cpu",
                 "--keep-weights", "0.3"])
-    assert "masks of 1 with weights above 0." in capsys.readouterr().out
+    out = capsys.readouterr().out
     ckpt = checkpoint.load(tmp_path / "pruned_model.pth.tar")
     total = compute_flops.count(checkpoint.to_model(ckpt)).total
+    assert "masks of 1 with weights above 0." in out
+    assert f"\n{'parameters':34} {compute_flops.count(model).total.params:15,} {total.nonzeros:15,} " in out
+    for flags in (["--keep-macs", "0.5"], ["--round-to", "8"]):
+        with pytest.raises(UserError, match=f"{flags[0]}.*for (masks|those) of channels"):
+            prune.main(["--model", str(path), "--overwrite", *flags])
     assert 0.299 < total.weights / compute_flops.count(model).total.weights <= 0.3
     sizes = {kept: torch.cat([model.get_parameter(name).abs()[(mask == 1) & (ckpt["masks"][name] == kept)]
                               for name, mask in soft.items()]) for kept in (True, False)}
@@ -696,12 +707,20 @@ def test_channels_with_masks_of_one_close_by_the_size_of_their_filters():
                for name in names)
 
 
-def test_keep_macs_of_masks_counts_what_is_left_in_multiples(tmp_path, capsys):
-    ckpt, soft = pruned_by_hand(tmp_path, "--keep-macs", "0.6", "--round-to", "4")
-    out = capsys.readouterr().out
-    left = compute_flops.count(checkpoint.to_model(ckpt)).total.macs / ckpt["dense"]["macs"]
-    assert f"leave {left:.4f} of the MACs\n" in out and out.index("masks above") == 0
+@pytest.mark.parametrize("kept, says", [("0.6", "masks above "), ("0.05", "masks of 1 with weights above ")])
+def test_keep_macs_of_masks_counts_what_is_left_in_multiples(kept, says, tmp_path, capsys):
+    ckpt, soft = pruned_by_hand(tmp_path, "--keep-macs", kept, "--round-to", "4")
+    out, small = capsys.readouterr().out, checkpoint.to_model(ckpt).eval()
+    left = compute_flops.count(small).total.macs / ckpt["dense"]["macs"]
+    assert f"leave {left:.4f} of the MACs\n" in out and out.startswith(says)
     assert all(width % 4 == 0 for width in ckpt["cfg"]["widths"])
+    # the trials of other thresholds leave no trace in what is kept
+    model = checkpoint.to_model(checkpoint.load(tmp_path / "m.pth.tar")).eval()
+    t = float(out.split("above ")[1].split()[0]) + says.startswith("masks of 1") + 1e-6      # printed in few digits
+    silence(model, prune.choose(model, prune.scores(model, soft), t, True, 4))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        assert (model(images) - small(images)).abs().max() < 1e-4 * model(images).abs().max()
     with pytest.raises(UserError, match="--keep-weights is for masks of single weights"):
         pruned_by_hand(tmp_path, "--keep-weights", "0.6", "--overwrite")
 

@@ -23,8 +23,8 @@ def bools(text):
 
 def test_rounding_up_keeps_the_highest_of_those_that_went():
     assert rounded_up(bools("0100100000"), 4).tolist() == bools("1110100000").tolist()       # the first ones
-    scores = torch.tensor([0, 3, 0, 9, 1, 0, 0, 7, 0, 0.])
-    assert rounded_up(bools("0100100000"), 4, scores=scores).tolist() == bools("0101100100").tolist()
+    scores = torch.tensor([0, 3, 0, 9, 1, 8, 0, 7, 0, 0.])                                  # what stays, stays
+    assert rounded_up(bools("0100100000"), 4, scores=scores).tolist() == bools("0101110000").tolist()
     assert rounded_up(bools("0110110"), 4).tolist() == bools("0110110").tolist()             # is one already
     assert rounded_up(bools("111110"), 8).all() and not rounded_up(bools("0000"), 8).any()
     assert rounded_up(bools("1000"), 8, unit=4).sum() == 2 and rounded_up(bools("1000"), 8, unit=64).sum() == 1
