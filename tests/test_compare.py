@@ -97,13 +97,18 @@ def test_every_training_script_has_the_same_cycle(dense, tmp_path):
         with open(folder / "log.csv", newline="") as file:
             rates = [round(float(row["lr"]), 4) for row in csv.DictReader(file)]
         assert rates == [0.05, 0.1, 0.095, 0.0812, 0.0611, 0.0389, 0.0188, 0.005], script.__name__    # not a cosine
-        assert checkpoint.load(folder / "checkpoint.pth.tar")["cfg"]["depth"] == 8
+        ckpt = checkpoint.load(folder / "checkpoint.pth.tar")
+        assert ckpt["cfg"]["depth"] == 8 and ckpt["dense"] == checkpoint.load(dense)["dense"]
 
 
 @pytest.mark.parametrize("script", [magnitude_main, slimming_main])
-def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path):
-    call(script.main, "--pretrained", dense, *TRAIN, "--epochs", 1, "--lr", 0, "--save", tmp_path / "run")
-    before, after = (checkpoint.load(path)["state_dict"] for path in (dense, tmp_path / "run/checkpoint.pth.tar"))
+def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path, monkeypatch):
+    """On the data set of the file, in a folder named after its network."""
+    monkeypatch.chdir(tmp_path)
+    call(script.main, "--pretrained", dense, *TRAIN[2:], "--epochs", 1, "--lr", 0)
+    files = [checkpoint.load(path) for path in (dense, "logs/shapes10-resnet8-dense/checkpoint.pth.tar")]
+    assert len(checkpoint.images_of(files[1])["mean"]) == 3                               # of the images it saw
+    before, after = (file["state_dict"] for file in files)
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if "running" not in name
                and "num_batches" not in name)
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])        # it has been trained

@@ -752,6 +752,8 @@ def test_compact_as_a_command(tmp_path, capsys):
     assert same_logits(model, small, 1e-5)
     with pytest.raises(UserError, match="there already"):
         compact.main(["--model", str(tmp_path / "m")])
+    with pytest.raises(UserError, match="not --arch cnn"):
+        compact.main(["--model", str(tmp_path / "m"), "--arch", "cnn", "--overwrite"])
     checkpoint.save(tmp_path / "m.pth", checkpoint.of(model, "hoyer", "pruned", "shapes10"))
     for flags, name in (["--overwrite"], "m_compact"), (["--save", str(tmp_path / "x.pth")], "x"):
         compact.main(["--model", str(tmp_path / "m"), *flags])
