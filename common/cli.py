@@ -93,12 +93,17 @@ def default_folder(dataset, network, what):
     return f"logs/{Path(dataset).stem}-{network}-{what}"
 
 
+def check_writable(folder, flag):
+    """UserError unless files can be written to the folder, which need not be there yet; flag: what it was given by."""
+    there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists())
+    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+        raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another {flag}")
+
+
 def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
     """The folder to write to, which the first file makes; one that `holds` an earlier result is refused."""
     folder = Path(folder)
-    there = next(p for p in (folder, *folder.absolute().parents) if p.exists())
-    if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another --save")
+    check_writable(folder, "--save")
     if overwrite and resume:
         raise UserError("--resume continues a run and --overwrite starts it again; choose one")
     resumes = resume == "auto" or resume and Path(resume).resolve().parent == folder.resolve()

@@ -1,9 +1,10 @@
 """What every eval.py can do with a network besides evaluating it: --export, --int8 and --latency."""
 import tempfile
+from pathlib import Path
 
 import torch
 
-from common import UserError, data, models
+from common import UserError, cli, data, models
 
 # export, export_c and latency need packages that others do without, and are imported where they are asked for.
 
@@ -22,6 +23,8 @@ def check(args):
         raise UserError("--int8 is a way to --export model.onnx")
     if args.export and not args.export.endswith((".onnx", ".c")):
         raise UserError(f"--export {args.export}: the name ends in .onnx or .c")
+    if args.export:
+        cli.check_writable(Path(args.export).parent, "--export")
     if args.export and args.export.endswith(".onnx"):
         from common import export
         export.packages()
@@ -30,6 +33,8 @@ def check(args):
 def deploy(args, ckpt, model, dataset, test):
     """Does what the flags ask for; model: the checkpoint's; test: the loader of the test set."""
     train = data.Loader(dataset, "train", test.batch_size, test.device, shuffle=False)
+    if args.export:
+        Path(args.export).parent.mkdir(parents=True, exist_ok=True)
     if args.export and args.export.endswith(".onnx"):
         from common import export
         export.export(model, args.export, dataset, (train, test), args.int8)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, checkpoint, data, models
+from common import UserError, checkpoint, cli, data, models
 from common.decoding import SUFFIXES, decode, image_files
 
 
@@ -49,6 +49,7 @@ def predict(model, ckpt, args, device):
         raise UserError(f"--predict {folder} is no folder")
     if path.exists():
         raise UserError(f"{path} is there already; give another --csv")
+    cli.check_writable(path.parent, "--csv")
     inside = [folder, *sorted(p for p in folder.rglob("*") if p.is_dir() and not any(
         part.startswith(".") for part in p.relative_to(folder).parts))]
     files = [file for place in inside for file in image_files(place)]
@@ -70,6 +71,7 @@ def predict(model, ckpt, args, device):
                                               strict=True):
             rows.append((str(file.relative_to(folder)), names[label], f"{probability:.4f}"))
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
             csv.writer(file).writerows([("file", "class", "probability"), *rows])
     except OSError as error:

@@ -198,6 +198,7 @@ def test_latency_without_the_runtimes_measures_torch(trained, monkeypatch, capsy
 @pytest.mark.parametrize("flags,message", [
     (["--export", "model.onnx"], "onnx is not installed; pip install -r requirements-deploy.txt"),
     (["--export", "model.tflite"], "the name ends in .onnx or .c"),
+    (["--export", "onnx.py/model.c"], "cannot write to onnx.py (onnx.py is no folder or not writable)"),
     (["--int8"], "--int8 is a way to --export"), (["--export", "model.c", "--int8"], "--int8 is a way to --export")])
 def test_export_errors_are_one_line(trained, run, tmp_path, flags, message):
     (tmp_path / "onnx.py").write_text("raise ImportError('no onnx here', name='onnx')\n")
@@ -246,12 +247,12 @@ def test_c_gives_the_logits(name, tmp_path):
 
 @CC
 def test_eval_exports_c(trained, run, tmp_path):
-    done = run("magnitude/eval.py", trained, "--subset", 100, "--export", "model.c", cwd=tmp_path)
+    done = run("magnitude/eval.py", trained, "--subset", 100, "--export", "new/model.c", cwd=tmp_path)
     assert done.returncode == 0 and "cc -O3" in done.stdout, done.stderr
     nonzeros = int(checkpoint.load(trained)["state_dict"]["feature.8.weight"].count_nonzero())
-    line, = [line for line in (tmp_path / "model.c").read_text().splitlines() if "feature_8_weight[]" in line]
+    line, = [line for line in (tmp_path / "new/model.c").read_text().splitlines() if "feature_8_weight[]" in line]
     assert line.count(",") + 1 == nonzeros                   # the zeros are not in the file
-    done = subprocess.run(["cc", "-O3", "-o", "model", "model.c"], cwd=tmp_path, capture_output=True, timeout=200)
+    done = subprocess.run(["cc", "-O3", "-o", "model", "new/model.c"], cwd=tmp_path, capture_output=True, timeout=200)
     image = np.zeros(3 * 32 * 32, np.float32).tobytes()
     done = subprocess.run(["./model", "3"], cwd=tmp_path, input=image, capture_output=True, text=False, timeout=60)
     assert 0 < float(done.stdout) < 1000

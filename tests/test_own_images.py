@@ -299,8 +299,8 @@ def test_from_a_folder_of_photos_to_labels(run, tmp_path):
     assert (rows[1][1], float(rows[1][2])) == (CLASSES[p.argmax()], pytest.approx(float(p.max()), abs=2e-4))
     again = run("slimming/eval.py", "dense/checkpoint.pth.tar", "--predict", "new", *common, cwd=tmp_path)
     assert again.returncode == 2 and "predictions.csv is there already; give another --csv" in again.stderr
-    step("softmask/eval.py", "tuned/finetuned.pth.tar", "--predict", "new", "--csv", "other.csv")
-    assert (tmp_path / "other.csv").exists()
+    step("softmask/eval.py", "tuned/finetuned.pth.tar", "--predict", "new", "--csv", "out/other.csv")
+    assert (tmp_path / "out/other.csv").exists()
 
 
 def test_per_class_counts_by_hand():
