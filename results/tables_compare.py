@@ -31,9 +31,14 @@ def mean(rows, column):
     return statistics.mean(float(row[column]) for row in rows)
 
 
-def spread(values):
+def deviation(rows, column):
+    """The standard deviation over the seeds; 0 of one alone."""
+    return statistics.stdev(float(row[column]) for row in rows) if len(rows) > 1 else 0.0
+
+
+def spread(rows, column):
     """'89.10', or with several seeds '89.10 ± 0.21'."""
-    return f"{statistics.mean(values):.2f}" + (f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else "")
+    return f"{mean(rows, column):.2f}" + (f" ± {deviation(rows, column):.2f}" if len(rows) > 1 else "")
 
 
 def comparison(rows):
@@ -43,7 +48,7 @@ def comparison(rows):
     for (name, asked, target), runs in groups(rows).items():
         more = [float(row["accuracy"]) - trained_on[row["seed"]] for row in runs if row["seed"] in trained_on]
         what = {"weights": f"{target:g} % of the weights", "macs": f"{target:g} % of the MACs"}.get(asked, "")
-        cells.append([name, what, spread([float(row["accuracy"]) for row in runs]),
+        cells.append([name, what, spread(runs, "accuracy"),
                       f"{statistics.mean(more):+.2f}" if more and name != "dense, trained on" else "",
                       f"{mean(runs, 'params'):,.0f}", f"{mean(runs, 'nonzeros'):,.0f}",
                       f"{mean(runs, 'sparse_macs') / 1e6:.2f}M", f"{mean(runs, 'kib'):,.0f}",
@@ -91,15 +96,15 @@ def draw(path, rows):
         for name in names:
             runs = [group for (other, what, _), group in found.items() if (other, what) == (name, asked)]
             axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
-                          [statistics.pstdev(float(row["accuracy"]) for row in group) for group in runs], marker="o",
-                          linestyle="--" if name in random else "-", label=name,
+                          [deviation(group, "accuracy") for group in runs], marker="o", label=name,
+                          linestyle="--" if name in random else "-",
                           color=f"{0.3 + 0.35 * random.index(name)}" if name in random else f"C{names.index(name)}")
         for (name, _, _), group in found.items():
             if name.startswith("dense"):
                 axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name,
                              linestyle=":" if name == "dense" else "-.")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        axis.legend(fontsize=8, loc="lower right")
         targets = [target for _, what, target in found if what == asked]
         if targets:
             axis.set_xlim(0.6 * min(targets), 1.4 * max(targets))
