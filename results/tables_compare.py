@@ -32,7 +32,7 @@ def mean(rows, column):
 
 
 def deviation(rows, column):
-    """The standard deviation over the seeds; 0 of one alone."""
+    """The standard deviation of the seeds; 0 of one alone."""
     return statistics.stdev(float(row[column]) for row in rows) if len(rows) > 1 else 0.0
 
 
