@@ -115,14 +115,14 @@ def check(args):
 def main(argv=None):
     args = parse(argv)
     check(args)
-    args.dataset = args.dataset or "cifar100"
-    args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
     start = None
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         arch, cfg = start["arch"], start["cfg"]
     else:
         arch, cfg = network(args.arch or "wideresnet", args.depth, args.wf, args.d)
+    args.dataset = args.dataset or start and start["dataset"] or "cifar100"
+    args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
     stage = "dense" if args.target is None else "sparse"
 
     # data

@@ -947,3 +947,11 @@ def test_the_namespace_that_main_hands_to_prune_is_all_it_needs(tmp_path):
                                    test_batch_size=64, image_size=None, keep_weights=None, keep_macs=None,
                                    round_to=1))
     assert (tmp_path / "p" / "pruned_model.pth.tar").exists()
+
+
+def test_pretrained_brings_its_data_set(tmp_path):
+    model = models.build("resnet", depth=8, num_classes=10)
+    checkpoint.save(tmp_path / "dense.pth.tar", checkpoint.of(model, "magnitude", "dense", "shapes10"))
+    main.main(["--pretrained", str(tmp_path / "dense.pth.tar"), "--subset", "40", "--epochs", "1", "--target", "0.3",
+               "--device", "cpu", "--save", str(tmp_path / "run")])
+    assert checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["dataset"] == "shapes10"
