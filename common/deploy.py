@@ -25,9 +25,9 @@ def check(args):
         raise UserError(f"--export {args.export}: the name ends in .onnx or .c")
     if args.export:
         cli.check_writable(Path(args.export).parent, "--export")
-    if args.export and args.export.endswith(".onnx"):
-        from common import export
-        export.packages()
+        if args.export.endswith(".onnx"):
+            from common import export
+            export.packages()
 
 
 def deploy(args, ckpt, model, dataset, test):
@@ -35,12 +35,12 @@ def deploy(args, ckpt, model, dataset, test):
     train = data.Loader(dataset, "train", test.batch_size, test.device, shuffle=False)
     if args.export:
         Path(args.export).parent.mkdir(parents=True, exist_ok=True)
-    if args.export and args.export.endswith(".onnx"):
-        from common import export
-        export.export(model, args.export, dataset, (train, test), args.int8)
-    elif args.export:
-        from common import export_c
-        export_c.export(model, args.export)
+        if args.export.endswith(".onnx"):
+            from common import export
+            export.export(model, args.export, dataset, (train, test), args.int8)
+        else:
+            from common import export_c
+            export_c.export(model, args.export)
     if args.latency:
         compare(ckpt, model, train, test)
 
