@@ -3,9 +3,9 @@
     python results/add_run.py logs/cifar10-vgg13-dense/checkpoint.pth.tar
     python results/add_run.py logs/.../finetuned.pth.tar --keep chkpt/slimming-vgg13-cifar10.pth.tar
 
-Everything in the row is read from the checkpoint or counted on its network. A kept file holds the weights in half
-precision and no optimizer state; its accuracy, in the file and in the row, is its own, on the whole test set. Its
-SHA-256 goes to chkpt/SHA256SUMS.
+Everything in the row is read from the checkpoint or counted on its network; bytes are those of a file with the network
+alone. A kept file holds the weights in half precision and no optimizer state; its accuracy, in the file and in the row,
+is its own, on the whole test set. Its SHA-256 goes to chkpt/SHA256SUMS.
 """
 import argparse
 import csv
@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 from common import UserError, checkpoint, cli, compute_flops, data, models, scores
 from common.device import device_of
 from common.evaluate import evaluate
-from results import ledger
+from results import ledger, summary
 
 
 def keep(ckpt, path, data_dir=None, device=None):
@@ -62,7 +62,7 @@ def row_of(ckpt):
             "epochs": ckpt["epoch"], "seed": args.get("seed", ""), "precision": run["precision"],
             "hardware": run["hardware"], "minutes": f"{run['minutes']:.1f}", "accuracy": f"{ckpt['prec1']:.2f}",
             "best_accuracy": f"{ckpt['best_prec1']:.2f}", "params": total.params, "nonzeros": total.nonzeros,
-            "macs": total.sparse_macs, "bytes": total.bytes, "checkpoint": "", "sha256": "", "weights": total.weights,
+            "macs": total.sparse_macs, "bytes": summary.size(ckpt), "checkpoint": "", "sha256": "", "weights": total.weights,
             "widths": "-".join(map(str, ckpt["cfg"].get("widths", []))), "args": json.dumps(args)}
 
 

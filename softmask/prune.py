@@ -129,7 +129,8 @@ def prune(args):
             for name, mask in masks.items():
                 model.get_parameter(name).mul_(mask.to(device))
     else:
-        keep, masks = choose(model, order, t, round_to=args.round_to), None
+        chosen, masks = choose(model, order, t, round_to=args.round_to), None
+        keep = {name: chosen[name] for name, _ in model.named_modules() if name in chosen}       # from input to output
         silence(model, keep)
         small = models.narrow(model, keep)
     after = compute_flops.count(small)

@@ -113,6 +113,13 @@ def test_a_row_without_a_kept_file_has_the_run_s_own_accuracy_and_its_rule(run_f
     rows = ledger.read(ledger.PATH)
     assert [(row["accuracy"], row["best_accuracy"], row["checkpoint"]) for row in rows] == [("99.90", "99.95", "")] * 2
     assert rows[0]["args"]["rule"] == "magnitude, per layer"
+    # pruned weights are stored as what is left of them, so the row has fewer bytes than 4 a parameter
+    name = max(ckpt["state_dict"], key=lambda name: ckpt["state_dict"][name].numel())
+    mask = torch.zeros_like(ckpt["state_dict"][name], dtype=torch.bool)
+    ckpt["state_dict"][name] = torch.zeros_like(ckpt["state_dict"][name])
+    checkpoint.save(run_file, {k: v for k, v in ckpt.items() if k != "path"} | {"masks": {name: mask}})
+    add_run.main([str(run_file)])
+    assert int(rows[0]["bytes"]) - int(ledger.read(ledger.PATH)[-1]["bytes"]) > 3.5 * mask.numel()
 
 
 def test_keeping_a_file_without_its_data_is_refused_before_anything_is_written(run_file, tmp_path, monkeypatch):
