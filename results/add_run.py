@@ -62,8 +62,9 @@ def row_of(ckpt):
             "epochs": ckpt["epoch"], "seed": args.get("seed", ""), "precision": run["precision"],
             "hardware": run["hardware"], "minutes": f"{run['minutes']:.1f}", "accuracy": f"{ckpt['prec1']:.2f}",
             "best_accuracy": f"{ckpt['best_prec1']:.2f}", "params": total.params, "nonzeros": total.nonzeros,
-            "macs": total.sparse_macs, "bytes": summary.size(ckpt), "checkpoint": "", "sha256": "", "weights": total.weights,
-            "widths": "-".join(map(str, ckpt["cfg"].get("widths", []))), "args": json.dumps(args)}
+            "macs": total.sparse_macs, "bytes": summary.size(ckpt), "checkpoint": "", "sha256": "",
+            "weights": total.weights, "widths": "-".join(map(str, ckpt["cfg"].get("widths", []))),
+            "args": json.dumps(args)}
 
 
 def main(argv=None):

@@ -958,8 +958,8 @@ def test_pretrained_brings_its_data_set(tmp_path):
 
 
 def test_the_report_lists_layers_from_input_to_output(tmp_path):
-    main.main(["--dataset", "shapes10", "--depth", "10", "--wf", "1", "--subset", "40", "--epochs", "1", "--target", "0.3",
-               "--device", "cpu", "--save", str(tmp_path)])
+    main.main(["--dataset", "shapes10", "--depth", "10", "--wf", "1", "--subset", "40", "--epochs", "1",
+               "--target", "0.3", "--device", "cpu", "--save", str(tmp_path)])
     text = (tmp_path / "prune.txt").read_text()
     layers = [line.split()[0] for line in text[text.index(" keeps"):].splitlines()[1:] if len(line.split()) == 3]
     assert layers == [name for name, _ in models.build("wideresnet", depth=10, variant="softmask").named_modules()
