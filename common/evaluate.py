@@ -5,7 +5,7 @@ import time
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, deploy, models, originals, predict, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, deploy, keep, models, originals, predict, runtime
 from common.device import device_of
 
 
@@ -74,21 +74,22 @@ def evaluate_file(argv, description, network):
 
 def evaluate_checkpoint(path, args, network):
     """What evaluate_file prints of the file; args: its flags."""
-    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
+    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
+    if not args.predict:
+        args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+        dataset = data.for_network(model, args, ckpt["path"])
     total = compute_flops.count(model).total
     print(f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(ckpt['cfg'])}\n"
           f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
           f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs", flush=True)
     if ckpt["dense"]:
-        dense = ckpt["dense"]
-        print(f"  {dense['params'] / total.params:.2f}x fewer parameters, {dense['macs'] / total.macs:.2f}x fewer MACs "
+        dense = keep.dense_total(ckpt, model)
+        print(f"  {dense.params / total.params:.2f}x fewer parameters, {dense.macs / total.macs:.2f}x fewer MACs "
               "than the dense network")
     if args.predict:
         return predict.predict(model, ckpt, args, device)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    dataset = data.for_network(model, args, ckpt["path"])
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""

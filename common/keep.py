@@ -30,10 +30,12 @@ def part(text):
 part.__name__ = "fraction in (0, 1]"
 
 
-def dense_total(ckpt):
-    """compute_flops' totals of the dense network that the checkpoint's comes from; `weights` are all of them."""
+def dense_total(ckpt, model):
+    """compute_flops' totals of the dense network that the checkpoint's comes from, for images as large as those that
+    its network, model, reads; `weights` are all of them."""
+    size = {name: model.cfg[name] for name in ("image_size",) if name in model.cfg}
     with torch.device("meta"):
-        return compute_flops.count(models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])).total
+        return compute_flops.count(models.build(ckpt["arch"], **{**(ckpt["dense"] or ckpt)["cfg"], **size})).total
 
 
 def rounded_up(alive, multiple, unit=1, scores=None):

@@ -67,14 +67,18 @@ FORMATS = (
 )
 
 
-def load(path, network, arch=None, depth=None, image_size=None):
+def load(path, network, arch=None, depth=None, image_size=None, quantized=False):
     """A validated checkpoint dictionary, whoever wrote the file; image_size: what its images are resized to, if any.
 
-    The network is the file's. arch and depth are compared with it; what the file cannot say (whether a batch norm has
-    a channel selection, where a stride is) is as network(arch, depth) -> (arch, cfg) has it. UserError otherwise.
+    quantized: take a quantized file, too. It can be evaluated, but not trained or pruned: what is written then would
+    have neither its integers nor the rounding of what its layers read. The network is the file's. arch and depth are
+    compared with it; what the file cannot say (whether a batch norm has a channel selection, where a stride is) is as
+    network(arch, depth) -> (arch, cfg) has it. UserError otherwise.
     """
     path, ckpt = checkpoint.read(path)
     ckpt = checkpoint.validated(path, ckpt if "format" in ckpt else convert(path, ckpt, network, arch, depth))
+    if not quantized and (ckpt.get("quant") or ckpt.get("activations")):
+        raise UserError(f"{path} is quantized already; give the network that it was made from")
     agree(path, ckpt["arch"], ckpt["cfg"], network, arch, depth)
     if image_size:
         ckpt["cfg"] = {**ckpt["cfg"], "image_size": image_size}

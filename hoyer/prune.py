@@ -146,7 +146,7 @@ def apply(model, masks):
 
 def sensitivity_for(args, ckpt, model):
     """The --sensitivity that leaves --keep-weights, or --keep-macs after compaction."""
-    dense = keep.dense_total(ckpt)
+    dense = keep.dense_total(ckpt, model)
 
     def left(sensitivity):
         pruned = copy.deepcopy(model)
@@ -183,6 +183,7 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
+    dataset = data.for_network(model, args, args.model, args.holdout)
     dense = ckpt["dense"] or compute_flops.summary(model)
     print("--- Pruning ---")
     if args.sensitivity is None:
@@ -206,7 +207,6 @@ def prune(args):
     # report: what is left, and what that does to the accuracy
     report = f"{sparsity_report(model)}\n{compaction_report(model, compact(model), dense)}"
     print(report, flush=True)
-    dataset = data.for_network(model, args, args.model, args.holdout)
     result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
     count = len(dataset.y_test)
     line = (f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "

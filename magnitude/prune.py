@@ -118,10 +118,10 @@ def check_percent(args, previous_masks):
                             "already, and --percent counts these weights too; give a larger one")
 
 
-def percent_for(args, ckpt, weights):
+def percent_for(args, ckpt, model, weights):
     """--percent, the fraction of the weights in scope to prune, that leaves --keep-weights of all weights."""
-    dense, size = keep.dense_total(ckpt).weights, sum(w.numel() for w in weights.values())
-    others = sum(m.weight.numel() for m in checkpoint.to_model(ckpt).modules()
+    dense, size = keep.dense_total(ckpt, model).weights, sum(w.numel() for w in weights.values())
+    others = sum(m.weight.numel() for m in model.modules()
                  if isinstance(m, (nn.Conv2d, nn.Linear))) - size
     left = int(args.keep_weights * dense) - others
     if left < 1:
@@ -173,9 +173,8 @@ def report(model, masks, all_masks, thresholds, totals):
     return "\n".join(lines)
 
 
-def accuracies(args, original, model, device):
+def accuracies(args, dataset, original, model, device):
     """evaluate() on the test set before and after pruning."""
-    dataset = data.for_network(model, args, args.resume)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     return [evaluate(m.to(device), test) for m in (original, model)]
 
@@ -216,12 +215,13 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt)
+    dataset = data.for_network(original, args, args.resume)
     model = copy.deepcopy(original)
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
     if not weights:
         raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
     if args.keep_weights:
-        args.percent = percent_for(args, ckpt, weights)
+        args.percent = percent_for(args, ckpt, model, weights)
     previous_masks = {name: all_masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
     check_percent(args, previous_masks)
 
@@ -245,7 +245,7 @@ def prune(args):
     totals = f"Total {args.scope} params: {total}, Pruned {args.scope} params: {pruned}, Pruned ratio: {pruned / total}"
     text = report(model, masks, all_masks, thresholds, totals)
     print(text)
-    before, after = accuracies(args, original, model, device)
+    before, after = accuracies(args, dataset, original, model, device)
     lines = [f"Before pruning: Test Loss:  {before['loss']:.8f}, Test Acc:  {before['top1']:.2f}", totals,
              f"After Pruning: Test Loss:  {after['loss']:.8f}, Test Acc:  {after['top1']:.2f}"]
     empty = [name for name, mask in masks.items() if not mask.any()]

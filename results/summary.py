@@ -44,7 +44,7 @@ def measure(files, device):
              for batch in (1, 128)]
     rows = []
     for file, ckpt, model, shape in zip(files, ckpts, networks, shapes, strict=True):
-        total, dense = compute_flops.count(model).total, keep.dense_total(ckpt)
+        total, dense = compute_flops.count(model).total, keep.dense_total(ckpt, model)
         operations = 2 * total.sparse_macs
         rows.append({
             "file": str(file), "method": ckpt["method"], "stage": stage_of(ckpt), "dataset": Path(ckpt["dataset"]).stem,

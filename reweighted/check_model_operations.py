@@ -31,7 +31,7 @@ import torch
 
 from common import UserError, checkpoint, cli, compute_flops, models, originals, scores
 from reweighted.networks import network
-from reweighted.testers import BUNDLED, totals
+from reweighted.testers import BUNDLED, LEGACY_LINEAR, totals
 
 
 @dataclass
@@ -131,12 +131,12 @@ def thop(model, batch=2):
 
 
 def bits_of(ckpt, args, model):
-    """({tensor: bits}, bits of activations) of a quantized file, or what the flags say."""
-    if not ckpt.get("quant"):
-        bits = {name: args.param_bits for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
-        return bits, args.input_bits
-    return ({name: entry["bits"] for name, entry in ckpt["quant"].items()},
-            max((entry["bits"] for entry in (ckpt.get("activations") or {}).values()), default=32))
+    """({tensor: bits}, bits of activations) of the file; of one that is not quantized what the flags say, else 32."""
+    at = max((entry["bits"] for entry in (ckpt.get("activations") or {}).values()), default=None)
+    if ckpt.get("quant"):
+        return {name: entry["bits"] for name, entry in ckpt["quant"].items()}, at or 32
+    floats = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+    return dict.fromkeys(floats, args.param_bits or 32), at or args.input_bits or 32
 
 
 def main(argv=None):
@@ -145,33 +145,35 @@ def main(argv=None):
     add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
-    add("--input-bits", type=cli.positive, default=16, help="of activations and multiplications")
-    add("--param-bits", type=cli.positive, default=16, help="of values in storage; a quantized file has its own")
+    add("--input-bits", type=cli.positive, help="of activations and multiplications (default: 16 as published, 32 by "
+        "the rules; a quantized file has its own)")
+    add("--param-bits", type=cli.positive, help="of values in storage, likewise")
     add("--accumulator-bits", type=cli.positive, default=32)
     add("--adds", choices=("flat", "tree"), default="flat", help="tree: by --input-bits, not --accumulator-bits")
     add("--sparsity", type=cli.fraction, default=0.0, help="of the first table, for all layers")
     add("--thop", action="store_true")
     add("--legacy-count", action="store_true")
     args = parser.parse_args(argv)
-    if max(args.input_bits, args.param_bits, args.accumulator_bits) > 32:
+    mult_bits, param_bits = args.input_bits or 16, args.param_bits or 16                 # as published
+    if max(mult_bits, param_bits, args.accumulator_bits) > 32:
         raise UserError("at most 32 bits")
-    ckpt = originals.load(args.file, network, args.arch, args.depth)
+    ckpt = originals.load(args.file, network, args.arch, args.depth, quantized=True)
     model = checkpoint.to_model(ckpt)
     dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])
     with torch.no_grad():
         for weight in dense.parameters():
             weight.fill_(1)
-    add_bits = tree_bits(args.input_bits) if args.adds == "tree" else args.accumulator_bits
+    add_bits = tree_bits(mult_bits) if args.adds == "tree" else args.accumulator_bits
 
     # the original's table
-    lines = legacy(dense, args.sparsity, args.param_bits)
+    lines = legacy(dense, args.sparsity, param_bits)
     print(f"unpruned {models.name(dense.arch, dense.cfg)}, as the original counts: sparsity {args.sparsity:g}, "
-          f"multiplications at {args.input_bits} bits, additions at {add_bits:g}")
-    print(table(lines, args.input_bits, add_bits))
+          f"multiplications at {mult_bits} bits, additions at {add_bits:g}")
+    print(table(lines, mult_bits, add_bits))
     mults, adds = sum(x.mults for x in lines), sum(x.adds for x in lines)
     print(f"in 32 bits: {mults / 1e6:.6f}M multiplications, {adds / 1e6:.6f}M additions; "
-          f"{mults * args.input_bits / 32e6:.6f}M + {adds * add_bits / 32e6:.6f}M = "
-          f"{(mults * args.input_bits + adds * add_bits) / 32e6:.6f}M operations")
+          f"{mults * mult_bits / 32e6:.6f}M + {adds * add_bits / 32e6:.6f}M = "
+          f"{(mults * mult_bits + adds * add_bits) / 32e6:.6f}M operations")
     if args.thop:
         print(f"thop of 2019: {thop(dense) / 1e6:.5f}M for a batch of 2 images (convolutions by multiply-accumulates, "
               f"linear layers by both operations, 4 for each batch-norm element): it is no count of one image, and "
@@ -184,16 +186,19 @@ def main(argv=None):
     print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
     print(table(true(model, rows, bits, at), 32, add_bits))
     t = totals(model, args.legacy_count)
-    storage = t.storage(args.param_bits)
+    storage = t.storage(param_bits)
     if ckpt.get("quant"):                                    # its weights at their own bits, what else there is at 32
         state = model.state_dict()
         left = {name: int(state[name].count_nonzero()) for name in bits}
+        if args.legacy_count:                                # the linear layer by the original's constant, here too
+            left |= {f"{name}.weight": LEGACY_LINEAR for name, m in model.named_modules()
+                     if isinstance(m, torch.nn.Linear) and f"{name}.weight" in bits}
         storage = t.storage(32) - sum(count * (32 - bits[name]) / 32 for name, count in left.items())
     counted = (scores.of_checkpoint(ckpt, model, rows, add_bits) if ckpt.get("quant") else
                scores.rules(model, masks, bits, at, add_bits, rows=rows))
     print(f"\nThe total number of parameters is {t.weights + t.norms:,}. Among them, there are "
           f"{t.weights - t.nonzeros:,} zero parameters and {t.nonzeros + t.norms:,} non-zero parameters.")
-    operations = (mults * args.input_bits + adds * add_bits) / 32
+    operations = (mults * mult_bits + adds * add_bits) / 32
     a, b, score = scores.published(storage, operations)
     print(f"as published (storage and bitmask of the file, operations of the first table): {storage:,.1f}/36.5M + "
           f"{operations / 1e6:.2f}M/10.49B = {a:.5f} + {b:.5f} = {score:.4f}")

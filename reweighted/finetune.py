@@ -50,8 +50,12 @@ def retrain(args):
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run(args, "reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
 
-    # network
-    model = run.place(checkpoint.to_model(ckpt))
+    # network and data
+    model = checkpoint.to_model(ckpt)
+    dataset = data.for_network(model, args, args.model)
+    lenet = ckpt["arch"].startswith("lenet")
+    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
+    model = run.place(model)
     run.describe(model)
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
@@ -61,11 +65,6 @@ def retrain(args):
             parameters[name].mul_(mask)
     zeros = sum(int((~mask).sum()) for mask in masks.values())
     run.print(f"  {zeros:,} weights are masked")
-
-    # data
-    lenet = ckpt["arch"].startswith("lenet")
-    dataset = data.for_network(model, args, args.model)
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     optimizer = make_optimizer(args, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args, len(train)))

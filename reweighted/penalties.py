@@ -45,17 +45,17 @@ def coefficients(weights, kind="irregular", eps=EPS, faithful=False):
 
 @torch.no_grad()
 def value(weights, gammas, kind="irregular"):
-    """sum gamma |w|, or sum gamma ||w_g||, as a number."""
+    """sum |gamma w|, or sum gamma ||w_g||, as a number."""
     terms = torch._foreach_mul(sizes(weights, kind), torch._foreach_abs(gammas))
     return float(torch.stack([t.sum() for t in terms]).sum())
 
 
 @torch.no_grad()
 def gradient(weights, gammas, kind="irregular"):
-    """d(sum gamma |w|)/dw = gamma sign(w); for a group gamma w / ||w_g||, and zero where the group is zero."""
+    """d(sum |gamma w|)/dw = |gamma| sign(w); for a group gamma w / ||w_g||, and zero where the group is zero."""
     if kind == "irregular":
         directions = torch._foreach_sign(weights)
-        torch._foreach_mul_(directions, gammas)
+        torch._foreach_mul_(directions, torch._foreach_abs(gammas))      # negative as the original has them
         return directions
     norms = sizes(weights, kind)
     torch._foreach_clamp_min_(norms, torch.finfo(torch.float32).tiny)

@@ -108,7 +108,7 @@ def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=No
 def threshold_for(args, kind, ckpt, model, weights):
     """Sets --threshold (irregular kind: --percentile, which cuts between equal weights) to what leaves --keep-weights
     or --keep-macs; returns the layers that are touched, as the ratios of `choose`."""
-    dense = keeping.dense_total(ckpt)
+    dense = keeping.dense_total(ckpt, model)
     if args.keep_weights and kind != "irregular" or args.keep_macs and kind != "filter":
         raise UserError("--keep-weights is for --sparsity-type irregular, --keep-macs for filter")
     if args.keep_weights:
@@ -183,7 +183,9 @@ def prune(args):
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
-    original, model = checkpoint.to_model(ckpt), checkpoint.to_model(ckpt)
+    original = checkpoint.to_model(ckpt)
+    dataset = data.for_network(original, args, args.model)
+    model = copy.deepcopy(original)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     if not weights:
         raise UserError(f"{args.model}: a {ckpt['arch']} has no convolution to prune")
@@ -217,7 +219,7 @@ def prune(args):
     counted = compute_flops.count(small).total
     report = f"{describe(small, masks)}\n{counted.macs:,} MACs, {counted.sparse_macs:,} with weights that are not zero"
     print(report)
-    lines, top1 = accuracies(args, ckpt, original, model, small, device)
+    lines, top1 = accuracies(args, dataset, original, model, small, device)
     print(*lines, sep="\n")
 
     # save
@@ -246,9 +248,8 @@ def check(args):
         args.threshold = 1e-4
 
 
-def accuracies(args, ckpt, original, masked, small, device):
+def accuracies(args, dataset, original, masked, small, device):
     """(lines with the accuracy before and after and how far the narrow network's logits are off, the last top-1)."""
-    dataset = data.for_network(masked, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     before, after = (evaluate(model.to(device), test)["top1"] for model in (original, small))
     lines = [f"accuracy on {args.dataset}: {before:.2f} % before, {after:.2f} % pruned"]

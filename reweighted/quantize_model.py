@@ -100,8 +100,6 @@ def quantize(args):
     if args.fwd_bits != 32 and not 2 <= args.fwd_bits <= 16:
         raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 for activations as they are")
     ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
-    if ckpt.get("quant"):
-        raise UserError(f"{args.model} is quantized already; give the network before")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or f"logs/{Path(args.dataset).stem}-{models.name(ckpt['arch'], ckpt['cfg'])}-quantized"
     folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")

@@ -61,17 +61,16 @@ def finetune(args):
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run(args, "slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
 
-    # network
-    model = run.place(checkpoint.to_model(ckpt))
+    # network and data
+    model = checkpoint.to_model(ckpt)
+    dataset = data.for_network(model, args, args.refine)
+    train, test = run.loaders(dataset, crop=4, flip=True)
+    model = run.place(model)
     run.describe(model)
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}      # True: kept
-
-    # data
-    dataset = data.for_network(model, args, args.refine)
-    train, test = run.loaders(dataset, crop=4, flip=True)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     marks = args.schedule or milestones(args.epochs, args.faithful)

@@ -109,7 +109,7 @@ def choose(scores, percent, faithful=False):
 
 def percent_for(args, ckpt, model, scores):
     """The --percent that leaves --keep-macs of the dense network's MACs."""
-    dense = keeping.dense_total(ckpt).macs
+    dense = keeping.dense_total(ckpt, model).macs
 
     def left(percent):
         keep = keep_some(choose(scores, percent)[0], scores, args.round_to, quiet=True)
@@ -204,9 +204,8 @@ def report(args, keep, threshold, before, after):
     return "\n".join(lines)
 
 
-def accuracies(args, original, masked, small, device):
+def accuracies(args, dataset, original, masked, small, device):
     """A line with the accuracy before and after and how far the narrow network's logits are off, and the last top-1."""
-    dataset = data.for_network(original, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
     with torch.no_grad():
@@ -243,6 +242,7 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt).to(device)
+    dataset = data.for_network(original, args, args.model)
     gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     if not gammas:
         raise UserError(f"{args.model} has no batch norm whose channels could be removed; slimming needs one")
@@ -277,7 +277,7 @@ def prune(args):
     after = compute_flops.count(small)
     text = report(args, keep, threshold, compute_flops.count(original), after)
     print(text)
-    accuracy, top1 = accuracies(args, original, masked, small, device)
+    accuracy, top1 = accuracies(args, dataset, original, masked, small, device)
     print(accuracy)
 
     # save

@@ -63,7 +63,8 @@ def by_the_rules(model, ckpt, freebie):
     activations = ckpt.get("activations") or {}
     if freebie:
         counted = scores.rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in (
-            ckpt.get("quant") or {}).items()}, freebie=True)
+            ckpt.get("quant") or {}).items()}, min((entry["bits"] for entry in activations.values()), default=32),
+            freebie=True)
     else:
         counted = scores.of_checkpoint(ckpt, model)
     read_at = 16 if freebie else max((entry["bits"] for entry in activations.values()), default=32)
@@ -80,9 +81,12 @@ def main(argv=None):
     if args.nbit > 32 or args.freebie and args.nbit != 32:
         raise UserError(f"--nbit {args.nbit}" + (": the freebie is for networks without quantization, of 32 bits"
                                                  if args.freebie else " is more than 32"))
-    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
+    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
+    if not args.predict:
+        args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+        dataset = data.for_network(model, args, path)
     params = sum(p.numel() for p in model.parameters())
     dense_cfg = (ckpt["dense"] or ckpt)["cfg"]
     flops, halved = (legacy_flops(model, dense_cfg, halve) for halve in (False, True))
@@ -92,8 +96,6 @@ def main(argv=None):
     if args.predict:
         return predict.predict(model, ckpt, args, device)
 
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    dataset = data.for_network(model, args, path)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     count = len(dataset.y_test)

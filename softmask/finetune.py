@@ -39,16 +39,15 @@ def main(argv=None):
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
     run = Run(args, "softmask", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
 
-    # network
-    model = run.place(checkpoint.to_model(ckpt))
+    # network and data
+    model = checkpoint.to_model(ckpt)
+    dataset = data.for_network(model, args, args.pruned)
+    train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
+    model = run.place(model)
     run.describe(model)
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}
-
-    # data
-    dataset = data.for_network(model, args, args.pruned)
-    train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     scheduler = make_scheduler(optimizer, [args.schedule], 0.1, args.epochs)

@@ -152,7 +152,7 @@ def main(argv=None):
     call = run.parallel(net)
     teacher = None
     if args.teacher:
-        teacher = run.place(checkpoint.to_model(originals.load(args.teacher, network)))
+        teacher = run.place(checkpoint.to_model(originals.load(args.teacher, network, quantized=True)))
         data.check_fit(dataset, teacher, args.teacher)
     averaged = AveragedModel(net)
 

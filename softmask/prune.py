@@ -86,7 +86,7 @@ def threshold_for(args, ckpt, model, order):
         raise UserError("--keep-weights is for masks of single weights (--nfp), --keep-macs for those of channels")
     if not (args.keep_macs or args.keep_weights):
         return 0.0
-    dense = keeping.dense_total(ckpt)
+    dense = keeping.dense_total(ckpt, model)
     others = compute_flops.count(model).total.weights - sum(int(score.count_nonzero()) for score in order.values())
 
     def left(t):
@@ -118,6 +118,7 @@ def prune(args):
     folder = cli.output_folder(args.save or str(Path(args.model).parent), args.overwrite, holds="pruned_model.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
+    dataset = data.for_network(model, args, args.model)
 
     # the same network without the others
     before, order = compute_flops.count(model), scores(model, soft_masks)
@@ -139,7 +140,6 @@ def prune(args):
     print(report)
 
     # what that does to the accuracy
-    dataset = data.for_network(model, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
     with torch.no_grad():

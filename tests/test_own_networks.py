@@ -17,7 +17,8 @@ import magnitude.networks
 import reweighted.networks
 import slimming.networks
 import softmask.networks
-from common import UserError, checkpoint, data, models, originals
+from common import UserError, checkpoint, compute_flops, data, models, originals
+from common.compact import compact
 from common.models import any_network
 
 
@@ -391,3 +392,65 @@ def test_torchvisions_own_networks(name, tmp_path):
     ours, x = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network)), torch.randn(1, 3, 96, 96)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), net.eval()(x), rtol=1e-4, atol=1e-5)
+
+
+RESNET18 = "resnet_imagenet", {"depth": 18, "num_classes": 10, "stem": "imagenet"}
+
+
+@pytest.mark.parametrize("method", ["slimming", "hoyer", "magnitude", "reweighted"])
+def test_counts_are_those_of_the_images_it_is_given(method, tmp_path, capsys):
+    """torchvision's resnet18 usually reads 224 x 224."""
+    torch.save(models.build(RESNET18[0], **RESNET18[1]).state_dict(), tmp_path / "theirs.pth")
+    of = [compute_flops.count(models.build(RESNET18[0], **RESNET18[1], image_size=side)).total.macs
+          for side in (224, 32)]
+    common, file = ["--dataset", "shapes10", "--subset", "10", "--device", "cpu", "--batch-size", "10"], "theirs.pth"
+    for script, flags, wrote in [*STEPS[method], ("eval", ["{}"], None)]:
+        flags = [flag.format(tmp_path / file) for flag in flags] + (common if script == "finetune" else common[:-2])
+        importlib.import_module(f"{method}.{script}").main(flags + (["--save", str(tmp_path)] if wrote else []))
+        shown = capsys.readouterr().out
+        assert f"{of[0]:,}" not in shown and (script == "eval" or f"{of[1]:,}" in shown or "slimming" in shown), script
+        file = wrote or file
+        assert checkpoint.load(tmp_path / file)["dense"]["macs"] == of[1]
+    total = compute_flops.count(checkpoint.to_model(checkpoint.load(tmp_path / file))).total
+    assert f"{of[1] / total.macs:.2f}x fewer MACs" in shown
+
+
+@pytest.mark.parametrize("method,flags", [
+    ("slimming", []), ("hoyer", ["--granularity", "channel"]), ("reweighted", ["--sparsity-type", "filter"])])
+def test_keep_macs_is_a_fraction_of_those_at_the_size_of_the_images(method, flags, tmp_path):
+    torch.save(models.build(RESNET18[0], **RESNET18[1]).state_dict(), tmp_path / "theirs.pth")
+    importlib.import_module(f"{method}.prune").main([
+        "--model", str(tmp_path / "theirs.pth"), "--dataset", "shapes10", "--subset", "10", "--device", "cpu",
+        "--keep-macs", "0.6", "--save", str(tmp_path), *flags])
+    ckpt = checkpoint.load(tmp_path / "pruned.pth.tar")
+    model = checkpoint.to_model(ckpt)
+    small = model if method != "hoyer" else compact(model)
+    assert 0.5 < compute_flops.count(small).total.macs / ckpt["dense"]["macs"] <= 0.6
+
+
+QUANTIZED = [  # what trains or prunes, with the flag that names the file
+    *(("slimming", *words) for words in (("prune", "--model"), ("finetune", "--refine"), ("main", "--pretrained"))),
+    *(("hoyer", *words) for words in (("prune", "--sensitivity", "0.1", "--model"), ("finetune", "--model"),
+                                      ("compact", "--model"), ("main", "--pretrained"))),
+    *(("magnitude", *words) for words in (("prune", "--model"), ("finetune", "--model"), ("main", "--pretrained"),
+                                          ("iterative", "--retrain", "small", "--model"))),
+    *(("softmask", *words) for words in (("prune", "--model"), ("finetune", "--pruned"), ("main", "--pretrained"),
+                                         ("quantize_model", "--pruned"))),
+    *(("reweighted", *words) for words in (("prune", "--model"), ("finetune", "--model"), ("quantize_model", "--model"),
+                                           ("main", "--rew", "--pretrained")))]
+
+
+@pytest.mark.parametrize("method,script,flags", [(method, script, flags) for method, script, *flags in QUANTIZED])
+def test_a_quantized_network_is_for_evaluation_alone(method, script, flags, tmp_path):
+    """Else its input rounding would act in one run and be lost in the file that this run writes."""
+    model = models.build("resnet", depth=8, num_classes=10)
+    rounds = {"conv1": {"bits": 8, "scale": 0.1, "zero": 128}}
+    masks = {"conv1.weight": torch.ones_like(model.conv1.weight, dtype=torch.bool)}
+    path = checkpoint.save(tmp_path / "q.pth.tar", checkpoint.of(model, "softmask", "quantized", "shapes10",
+                                                                 activations=rounds, masks=masks))
+    common = [] if script == "compact" else ["--device", "cpu", "--subset", "20"]
+    with pytest.raises(UserError, match="q.pth.tar is quantized already; give the network that it was made from"):
+        importlib.import_module(f"{method}.{script}").main([*flags, str(path), *common, "--save", str(tmp_path / "s")])
+    assert not (tmp_path / "s").exists()
+    if script == "prune":
+        importlib.import_module(f"{method}.eval").main([str(path), *common])

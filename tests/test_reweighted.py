@@ -88,6 +88,11 @@ def test_the_gradient_is_the_penaltys(kind):
     total.backward()
     assert penalties.value([w], [gamma], kind) == pytest.approx(total.item(), rel=1e-5)
     assert torch.allclose(penalties.gradient([w], [gamma], kind)[0], w.grad, rtol=1e-5)
+    if kind == "irregular":                                              # the original's gammas can be negative
+        faithful, = penalties.coefficients([w.detach()], kind, eps=0.5, faithful=True)
+        w.grad = None
+        (faithful * w).abs().sum().backward()
+        assert (faithful < 0).any() and torch.equal(penalties.gradient([w], [faithful], kind)[0], w.grad)
     zero = torch.zeros(4, 3, 3, 3)                                       # a group of zeros has none
     assert not penalties.gradient([zero], [gamma], kind)[0].any()
 
@@ -242,15 +247,39 @@ def test_check_model_operations_prints_the_readmes_figures(mobilenet, tmp_path, 
     # by the rules: 1,000 filters of 416 weights less at 16 positions, and no bias for them; the ReLUs stay
     rows = scores.operations(mobilenet)
     mults, adds = sum(row.mults for row in rows), sum(row.adds for row in rows)
-    assert counted.mults == pytest.approx((mults - 416_000 * 16) / 2) and counted.adds == adds - 416_000 * 16
+    assert counted.mults == pytest.approx(mults - 416_000 * 16) and counted.adds == adds - 416_000 * 16
     kept = 3_989_668 + 45_536 - 416_000 - 276_224                        # statistics of batch norms too
-    assert counted.storage == (kept + 276_224) / 2 + 692_224 / 32
+    assert counted.storage == kept + 276_224 + 692_224 / 32
+    ckpt = checkpoint.load(path)
+    assert counted.score == scores.of_checkpoint(ckpt, checkpoint.to_model(ckpt)).score  # what tables and eval.py have
+    halved = operations.main([str(path), "--input-bits", "16", "--param-bits", "16"])
+    assert halved.mults == counted.mults / 2 and halved.storage == (kept + 276_224) / 2 + 692_224 / 32
+    assert "freebie: " in capsys.readouterr().out
+    rounds = {"conv1": {"bits": 8, "scale": 0.1, "zero": 128}}           # layers that read 8 bits: no freebie
+    rounded = checkpoint.save(tmp_path / "a.pth.tar", {k: v for k, v in ckpt.items() if k != "path"} | {
+        "activations": rounds})
+    operations.main([str(rounded)])
+    assert "freebie: " not in capsys.readouterr().out
     operations.main([str(path), "--input-bits", "8", "--param-bits", "8", "--adds", "tree", "--sparsity", "0.5",
                      "--legacy-count"])
     shown = capsys.readouterr().out
     assert "19.747008M + 41.497924M = 61.244932M operations" in shown    # the 61.25 M of the later submissions
     with pytest.raises(UserError, match="32 bits"):
         operations.main([str(path), "--input-bits", "33"])
+
+
+def test_the_original_constant_for_the_linear_layer_counts_in_a_quantized_file_too(mobilenet, tmp_path, capsys):
+    model = models.build("mobilenetv2")
+    model.load_state_dict(mobilenet.state_dict())
+    entry = packing.quantized(torch.full(model.linear.weight.shape, 3, dtype=torch.uint8), 8, scale=torch.tensor(0.1),
+                              zero=torch.tensor(0))
+    with torch.no_grad():
+        model.linear.weight.copy_(packing.dequantize(entry))
+    path = save(tmp_path / "q.pth.tar", model, "quantized", quant={"linear.weight": entry})
+    operations.main([str(path), "--legacy-count"])
+    weights = 3_777_632 + 128_000
+    storage = weights + 91_072 + weights / 32 - 128_000 * 24 / 32
+    assert f"{storage:,.1f}/36.5M" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("nonzeros,bits,words", [

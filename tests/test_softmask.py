@@ -938,6 +938,10 @@ def test_eval_prints_both_tallies(bundle, tmp_path, capsys):
     assert "(layers read 8 bits)" in small and float(small.split()[-1]) < float(lines[-1].split()[-1])
     with pytest.raises(UserError, match="freebie"):
         evaluation.main([str(tmp_path / "quantized_model.pth.tar"), "--freebie", *flags])
+    rounded = {k: v for k, v in checkpoint.load(tmp_path / "quantized_model.pth.tar").items() if k not in (
+        "quant", "path")}                                    # whole weights, but layers read 8 bits
+    with pytest.raises(UserError, match="freebie"):
+        evaluation.main([str(checkpoint.save(tmp_path / "rounded.pth.tar", rounded)), "--freebie", *flags])
 
 
 def test_the_namespace_that_main_hands_to_prune_is_all_it_needs(tmp_path):
