@@ -97,16 +97,24 @@ def removable(model, round_to=1):
     return keep
 
 
-@torch.no_grad()
 def compact(model, round_to=1):
     """A new, narrower network with the same outputs; the given one stays as it is.
 
     round_to: channels that could go stay where their layer has a multiple of this with them.
     """
+    return compact_masked(model, {}, round_to)[0]
+
+
+@torch.no_grad()
+def compact_masked(model, masks, round_to=1):
+    """(the network of `compact`, its masks): those of the given one, without what is gone. A bias that took up the
+    constant of a channel stays from then on."""
     model = copy.deepcopy(model)
     while keep := removable(model, round_to):
+        masks = narrow_masks(model, masks, keep)
         model = models.narrow(model, keep)
-    return model
+    parameters = dict(model.named_parameters())
+    return model, {name: mask | parameters[name].ne(0).cpu() for name, mask in masks.items()}
 
 
 @torch.no_grad()
@@ -131,8 +139,11 @@ def narrow_masks(model, masks, keep):
     """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `models.narrow` with keep."""
     if not masks:
         return {}
-    stencil = copy.deepcopy(model)                           # they stand in the place of their weights
-    stencil.load_state_dict({**model.state_dict(), **{name: mask.float() for name, mask in masks.items()}})
+    # They stand in the place of their weights, with no constant beside them, and negative: no ReLU passes them on.
+    plain = {name: torch.zeros_like(tensor) if name.endswith(("bias", "running_mean")) else tensor
+             for name, tensor in model.state_dict().items()}
+    stencil = copy.deepcopy(model)
+    stencil.load_state_dict({**plain, **{name: -mask.float() for name, mask in masks.items()}})
     state = models.narrow(stencil, keep).state_dict()
     return {name: state[name].ne(0).cpu() for name in masks}
 

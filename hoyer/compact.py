@@ -5,7 +5,7 @@
 Zeros by themselves save neither time nor memory. Where a group penalty has emptied whole filters, channels, neurons or
 input pixels, these can be taken out without changing the output (common/compact.py says how). Papers write what remains
 of a LeNet as 353-45-11. The sparsity report of the original is printed first; the small network goes to
-<model>_compact.pth, checked against the large one. It has no masks: fine-tune before, not after. Expect seconds.
+<model>_compact.pth, checked against the large one, with the masks of the single weights that are gone. Expect seconds.
 """
 import sys
 from pathlib import Path
@@ -13,7 +13,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, checkpoint, cli, compute_flops, originals
-from common.compact import compact, compaction_report, sparsity_report
+from common.compact import compact_masked, compaction_report, sparsity_report
 from hoyer.networks import find, network, stem
 
 
@@ -32,12 +32,13 @@ def main(argv=None):
     if path.exists() and not args.overwrite:
         raise UserError(f"{path} is there already; give another --save, or --overwrite")
     model = checkpoint.to_model(ckpt)
-    small, dense = compact(model, args.round_to), ckpt["dense"] or compute_flops.summary(model)
+    small, masks = compact_masked(model, ckpt.get("masks") or {}, args.round_to)
+    dense = ckpt["dense"] or compute_flops.summary(model)
     print(sparsity_report(model))
     print(compaction_report(model, small, dense))
     path = checkpoint.save(path, checkpoint.of(
         small, "hoyer", ckpt["stage"], ckpt["dataset"], ckpt["epoch"], ckpt["prec1"], ckpt["best_prec1"],
-        ckpt["args"], dense, run=ckpt.get("run")))
+        ckpt["args"], dense, masks=masks or None, run=ckpt.get("run")))
     print(f"wrote {path}")
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
-from common.compact import compact, compaction_report, sparsity_report
+from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
@@ -117,9 +117,11 @@ def finetune(args):
     run.print(f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
               f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
     if run.rank == 0:                                        # the ordinary small network that is left
-        small, dense = compact(model), ckpt["dense"] or compute_flops.summary(model)
+        small, small_masks = compact_masked(model, ckpt["masks"])
+        dense = ckpt["dense"] or compute_flops.summary(model)
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")
-        path = checkpoint.save(run.folder / "compact.pth.tar", run.checkpoint(small, epoch=args.epochs))
+        path = checkpoint.save(run.folder / "compact.pth.tar", run.checkpoint(small, epoch=args.epochs,
+                                                                                      masks=small_masks))
         print(f"wrote {path}")
     run.finish(model, "finetuned.pth.tar", masks=ckpt["masks"])
 

@@ -16,7 +16,7 @@ from by_hand import like_trained
 from torch import nn
 
 from common import UserError, checkpoint, compute_flops, data, models
-from common.compact import architecture, compaction_report, removable, sparsity_report
+from common.compact import architecture, compact_masked, compaction_report, removable, sparsity_report
 from common.compact import compact as take_out
 from common.evaluate import evaluate
 from common.run import Run
@@ -1195,3 +1195,48 @@ def test_a_refit_trains_the_chosen_setting_on_all_images(tmp_path, capsys):
         sweep.main([*flags, "--refit", str(tmp_path / "part/checkpoint.pth.tar")])
     with pytest.raises(UserError, match="--target PERCENT"):
         sweep.main([*flags[:flags.index("--target")], *refit])
+
+
+@pytest.mark.parametrize("arch,options", [("lenet300", {}), ("lenet5", {}), ("resnet", {"depth": 8}),
+                                          ("wideresnet", {"depth": 10, "widen_factor": 1, "variant": "softmask"})])
+@torch.no_grad()
+def test_compacted_masks_are_those_of_what_is_left(arch, options):
+    model = like_trained(models.build(arch, **options)).eval()
+    masks = {name: torch.rand(p.shape) < 0.5 for name, p in prune.prunable(model).items()}
+    for record in model.channels():                          # and some channels that nothing makes
+        if record.producers and not record.stream:
+            for kind in ("weight", "bias"):
+                if f"{record.producers[0][0]}.{kind}" in masks:
+                    masks[f"{record.producers[0][0]}.{kind}"][:3] = False
+            if norm := record.producers[0][1]:
+                model.get_submodule(norm).bias[:3] = -1
+    prune.apply(model, masks)
+    small, left = compact_masked(model, masks)
+    assert sum(p.numel() for p in small.parameters()) < sum(p.numel() for p in model.parameters())
+    assert left.keys() == masks.keys()
+    x = torch.rand(4, *models.input_shape(arch, model.cfg))
+    torch.testing.assert_close(small(x), model(x), rtol=1e-4, atol=1e-5)
+    for name, p in small.named_parameters():
+        if name in left:
+            assert torch.equal(left[name], p.ne(0)), name    # random weights: none is zero but those
+
+
+def test_zeros_survive_compaction_and_further_training(tmp_path):
+    """In compact.py's file and in the compact.pth.tar of fine-tuning."""
+    flags = ["--dataset", "shapes10", "--subset", "20", "--batch-size", "10", "--epochs", "1", "--device", "cpu"]
+    model = like_trained(models.build("resnet", depth=8))
+    masks, _ = prune.choose(model, "T", 0.05)
+    masks["layer1.0.conv1.weight"][:2] = False
+    prune.apply(model, masks)
+    model.layer1[0].bn1.bias.data[:2] = -1                   # a channel that is zero, also at the border
+    ckpt = checkpoint.of(model, "hoyer", "pruned", "shapes10", masks=masks)
+    path = checkpoint.save(tmp_path / "pruned.pth.tar", ckpt)
+    compact.main(["--model", str(path), "--save", str(tmp_path / "small.pth.tar")])
+    finetune.main(["--model", str(path), "--save", str(tmp_path / "tuned"), *flags])
+    for file in ("small.pth.tar", "tuned/compact.pth.tar"):
+        assert checkpoint.load(tmp_path / file)["cfg"]["widths"] == [14, 32, 64]
+        finetune.main(["--model", str(tmp_path / file), "--save", str(tmp_path / "again"), "--overwrite", *flags])
+        ckpt = checkpoint.load(tmp_path / "again/finetuned.pth.tar")
+        assert ckpt["masks"] and all(not ckpt["state_dict"][name][~mask].any() for name, mask in ckpt["masks"].items())
+        assert sum(int(mask.sum()) for mask in ckpt["masks"].values()) < 0.9 * sum(
+            mask.numel() for mask in ckpt["masks"].values())

@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from common import checkpoint
+from common import checkpoint, models
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {  # what makes a printed command small: its value there -> its value here
@@ -161,3 +162,18 @@ def test_the_sixth_method_of_the_front_page_runs(tmp_path, run):
                   ["slimming/eval.py", "tuned/finetuned.pth.tar", *small]):
         done = run(*words, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+
+    # single weights that are gone already stay gone, and other repositories' files will do, at the size of the images
+    done = run("magnitude/prune.py", "--model", "dense/checkpoint.pth.tar", "--percent", "0.5", "--save", "zeros",
+               *small, cwd=tmp_path)
+    torch.save(models.build("resnet_imagenet", depth=18, num_classes=10, stem="imagenet").state_dict(),
+               tmp_path / "resnet18.pth")
+    for file in ("zeros/pruned.pth.tar", "resnet18.pth"):
+        done = run(tmp_path / "l1filters/prune.py", "--model", file, "--overwrite", *small, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        ckpt = checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")
+        if file != "resnet18.pth":
+            assert all(int((ckpt["state_dict"][name] != 0).sum()) == int(mask.sum()) < 0.8 * mask.numel()
+                       for name, mask in ckpt["masks"].items()) and len(ckpt["masks"]) == 7
+    side = ckpt["dense"]["cfg"]["image_size"], ckpt["cfg"]["image_size"]
+    assert side == (32, 32)
