@@ -32,7 +32,7 @@ def check(args):
 
 def deploy(args, ckpt, model, dataset, test):
     """Does what the flags ask for; model: the checkpoint's; test: the loader of the test set."""
-    train = data.Loader(dataset, "train", test.batch_size, test.device, shuffle=False)
+    train = data.Loader(dataset, "train", test.batch_size, test.device)
     if args.export:
         Path(args.export).parent.mkdir(parents=True, exist_ok=True)
         if args.export.endswith(".onnx"):

@@ -1,5 +1,5 @@
 """Tables of reweighted L1."""
-from results.ledger import left, recipe
+from results.ledger import largest_first, left, recipe
 
 README = {  # MobileNetV2 of the original README
     "dense": "81.92 %", "finetuned": "80.12 %, 76.95 % zeros"}
@@ -28,8 +28,8 @@ def reweighted_cifar100(ledger):
 
     What is left of the weights of a network is compared with its last dense row.
     """
-    rows = [row for row in ledger if row["dataset"] == "cifar100" and (
-        row["method"] == "reweighted" or row["method"] == "magnitude" and row["arch"].startswith("mobilenetv2"))]
+    rows = largest_first([row for row in ledger if row["dataset"] == "cifar100" and (
+        row["method"] == "reweighted" or row["method"] == "magnitude" and row["arch"].startswith("mobilenetv2"))])
     lines, dense = [], {}
     for row in rows:
         if row["stage"] == "dense":

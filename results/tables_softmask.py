@@ -1,5 +1,5 @@
 """Tables of the soft-binary weight mask."""
-from results.ledger import left, recipe
+from results.ledger import largest_first, left, recipe
 
 README = {  # WideResNet-34-9 of the original README; its score counts FLOPs as that README does, see softmask/README.md
     "pruned": "80.46 %, 23.18M", "quantized": "80.28 %, 23.18M of 8 bits"}
@@ -17,7 +17,7 @@ def stage(row):
 
 def softmask_cifar100(ledger):
     """Networks on CIFAR-100, stage by stage; what is left of a network is compared with its last dense row."""
-    rows = [row for row in ledger if (row["method"], row["dataset"]) == ("softmask", "cifar100")]
+    rows = largest_first([row for row in ledger if (row["method"], row["dataset"]) == ("softmask", "cifar100")])
     lines, dense = [], {}
     for row in rows:
         if row["stage"] == "dense":

@@ -20,6 +20,7 @@ import torch
 from common import UserError, checkpoint, cli, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
+from reweighted import recipe
 from reweighted.networks import network
 from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
 
@@ -45,18 +46,18 @@ def retrain(args):
     ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
     if not ckpt.get("masks"):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
-    if args.warmup_epochs < 0:
-        raise UserError(f"--warmup-epochs {args.warmup_epochs} is below 0")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run(args, "reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
 
     # network and data
     model = checkpoint.to_model(ckpt)
     dataset = data.for_network(model, args, args.model)
+    recipe.check(args, dataset.num_classes)
     lenet = ckpt["arch"].startswith("lenet")
     train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
     model = run.place(model)
     run.describe(model)
+    run.print(recipe.words(args))
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}

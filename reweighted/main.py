@@ -25,7 +25,7 @@ from torch import nn
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.evaluate import evaluate
 from common.run import Run
-from reweighted import penalties
+from reweighted import penalties, recipe
 from reweighted.networks import network
 from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
 
@@ -72,15 +72,27 @@ def reweighted_schedule(epochs, batches, faithful=False):
     return factor
 
 
+def check(args):
+    """UserError for flags that would be ignored."""
+    own, given = parse([]), lambda *names: [name for name in names if getattr(args, name) != getattr(own, name)]
+    unused = given("width", "warmup_epochs", "warmup_lr") if args.rew else given("lam", "eps", "sparsity_type")
+    if args.rew and args.lr_scheduler == "default":
+        unused.append("lr_scheduler")
+    if unused:
+        raise UserError(f"--{unused[0].replace('_', '-')} has no effect " + (
+            "with --rew: the network is the file's, the learning rates are the phase's own" if args.rew else
+            "without --rew"))
+
+
 def main(argv=None):
-    train(parse(argv))
+    args = parse(argv)
+    check(args)
+    train(args)
 
 
 def train(args):
     if args.rew != bool(args.pretrained):
         raise UserError("--rew and --pretrained FILE go together: the second phase starts from a dense network")
-    if args.warmup_epochs < 0:
-        raise UserError(f"--warmup-epochs {args.warmup_epochs} is below 0")
     if args.faithful and not args.rew:
         raise UserError("--faithful is of the reweighted phase; give --rew, or leave it out")
     if args.rew:
@@ -100,9 +112,12 @@ def train(args):
         model, masks = models.build(arch, num_classes=dataset.num_classes, **cfg), {}
         dense = compute_flops.summary(model)
     data.check_fit(dataset, model, args.pretrained or args.arch or "mobilenetv2")
+    recipe.check(args, dataset.num_classes)
     run = Run(args, "reweighted", "sparse" if args.rew else "dense", models.name(model.arch, model.cfg), dense=dense)
     model = run.place(model)
     run.describe(model)
+    if not args.rew:
+        run.print(recipe.words(args))
     net = run.parallel(model)
     lenet = model.arch.startswith("lenet")
     train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit

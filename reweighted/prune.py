@@ -201,7 +201,7 @@ def prune(args):
     by_threshold = args.threshold is not None
     chosen = choose(weights, kind, args.threshold, args.percentile, ratios, by_threshold)
     if not chosen:
-        raise UserError(f"{args.ratios} leaves every layer untouched")
+        raise UserError(f"{args.ratios or '--ratio 0'} leaves every layer untouched")
     previous_masks = ckpt.get("masks", {})
     masks = {**previous_masks, **{name: mask & previous_masks.get(name, mask) for name, mask in chosen.items()}}
 

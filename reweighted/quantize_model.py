@@ -97,6 +97,8 @@ def main(argv=None):
 def quantize(args):
     if not args.model:
         raise UserError("--model FILE is needed: the network to quantize")
+    if args.least_bits < 2:
+        raise UserError("--least-bits 1: one bit has no zero; 2 is the least")
     if args.fwd_bits != 32 and not 2 <= args.fwd_bits <= 16:
         raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 for activations as they are")
     ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
@@ -115,8 +117,8 @@ def quantize(args):
 
     dataset = data.for_network(model, args, args.model)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
-    # the ranges of the activations, on training images as they are
-    train = data.Loader(dataset, "train", args.test_batch_size, device, shuffle=False)
+    # the ranges of the activations, on training images of all classes, as they are
+    train = data.Loader(dataset, "train", args.test_batch_size, device)
     activations = None
     if args.fwd_bits < 32:
         seen = ranges(model, (images for images, _ in islice(train, args.n_sample)))

@@ -8,7 +8,7 @@ import random
 import torch
 import torch.nn.functional as F
 
-from common import cli
+from common import UserError, cli
 from common.schedule import onecycle
 
 LENGTH = 300                                                 # epochs of each phase of the original
@@ -27,6 +27,22 @@ def add_recipe(parser):
     add("--warmup-lr", type=cli.nonnegative, default=1e-4)
     add("--alpha", type=cli.nonnegative, default=0.3, help="of mixup's Beta(alpha, alpha); 0 for none")
     add("--smooth-eps", type=cli.fraction, default=0.1, help="of label smoothing; 0 for none")
+
+
+def check(args, classes):
+    """UserError where the recipe cannot be followed; classes: how many the data set has."""
+    if args.warmup_epochs < 0:
+        raise UserError(f"--warmup-epochs {args.warmup_epochs} is below 0")
+    if args.smooth_eps * classes > classes - 1:
+        raise UserError(f"--smooth-eps {args.smooth_eps:g} leaves the true class less than the others; of {classes} "
+                        f"classes it may have at most {(classes - 1) / classes:g}")
+
+
+def words(args):
+    """A line on the recipe for the terminal."""
+    only = ", as many as the run has: the learning rate only rises" if args.warmup_epochs >= args.epochs else ""
+    return (f"  {args.optmzr}, {args.lr_scheduler}, warm-up epochs {args.warmup_epochs}{only}; mixup {args.alpha:g}, "
+            f"label smoothing {args.smooth_eps:g}")
 
 
 def mixed(images, labels, alpha):
@@ -50,8 +66,8 @@ def smoothed_loss(logits, labels, others, ratio, eps):
 def schedule(args, batches):
     """Learning rate of batch number `step`, as a factor of --lr: warm-up, then cosine or halvings."""
     warm, total = args.warmup_epochs * batches, args.epochs * batches
+    marks = [mark * total / LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
     first, floor = args.warmup_lr / args.lr if args.lr else 1, min(4e-8 / args.lr, 1) if args.lr else 1
-    marks = [mark * args.epochs // LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
 
     if args.lr_scheduler == "onecycle":
         cycle = onecycle(args.epochs)
@@ -61,7 +77,7 @@ def schedule(args, batches):
         if step < warm:
             return first + (1 - first) * step / warm
         if args.lr_scheduler == "default":
-            return 0.5 ** sum(step // batches >= mark for mark in marks)
+            return 0.5 ** sum(step >= mark for mark in marks)
         return floor + (1 - floor) * (1 + math.cos(math.pi * (step - warm) / max(total - warm, 1))) / 2
     return factor
 

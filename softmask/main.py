@@ -63,7 +63,7 @@ def parse(argv=None):
     add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p")
     add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
     add("--teacher", metavar="FILE", help="distill from this network")
-    add("--ltea", type=float, default=0.5, help="weight of --teacher; the labels have 1 - ltea")
+    add("--ltea", type=cli.nonnegative, help="weight of --teacher (default: 0.5); the labels have 1 - ltea")
     add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged")
     add("--swa-lr", type=cli.nonnegative, help="last learning rate of --schedule swa (default: half of --lr)")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
@@ -102,12 +102,19 @@ def check(args):
         for name in ("ftarget", "pflops", "stage_masks", "nfp"):
             if getattr(args, name):
                 raise UserError(f"--{name.replace('_', '-')} needs --target")
+    needs = {"wg2": "ftarget", "tw2": "ftarget", "ltea": "teacher"}
+    for name, needed in needs.items():
+        if getattr(args, name) is not None and getattr(args, needed) is None:
+            raise UserError(f"--{name} needs --{needed}")
+    if args.swa_lr is not None and args.schedule != "swa":
+        raise UserError("--swa-lr is the last learning rate of --schedule swa")
     if args.pretrained and (args.wf or args.d):
         raise UserError("--pretrained says which network it is; leave out --wf and --d")
     if args.nfp and args.stage_masks:
         raise UserError("--nfp masks single weights, --stage-masks channels; choose one")
-    if not 0 <= args.ltea <= 1:
-        raise UserError(f"--ltea {args.ltea:g} is not in [0, 1]")
+    args.ltea = 0.5 if args.ltea is None else args.ltea
+    if args.ltea > 1:
+        raise UserError(f"--ltea {args.ltea:g} is more than 1")
     if args.temp == 0:
         raise UserError("--temp 0 gives the masks no slope")
 
@@ -119,6 +126,9 @@ def main(argv=None):
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         arch, cfg = start["arch"], start["cfg"]
+        if start.get("masks"):
+            raise UserError(f"{args.pretrained} has single weights that are pruned, and training with soft masks would "
+                            "not keep them so; start from the network before pruning")
     else:
         arch, cfg = network(args.arch or "wideresnet", args.depth, args.wf, args.d)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
@@ -149,6 +159,9 @@ def main(argv=None):
             net.absorb()                                     # begins as what it was
         run.print(f"  {net.m.numel():,} mask parameters, {net.counted.numel():,} entries in their loss; "
                   f"{net.cost.all_flops:,} FLOPs with batch norms and biases")
+    first = [f"epoch {epoch + 1}" if epoch < args.epochs else "after the last epoch: never"
+             for epoch in (args.wme, args.swa_start)]
+    run.print(f"  {f'mask loss from {first[0]}, ' if masks else ''}weights averaged from {first[1]}")
     call = run.parallel(net)
     teacher = None
     if args.teacher:

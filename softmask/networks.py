@@ -18,6 +18,8 @@ def network(arch, depth=None, wf=None, dropout=0.0):
         name, cfg = models.any_network(arch, DEPTHS.get(name) if depth is None else depth)
         cfg = {**OPTIONS.get(name, {}), **cfg}
     if name == "wideresnet":
+        if wf is not None and cfg.get("widen_factor", wf) != wf:
+            raise UserError(f"--arch {arch} and --wf {wf} disagree")
         cfg = {"widen_factor": 9, **cfg, "dropout": dropout, "variant": "softmask"}
         return name, cfg if wf is None else {**cfg, "widen_factor": wf}
     if wf or dropout:

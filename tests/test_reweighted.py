@@ -1,6 +1,8 @@
 """Reweighted L1: coefficients, schedules, counts of the original, pruning, retraining, quantization, the launcher."""
+import argparse
 import math
 import random
+import re
 import subprocess
 import sys
 
@@ -14,7 +16,7 @@ from common import UserError, checkpoint, compute_flops, data, models, packing, 
 from common.evaluate import evaluate_file
 from common.run import Run
 from reweighted import check_model_operations as operations
-from reweighted import finetune, main, penalties, prune, quantize_model, quantizers, testers
+from reweighted import finetune, main, penalties, prune, quantize_model, quantizers, recipe, testers
 from reweighted.networks import network
 from reweighted.training import main as launcher
 
@@ -132,7 +134,7 @@ def test_warm_up_and_cosine_in_closed_form():
     halved = main.schedule(main.parse(["--epochs", "300", "--lr-scheduler", "default", "--warmup-epochs", "0"]), 2)
     assert [halved(2 * epoch) for epoch in (0, 29, 30, 65, 279, 280)] == [1, 1, 0.5, 0.25, 0.5 ** 8, 0.5 ** 9]
     halved = main.schedule(main.parse(["--epochs", "30", "--lr-scheduler", "default", "--warmup-epochs", "4"]), 2)
-    assert [halved(2 * epoch) for epoch in (4, 5, 6, 28)] == [0.5, 0.5, 0.25, 0.5 ** 9]  # after 3, 6, ... 28 of 30
+    assert [halved(2 * epoch) for epoch in (4, 6, 7, 28)] == [0.5, 0.5, 0.25, 0.5 ** 9]  # after 3, 6.5, ... 28
     for flags in (["--lr", "0"], ["--lr", "1e-9", "--warmup-epochs", "0"]):
         assert main.schedule(main.parse(["--epochs", "9", *flags]), 2)(18) == 1          # neither 1 / 0 nor a rise
     assert main.schedule(main.parse(["--epochs", "2", "--warmup-epochs", "2"]), 2)(4) == pytest.approx(1)
@@ -1071,3 +1073,81 @@ def test_run_sh(tmp_path):
     args = launcher.parse(words[1:])
     assert words[0] == "training/main.py" and args.resume == "auto" and args.epochs == 300
     assert args.config_file == "config_mobile_v2_0.7" and not (args.rew or args.masked_retrain)
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--rew", "--pretrained", "x", "--width", "0.5"], "--width has no effect with --rew: the network is the file's"),
+    (["--rew", "--pretrained", "x", "--warmup-epochs", "2"], "--warmup-epochs has no effect with --rew"),
+    (["--rew", "--pretrained", "x", "--lr-scheduler", "default"], "--lr-scheduler has no effect with --rew"),
+    (["--lam", "1e-5"], "--lam has no effect without --rew"), (["--eps", "1"], "--eps has no effect without --rew"),
+    (["--sparsity-type", "filter"], "--sparsity-type has no effect without --rew")])
+def test_flags_without_effect_are_refused(flags, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        main.main([*flags, "--dataset", "shapes10"])
+
+
+@pytest.mark.parametrize("script,flags", [(main, []), (finetune, ["--model", "{}"])])
+def test_more_smoothing_than_a_true_class_can_take_is_refused(script, flags, tmp_path):
+    model = models.build("resnet", depth=8)
+    masks = {"conv1.weight": torch.ones_like(model.conv1.weight, dtype=torch.bool)}
+    path = save(tmp_path / "m.pth.tar", model, "pruned", masks=masks)
+    flags = [flag.format(path) for flag in flags] + ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
+    with pytest.raises(UserError, match="--smooth-eps 0.95 .* of 10 classes it may have at most 0.9$"):
+        script.main([*flags, "--smooth-eps", "0.95", "--save", str(tmp_path / "run")])
+    recipe.check(argparse.Namespace(warmup_epochs=0, smooth_eps=0.9), 10)
+    assert recipe.smoothed_loss(torch.zeros(2, 10), torch.tensor([0, 1]), torch.tensor([0, 1]), 1, 0.9) > 0
+
+
+def test_halvings_of_a_short_run_come_at_its_own_fractions(tmp_path):
+    args = argparse.Namespace(warmup_epochs=0, epochs=2, lr=1.0, warmup_lr=1.0, lr_scheduler="default")
+    rate = recipe.schedule(args, 150)                        # 300 batches for the original's 300 epochs
+    assert [step for step in range(1, 300) if rate(step) != rate(step - 1)] == [30, 65, 100, 130, 160, 190, 220, 250,
+                                                                              280]
+    assert rate(0) == 1 and rate(299) == 0.5 ** 9
+    args.epochs = 300
+    assert [recipe.schedule(args, 4)(step) for step in (119, 120, 259, 260)] == [1, 0.5, 0.5, 0.25]
+
+
+def test_a_warm_up_as_long_as_the_run_is_said(tmp_path, capsys):
+    flags = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--arch", "resnet8", "--epochs", "1",
+             "--batch-size", "10"]
+    main.main([*flags, "--save", str(tmp_path / "a")])
+    assert "warm-up epochs 5, as many as the run has: the learning rate only rises" in capsys.readouterr().out
+    main.main([*flags, "--save", str(tmp_path / "b"), "--warmup-epochs", "0"])
+    assert "adam, cosine, warm-up epochs 0; mixup 0.3, label smoothing 0.1" in capsys.readouterr().out
+
+
+def test_one_bit_is_no_end_of_a_search(tmp_path):
+    with pytest.raises(UserError, match="one bit has no zero"):
+        quantize_model.main(["--model", "x", "--search", "--least-bits", "1"])
+
+
+def test_a_ratio_of_nothing_is_named(tmp_path):
+    path = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), "dense")
+    with pytest.raises(UserError, match="^--ratio 0 leaves every layer untouched"):
+        prune.main(["--model", str(path), "--ratio", "0", "--subset", "20", "--device", "cpu", "--save",
+                    str(tmp_path / "p")])
+
+
+@pytest.mark.parametrize("flags", [["--rew"], ["--masked-retrain"], ["--rew", "--pretrained"]])
+def test_the_launcher_s_single_phases_take_the_data_set_of_the_file(flags, tmp_path, monkeypatch):
+    taken = []
+    monkeypatch.setattr(main, "train", lambda args: taken.append(args.dataset))
+    monkeypatch.setattr(prune, "prune", lambda args: taken.append(args.dataset))
+    monkeypatch.setattr(finetune, "retrain", lambda args: taken.append(args.dataset))
+    flags = flags + ["dense.pth.tar"] * (flags[-1] == "--pretrained")
+    launcher.run(launcher.parse([*flags, "--save", str(tmp_path)]))
+    assert set(taken) == {None}                              # each script then takes its file's
+    launcher.run(launcher.parse(["--save", str(tmp_path)]))
+    assert taken[-1] == "cifar100"
+
+
+@pytest.mark.parametrize("flags,environment,message", [
+    (["--rew", "--sparsity-type", "channel"], "1", "channel is for --masked-retrain"),
+    ([], "2", "several processes run one phase at a time"), (["--masked-retrain"], "2", "one phase at a time"),
+    (["--masked-retrain", "--sparsity-type", "irregular", "--config-file", "config_mobile_v2_0.7", "--threshold",
+      "1e-3"], "1", "leave out --threshold")])
+def test_what_the_launcher_refuses(flags, environment, message, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", environment)
+    with pytest.raises(UserError, match=message):
+        launcher.run(launcher.parse([*flags, "--save", str(tmp_path)]))

@@ -290,6 +290,7 @@ def test_schedules(flags, factors):
 
 def test_the_defaults_are_the_published_run():
     args = main.parse([])
+    main.check(args)
     assert (args.epochs, args.batch_size, args.lr, args.weight_decay, args.momentum, args.test_batch_size) == (
         300, 64, 0.01, 1e-4, 0.9, 64)
     assert (args.wg, args.tw, args.wme, args.mwd, args.swa_start, args.schedule, args.temp, args.minit) == (
@@ -968,3 +969,27 @@ def test_the_report_lists_layers_from_input_to_output(tmp_path):
     layers = [line.split()[0] for line in text[text.index(" keeps"):].splitlines()[1:] if len(line.split()) == 3]
     assert layers == [name for name, _ in models.build("wideresnet", depth=10, variant="softmask").named_modules()
                       if name in layers] and layers[0] == "conv1"
+
+
+@pytest.mark.parametrize("flags,message", [
+    (["--target", "0.4", "--wg2", "3"], "--wg2 needs --ftarget"), (["--target", "0.4", "--tw2", "3"], "--tw2 needs"),
+    (["--ltea", "0.3"], "--ltea needs --teacher"), (["--teacher", "x", "--ltea", "1.5"], "--ltea 1.5 is more than 1"),
+    (["--swa-lr", "0.1"], "--swa-lr is the last learning rate of --schedule swa"),
+    (["--arch", "wrn_16_2", "--wf", "1"], "--arch wrn_16_2 and --wf 1 disagree")])
+def test_flags_that_would_be_ignored(flags, message):
+    with pytest.raises(UserError, match=message):
+        main.main([*flags, "--dataset", "shapes10", "--subset", "20"])
+
+
+def test_a_pruned_network_is_no_start(tmp_path):
+    model = models.build("resnet", depth=8)
+    masks = {"conv1.weight": torch.rand(model.conv1.weight.shape) < 0.5}
+    path = checkpoint.save(tmp_path / "pruned.pth.tar", checkpoint.of(model, "magnitude", "pruned", "shapes10",
+                                                                      masks=masks))
+    with pytest.raises(UserError, match="pruned.pth.tar has single weights that are pruned"):
+        main.main(["--pretrained", str(path), "--subset", "20", "--target", "0.3", "--save", str(tmp_path / "s")])
+
+
+def test_epochs_that_come_too_late_are_said(tmp_path, capsys):
+    train(tmp_path / "a", *MASKS, "--epochs", 1, "--wme", 1, "--swa-start", 0)
+    assert "mask loss from after the last epoch: never, weights averaged from epoch 1\n" in capsys.readouterr().out

@@ -9,6 +9,7 @@ that were begun and leaves out those that are done, --pretrained FILE leaves out
 300 epochs.
 """
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def parse(argv=None):
     add("--threshold", type=cli.nonnegative, help="of pruning (default: 1e-4)")
     add("--no-tricks", action="store_true", help="--lr-scheduler default, no warm-up, no mixup, no smoothing")
     add("--no-cuda", action="store_true", help="--device cpu")
-    add("--multi-gpu", action="store_true", help="refused: torchrun --nproc-per-node N training/main.py does that")
+    add("--multi-gpu", action="store_true", help="refused: torchrun does that, see README.md")
     for flag in NO_EFFECT:
         add(flag, action="store_true", help=argparse.SUPPRESS)
     for flag in NO_EFFECT_WITH_NUMBER:
@@ -60,7 +61,10 @@ def arguments(script, args, **more):
 
 def run(args):
     if args.multi_gpu:
-        raise UserError("--multi-gpu is not needed: torchrun --nproc-per-node N training/main.py trains on N")
+        raise UserError("--multi-gpu is not needed: torchrun --nproc-per-node N main.py (or finetune.py) trains on N")
+    if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not args.rew:
+        raise UserError("several processes run one phase at a time: main.py, main.py --rew and finetune.py with "
+                        "torchrun, prune.py between them without")
     if args.rew and args.masked_retrain:
         raise UserError("--rew and --masked-retrain run one phase each; leave out both to run all four")
     if args.resume not in ("", "auto"):
@@ -69,16 +73,21 @@ def run(args):
         vars(args).update(lr_scheduler="default", warmup_epochs=0, alpha=0.0, smooth_eps=0.0)
     if args.no_cuda:
         args.device = "cpu"
-    args.dataset = args.dataset or (None if args.pretrained else "cifar100")
+    folder_of = Path(args.dataset or ("pretrained" if args.pretrained else "cifar100")).stem
+    if not (args.dataset or args.pretrained or args.rew or args.masked_retrain):
+        args.dataset = "cifar100"                            # else it is that of the network to begin with
     arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)
     if not args.save:
         name = Path(args.pretrained).stem.partition(".")[0] if args.pretrained else (
             models.name(arch, cfg) if arch == "mobilenetv2" else f"{arch}{cfg.get('depth', '')}")
-        args.save = f"logs/{Path(args.dataset or 'pretrained').stem}-{name}"
+        args.save = f"logs/{folder_of}-{name}"
     folder, everything = Path(args.save), not (args.rew or args.masked_retrain)
     kind = args.sparsity_type or "irregular"
     if args.sparsity_type == "threshold" and not args.masked_retrain:
         raise UserError("--sparsity-type threshold says how --masked-retrain prunes; give that, or leave it out")
+    if args.sparsity_type == "channel" and not args.masked_retrain:
+        raise UserError("--sparsity-type channel is for --masked-retrain; the reweighted phase has "
+                        f"{', '.join(penalties.LAMBDA)}")
 
     dense, sparse = args.pretrained or folder / "dense" / "checkpoint.pth.tar", folder / "reweighted/checkpoint.pth.tar"
     if everything and not args.pretrained:
@@ -109,6 +118,8 @@ def rule(args):
     by_ratio = args.masked_retrain and args.sparsity_type not in (None, "threshold")
     if by_ratio and not ratios:
         raise UserError(f"--masked-retrain --sparsity-type {args.sparsity_type} needs a --config-file with the ratios")
+    if by_ratio and args.threshold is not None:
+        raise UserError("the ratios of --config-file say how many weights go; leave out --threshold")
     if by_ratio:
         return {"threshold": None, "ratios": ratios, "sparsity_type": args.sparsity_type}
     return {"threshold": 1e-4 if args.threshold is None else args.threshold, "ratios": ratios, "sparsity_type": None}
