@@ -60,6 +60,8 @@ def load(name, folder=None, grey=False, subset=None, holdout=0, size=None, usual
         arrays, key = synthetic(name, folder, grey), name
     else:
         path, key = find(name, folder)
+        if path and path.parent != folder:                   # one that is found from everywhere
+            name = str(path.resolve())
         arrays = (download(name, folder) if path is None else read_npz(path) if path.is_file()
                   else read_folder(path, size, usual, 1 if grey else channels))
     data = check(arrays, key, name)
@@ -96,7 +98,8 @@ def for_arch(arch, cfg, args, holdout=0, start=None):
 
 
 def sized(args, data):
-    """The data, if its images are of --image-size."""
+    """The data, if its images are of --image-size. Its name is args.dataset from here on, a path from the root."""
+    args.dataset = data.name
     if args.image_size and data.shape[1:] != (args.image_size, args.image_size):
         raise UserError(f"--image-size {args.image_size} resizes the images of a folder, for networks that read any "
                         f"size; those of {data.name} are {data.shape[2]} x {data.shape[1]}")

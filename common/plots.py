@@ -38,17 +38,18 @@ def draw_curve(path, rows, title):
     plt.close(figure)
 
 
-def layer_bars(axis, had, keeps, unit="channels", log=False):
+def layer_bars(axis, had, keeps, unit="channels", percent=False):
     """Bars of what each layer had (grey) and keeps (blue); had, keeps: {layer name: int}, from input to output.
 
-    log: logarithmic scale, for layers whose sizes are far apart. Of many names only every few are written.
+    percent: what it keeps of what it had, for layers whose sizes are far apart. Of many names every few are written.
     """
     positions, width = range(len(had)), 0.8 if len(had) <= 40 else 1
-    axis.bar(positions, list(had.values()), width, color="lightgrey", label="had")
-    axis.bar(positions, [keeps[name] for name in had], width, color="tab:blue", label="keeps")
+    sizes = {name: max(size, 1) / 100 if percent else 1 for name, size in had.items()}
+    axis.bar(positions, [size / sizes[name] for name, size in had.items()], width, color="lightgrey", label="had")
+    axis.bar(positions, [keeps[name] / sizes[name] for name in had], width, color="tab:blue", label="keeps")
     name_layers(axis, list(had))
-    axis.set(ylabel=unit, yscale="log" if log else "linear", title=f"{unit} that each layer had and keeps")
-    axis.legend()
+    axis.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} that each layer had and keeps")
+    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
 
 
 def name_layers(axis, names, most=20):

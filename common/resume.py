@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from common import UserError, checkpoint
+from common import UserError, checkpoint, models
 from common.device import set_random_state
 
 # Flags that may differ when a run is resumed; network and precision are compared as the checkpoint's cfg and run say.
@@ -25,7 +25,9 @@ def changed(args, ckpt, world=1):
         free.add("epochs")
     if world != processes and had.get("batch_size") == args.batch_size * world / processes:
         free.add("batch_size")
-    return [f"--{name.replace('_', '-')} {had[name]}" for name, value in vars(args).items()
+    def words(value):
+        return " ".join(map(str, value)) if isinstance(value, list) else value
+    return [f"--{name.replace('_', '-')} {words(had[name])}" for name, value in vars(args).items()
             if name not in free and had.get(name, value) != value]
 
 
@@ -42,8 +44,8 @@ def checked(path, run, model, masks=None):
     if made.get("precision", run.precision) != run.precision:
         flags.append(f"--precision {made['precision']}")
     if flags or ckpt["cfg"] != model.cfg:
-        raise UserError(f"{path} is of another run (it had {', '.join(flags) or ckpt['cfg']}); give the same "
-                        "flags, or another --save")
+        had = ", ".join(flags) or models.brief(ckpt["cfg"])
+        raise UserError(f"{path} is of another run (it had {had}); give the same flags, or another --save")
     previous = ckpt.get("masks", {})
     if masks is not None and not (previous.keys() == masks.keys()
                                   and all(torch.equal(previous[name], mask.cpu()) for name, mask in masks.items())):

@@ -193,15 +193,17 @@ class Run:
     def checkpoint(self, model, **more):
         made = self.made or facts(self.device, self.precision, sum(row["seconds"] for row in self.rows) / 60) | {
             "processes": self.world}
-        return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=self.prec1,
-                             best_prec1=self.best, args=vars(self.args), dense=self.dense, run=made, **more)
+        prec1, best = (self.prec1, self.best) if self.rows else (None, None)
+        return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=prec1,
+                             best_prec1=best, args=vars(self.args), dense=self.dense, run=made, **more)
 
     def finish(self, model, name="checkpoint.pth.tar", **more):
         """Says what was written; another name than checkpoint.pth.tar: the network without the optimizer state."""
         if self.rank == 0 and name != "checkpoint.pth.tar":
             checkpoint.save(self.folder / name, self.checkpoint(model, epoch=self.args.epochs, **more))
-        accuracy = f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %; " if self.rows else ""
-        self.print(f"{accuracy}wrote {self.folder / name}")
+        accuracy = [f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %"] if self.rows else []
+        wrote = [f"wrote {self.folder / name}"] if (self.folder / name).exists() else []
+        self.print("; ".join(accuracy + wrote))
         cli.when_stopped = "stopped"
         lock.release(self.folder)
         if self.world > 1:

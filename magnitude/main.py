@@ -52,6 +52,11 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
+def milestones(epochs):
+    """The epochs after which the learning rate falls, where --schedule does not say: half and three quarters."""
+    return sorted({epochs // 2, epochs * 3 // 4} - {0})
+
+
 def main(argv=None):
     train(parse(argv))
 
@@ -61,7 +66,6 @@ def train(args):
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or start and start["dataset"] or "cifar10"
-    args.schedule = args.schedule or sorted({args.epochs // 2, args.epochs * 3 // 4} - {0})
     args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
@@ -84,7 +88,7 @@ def train(args):
     net = run.parallel(model)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
+    scheduler = make_scheduler(optimizer, args.schedule or milestones(args.epochs), args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler)
     if run.start == 0 and run.rank == 0:
         checkpoint.save(run.folder / "init.pth.tar", run.checkpoint(model, epoch=0))

@@ -35,6 +35,7 @@ from torch import nn
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
 from common.device import device_of, facts
 from common.evaluate import evaluate
+from magnitude.main import milestones
 from magnitude.networks import network
 
 SPEED = ("Speed: the zeros are scattered over tensors of unchanged shape, and ordinary kernels multiply by them as by "
@@ -135,7 +136,8 @@ def recipe_of(ckpt):
     """How the dense network was trained, as far as the file says: what rewinding and training from scratch repeat."""
     if ckpt["method"] == "magnitude" and ckpt["stage"] == "dense":
         wanted = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
-        return {name: ckpt["args"][name] for name in wanted if name in ckpt["args"]}
+        had = {name: ckpt["args"][name] for name in wanted if name in ckpt["args"]}
+        return had | ({} if had.get("schedule") or "epochs" not in had else {"schedule": milestones(had["epochs"])})
     return ckpt.get("recipe")
 
 
@@ -185,7 +187,7 @@ def draw(path, weights, masks, thresholds):
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     plots.layer_bars(left, {name.removesuffix(".weight"): mask.numel() for name, mask in masks.items()},
                      {name.removesuffix(".weight"): int(mask.sum()) for name, mask in masks.items()}, "weights",
-                     log=True)
+                     percent=True)
     had = torch.cat([w.detach().flatten().cpu() for w in weights.values()]).numpy()
     kept = had[torch.cat([mask.flatten() for mask in masks.values()]).numpy()]
     counts, edges = np.histogram(had, 201)

@@ -90,6 +90,7 @@ def draw(path, rows):
     network = f"{rows[0]['network']} on {rows[0]['dataset']}"
     figure.suptitle(f"{network}: five methods from the same dense network, with as many epochs")
     found = groups(rows)
+    order = ("magnitude", "reweighted", "Hoyer", "group-HS", "soft mask", "network slimming")        # of the colours
     for axis, asked, column in zip(panels, ("weights", "macs"), ("weights_left", "macs_left"), strict=True):
         names = list(dict.fromkeys(name for name, what, _ in found if what == asked))
         random = [name for name in names if name.startswith("random")]
@@ -98,7 +99,8 @@ def draw(path, rows):
             axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
                           [deviation(group, "accuracy") for group in runs], marker="o", label=name,
                           linestyle="--" if name in random else "-",
-                          color=f"{0.3 + 0.35 * random.index(name)}" if name in random else f"C{names.index(name)}")
+                          color=f"{0.3 + 0.35 * random.index(name)}" if name in random else
+                          f"C{next((i for i, word in enumerate(order) if name.startswith(word)), 9)}")
         for (name, _, _), group in found.items():
             if name.startswith("dense"):
                 axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name,

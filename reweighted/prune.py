@@ -226,7 +226,10 @@ def prune(args):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text("\n".join([*lines, "", report, ""]))
     had = {name: dict(original.named_parameters())[name].detach() for name in weights}
-    draw(folder / "prune.png", had, chosen, args.threshold if kind == "irregular" and by_threshold else None)
+    threshold = args.threshold
+    if args.percentile is not None:                          # the smallest that stays
+        threshold = min(float(had[name].abs()[mask].min()) for name, mask in chosen.items() if mask.any())
+    draw(folder / "prune.png", had, chosen, threshold if kind == "irregular" else None)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         small, "reweighted", "pruned", args.dataset, prec1=top1, best_prec1=top1, args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=masks, run=facts(device),
@@ -279,7 +282,7 @@ def draw(path, weights, keep, threshold):
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
     layers = {name.removesuffix(".weight"): mask for name, mask in keep.items()}
     plots.layer_bars(left, {name: mask.numel() for name, mask in layers.items()},
-                     {name: int(mask.sum()) for name, mask in layers.items()}, "weights", log=True)
+                     {name: int(mask.sum()) for name, mask in layers.items()}, "weights", percent=True)
     had = torch.cat([w.abs().flatten().cpu() for w in weights.values()]).clamp_min(1e-8)
     kept = torch.cat([w.abs()[keep[name]] for name, w in weights.items() if name in keep]).cpu().clamp_min(1e-8)
     edges = np.linspace(-8, max(0.0, float(had.max().log10())), 121)

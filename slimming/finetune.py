@@ -31,7 +31,7 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
-    add("--refine", metavar="FILE", help="the pruned network: pruned.pth.tar of prune.py")
+    add("--refine", "--model", dest="refine", metavar="FILE", help="the pruned network: pruned.pth.tar of prune.py")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="keep the penalty on gammas")
@@ -67,6 +67,8 @@ def finetune(args):
     train, test = run.loaders(dataset, crop=4, flip=True)
     model = run.place(model)
     run.describe(model)
+    if ckpt["stage"] in ("dense", "sparse"):
+        run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     parameters = dict(model.named_parameters())

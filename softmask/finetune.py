@@ -45,6 +45,8 @@ def main(argv=None):
     train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
     model = run.place(model)
     run.describe(model)
+    if ckpt["stage"] in ("dense", "sparse"):
+        run.print(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}

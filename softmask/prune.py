@@ -136,7 +136,8 @@ def prune(args):
         small = models.narrow(model, keep)
     after = compute_flops.count(small)
     dense = ckpt["dense"]
-    report = describe(keep, before, after, ckpt["args"], after.total.nonzeros if masks else after.total.params)
+    asked = None if args.keep_macs or args.keep_weights else ckpt["args"]
+    report = describe(keep, before, after, asked, after.total.nonzeros if masks else after.total.params)
     print(report)
 
     # what that does to the accuracy
@@ -151,7 +152,7 @@ def prune(args):
 
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text(f"{accuracy}\n{report}\n")
-    draw(folder / "prune.png", keep, soft_masks, "weights" if masks else "channels")
+    draw(folder / "prune.png", keep, soft_masks, "weights" if masks else "channels", t)
     settings = {**ckpt["args"], **vars(args)}
     path = checkpoint.save(folder / "pruned_model.pth.tar", checkpoint.of(
         small, "softmask", "pruned", args.dataset, epoch=ckpt["epoch"], prec1=pruned, best_prec1=pruned, args=settings,
@@ -160,7 +161,8 @@ def prune(args):
 
 
 def describe(keep, before, after, settings, left):
-    """The report: every layer, the channels that stay, parameters and FLOPs before and after, and the target."""
+    """The report: every layer, the channels that stay, parameters and FLOPs before and after, and the target in the
+    settings of the training, None where another fraction was asked for."""
     lines = [compute_flops.table(after, before if len(after.rows) == len(before.rows) else None), "",
              f"{'layer':34} {'had':>9} {'keeps':>9}"]
     lines += [f"{name:34} {mask.numel():9,} {int(mask.sum()):9,}" for name, mask in keep.items()]
@@ -168,21 +170,26 @@ def describe(keep, before, after, settings, left):
     lines += [f"{what:34} {a:15,} {b:15,} {100 * (1 - b / a):8.2f} % gone" for what, a, b in (
         ("parameters", was.params, left), ("MACs", was.macs, now.sparse_macs),
         ("FLOPs (2 x MACs)", 2 * was.macs, 2 * now.sparse_macs))]
-    what = "FLOPs" if settings["pflops"] else "parameters"
-    lines.append(f"the target was {100 * settings['target']:.2f} % of the {what}")
+    if settings:
+        what = "FLOPs" if settings["pflops"] else "parameters"
+        lines.append(f"the target was {100 * settings['target']:.2f} % of the {what}")
     return "\n".join(lines)
 
 
-def draw(path, keep, soft_masks, unit):
-    """Left: the channels of every layer, had and kept. Right: the histogram of the mask values."""
+def draw(path, keep, soft_masks, unit, t):
+    """Left: the channels of every layer, had and kept. Right: the histogram of the mask values, with the threshold t
+    (of 1 or more: among masks of 1)."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
     had, keeps = ({name: f(mask) for name, mask in keep.items()} for f in (torch.numel, lambda m: int(m.sum())))
-    plots.layer_bars(left, had, keeps, unit, log=unit == "weights")
+    plots.layer_bars(left, had, keeps, unit, percent=unit == "weights")
     values = torch.cat([mask.flatten() for mask in soft_masks.values()])
     right.hist(values.numpy(), bins=50, range=(0, 1), color="tab:blue")
     right.set(xlabel="mask value", ylabel=unit, yscale="log", title=f"masks: {int((values == 0).sum()):,} at 0, "
               f"{int((values == 1).sum()):,} at 1, of {len(values):,}")
+    if t:
+        right.axvline(min(t, 1), color="tab:red", label=f"threshold {t:.3g}" if t < 1 else "masks of 1 go, too")
+        right.legend()
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

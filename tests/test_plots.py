@@ -29,9 +29,10 @@ def test_layer_bars_shows_what_each_layer_had_and_keeps(plt):
 def test_many_layer_names_are_thinned_and_stand_below_their_own_bar(plt):
     names = [f"layer{i}" for i in range(164)]
     _, axis = plt.subplots()
-    plots.layer_bars(axis, dict.fromkeys(names, 10), dict.fromkeys(names, 5), unit="weights", log=True)
+    plots.layer_bars(axis, dict.fromkeys(names, 10), dict.fromkeys(names, 5), unit="weights", percent=True)
     shown = [label.get_text() for label in axis.get_xticklabels()]
-    assert 10 <= len(shown) <= 20 and axis.get_yscale() == "log"
+    assert 10 <= len(shown) <= 20 and axis.get_ylabel() == "weights (%)"
+    assert [bar.get_height() for bar in axis.patches] == [100] * 164 + [50] * 164
     assert [names[int(position)] for position in axis.get_xticks()] == shown
 
 
