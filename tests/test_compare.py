@@ -362,7 +362,7 @@ def row(name, accuracy, seed=1, asked="", target=0.0, **more):
             "weights_left": 10, "macs_left": 50, "network": "net", "dataset": "cifar10", **more}
 
 
-def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path):
+def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, monkeypatch):
     rows = [row("random masks", 80, 1, "weights", 10.0), row("dense", 90), row("dense, trained on", 92),
             row("dense, trained on", 94, 2), row("magnitude", 91, 1, "weights", 10.0),
             row("magnitude", 92, 2, "weights", 10.0), row("slimming, then magnitude", 70)]
@@ -372,8 +372,16 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
     assert cells[3][1:4] == ["10 % of the weights", "91.50 ± 0.71", "-1.50"]
     assert cells[2][2:4] == ["80.00", "-12.00"] and cells[1][3] == ""
     assert len(tables_compare.text(rows).splitlines()) == 6
-    tables_compare.draw(tmp_path / "plot.png", [*rows, row("slimming", 88, 1, "macs", 50.0)])
+    rows += [row("slimming", 88, 1, "macs", 50.0), row("reweighted L1", 80, 1, "weights", 10.0),
+             row("reweighted L1 of filters", 80, 1, "macs", 50.0)]
+    import matplotlib.pyplot as plt
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", lambda figure: None)
+        tables_compare.draw(tmp_path / "plot.png", rows)
+    colours = [{line.get_label(): line[0].get_color() for line in axis.containers} for axis in plt.gcf().axes]
+    plt.close()
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+    assert colours[0]["reweighted L1"] == colours[1]["reweighted L1 of filters"] != colours[0]["magnitude"]
 
 
 def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():

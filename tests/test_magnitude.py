@@ -14,6 +14,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common.run import Run
 from magnitude import finetune, iterative, main, prune
 from magnitude.networks import network
+from magnitude.prune import recipe_of
 
 TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
 TINY = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--precision", "fp32"]
@@ -642,11 +643,17 @@ def test_a_resumed_dense_run_keeps_its_first_and_early_weights(tmp_path, monkeyp
                 main.main([*flags, *resume])
         kept = [checkpoint.load(tmp_path / f"m/{name}.pth.tar") for name in ("init", "early", "checkpoint")]
         assert [ckpt["epoch"] for ckpt in kept] == [0, 2, 3 if resume else 2]
-        assert kept[2]["args"]["schedule"] == [20, 30]
+        assert recipe_of(kept[2])["schedule"] == [20, 30]
         torch.manual_seed(1)
         name, cfg = network("resnet8")
         assert same(kept[0]["state_dict"], dict(models.build(name, num_classes=10, **cfg).state_dict()))
     assert not same(kept[1]["state_dict"], kept[2]["state_dict"])
+    with pytest.raises(UserError, match=r"of another run \(it had --seed 1\); give the same"):
+        main.main([*flags, "--resume", "auto", "--seed", "2"])
+    with pytest.raises(UserError, match="it had --epochs 40"):           # and no --schedule, which nobody gave
+        main.main([*flags, "--resume", "auto", "--epochs", "30"])
+    with pytest.raises(UserError, match=r"it had --schedule None\)"):
+        main.main([*flags, "--resume", "auto", "--schedule", "5"])
 
 
 def test_a_finished_run_is_not_resumed_elsewhere(trained, tmp_path):

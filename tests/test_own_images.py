@@ -92,6 +92,20 @@ def test_without_a_test_set_some_of_each_class_are_it(parts, count, tmp_path, ca
     assert torch.equal(data.load(str(path)).x_test, d.x_test)
 
 
+def test_a_path_is_kept_as_one_that_is_found_from_everywhere(tmp_path, monkeypatch, run):
+    write(tmp_path / "here/pets", size=(32, 32))
+    flags = ["--device", "cpu", "--epochs", "1", "--batch-size", "5", "--arch", "resnet8", "--save", tmp_path / "run"]
+    done = run("magnitude/main.py", "--dataset", "pets", *flags, cwd=tmp_path / "here")
+    assert done.returncode == 0, done.stderr
+    assert checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["dataset"] == str(tmp_path / "here/pets")
+    (tmp_path / "elsewhere").mkdir()
+    for folder, script, words in (("elsewhere", "magnitude/eval.py", [tmp_path / "run/checkpoint.pth.tar"]),
+                                  ("here", "magnitude/main.py", ["--dataset", "../here/pets", *flags, "--resume",
+                                                                 "auto"])):
+        done = run(script, *words, cwd=tmp_path / folder)
+        assert done.returncode == 0, done.stderr
+
+
 def test_a_folder_is_found_by_its_name_too(tmp_path):
     write(tmp_path / "pets", parts=("",))
     assert data.load("pets", tmp_path).classes == CLASSES

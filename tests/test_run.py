@@ -509,7 +509,7 @@ EDITS = [("run.describe(model)", ""), ("run.parallel(model)", "model"), ("run.pl
 
 
 @pytest.mark.parametrize("edits", [*[[edit] for edit in EDITS], EDITS], ids=[*[a for a, _ in EDITS], "all of them"])
-def test_a_loop_runs_without_any_of_its_lines(edits, tmp_path, monkeypatch):
+def test_a_loop_runs_without_any_of_its_lines(edits, tmp_path, monkeypatch, capsys):
     script = LOOP.format(root=str(ROOT))
     for old, new in edits:
         assert old in script
@@ -520,7 +520,9 @@ def test_a_loop_runs_without_any_of_its_lines(edits, tmp_path, monkeypatch):
     saved = "run.save" in script
     assert (tmp_path / "run" / "checkpoint.pth.tar").exists() == saved
     if saved:
-        assert checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")["epoch"] == 2
+        ckpt = checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")
+        assert ckpt["epoch"] == 2 and (ckpt["prec1"] is None) == ("run.log" not in script)
+    assert ("wrote" in capsys.readouterr().out) == (saved and "run.finish" in script)
 
 
 def test_of_equally_good_epochs_the_first_is_the_best(tmp_path, monkeypatch):

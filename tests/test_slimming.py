@@ -14,6 +14,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common.models.layers import ChannelSelection
 from slimming import finetune, main, prune
 from slimming.networks import network
+from softmask import finetune as softmask_finetune
 
 FAMILIES = {"vgg": 11, "resnet": 20, "densenet": 10}
 
@@ -640,13 +641,12 @@ def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch):
     whole, masked, small = (Times(1, 1) for _ in range(3))
     for layer, factor in ((whole, 9.0), (masked, 2.0), (small, 1.5)):
         nn.init.constant_(layer.weight, factor)
-    dataset, asked = data.load("shapes10", subset=20), []
-    monkeypatch.setattr(data, "for_network", lambda *given: asked.append(given) or dataset)
+    dataset = data.load("shapes10", subset=20)
     args = prune.parse(["--model", "m.pth.tar", "--dataset", "shapes10"])
     loaders = []
     monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": 1.0})
-    line, _ = prune.accuracies(args, whole, masked, small, torch.device("cpu"))
-    assert line.endswith("their logits differ by 2.5e-01 of the largest") and asked == [(whole, args, "m.pth.tar")]
+    line, _ = prune.accuracies(args, dataset, whole, masked, small, torch.device("cpu"))
+    assert line.endswith("their logits differ by 2.5e-01 of the largest")
     assert torch.equal(loaders[0].labels, dataset.y_test)
 
 
@@ -681,3 +681,21 @@ def test_the_originals_prune_scripts_know_their_network(script, arch, other, tmp
     assert end.value.code == 2 and f"not --arch {arch};" in capsys.readouterr().err
     assert prune.parse(["--model", "m.pth.tar"], arch=arch).arch == arch
     assert prune.parse(["--model", "m.pth.tar", "--arch", other], arch=arch).arch == other
+
+
+def test_a_name_with_its_depth_in_it_is_that_network():
+    """--arch resnet --depth 20 is the paper's pre-activation network, --arch resnet20 the one that others call so."""
+    assert network("resnet", 164)[0] == "preresnet" and network("resnet")[1]["depth"] == 164
+    assert network("resnet20") == ("resnet", {"depth": 20}) and network("preresnet20") == ("preresnet", {"depth": 20})
+    assert network("densenet40") == ("densenet", {"depth": 40}) and network("vgg")[1]["variant"] == "slimming"
+
+
+@pytest.mark.parametrize("stage", ["dense", "sparse", "pruned"])
+def test_fine_tuning_what_is_not_pruned_is_noted(stage, tmp_path, capsys):
+    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("resnet", depth=8), "slimming", stage,
+                                                                 "shapes10"))
+    flags = ["--subset", "20", "--batch-size", "10", "--epochs", "1", "--device", "cpu"]
+    for script, flag in ((finetune, "--refine"), (finetune, "--model"), (softmask_finetune, "--pruned")):
+        script.main([flag, str(path), *flags, "--overwrite", "--save", str(tmp_path / "run")])
+        noted = f"note: {path} is {stage}, nothing in it is pruned" in capsys.readouterr().out
+        assert noted == (stage != "pruned")

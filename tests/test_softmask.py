@@ -993,3 +993,11 @@ def test_a_pruned_network_is_no_start(tmp_path):
 def test_epochs_that_come_too_late_are_said(tmp_path, capsys):
     train(tmp_path / "a", *MASKS, "--epochs", 1, "--wme", 1, "--swa-start", 0)
     assert "mask loss from after the last epoch: never, weights averaged from epoch 1\n" in capsys.readouterr().out
+
+
+def test_the_target_of_the_training_is_told_where_nothing_else_was_asked_for(tmp_path, capsys):
+    train(tmp_path / "a", *MASKS, "--epochs", 1)
+    assert "the target was 40.00 % of the parameters" in capsys.readouterr().out
+    prune.main(["--model", str(tmp_path / "a/checkpoint.pth.tar"), "--keep-macs", "0.6", "--subset", "20",
+                "--device", "cpu", "--save", str(tmp_path / "b")])
+    assert "the target was" not in capsys.readouterr().out
