@@ -185,7 +185,7 @@ def draw(path, cells, compiled):
     for i, cell in enumerate(c for c in cells if "fp32" in c.runtime or "int8" in c.runtime):
         axis.axhline(latency.median(cell, 1), color=f"C{i + 1}", linestyle="--", label=cell.runtime)
     axis.set(xlabel="zeros (%)", ylabel="ms per image", yscale="log", title="ResNet-20, one thread")
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -243,8 +243,8 @@ def draw(path, model):
             alive = [float(w.ne(0).transpose(0, dim).flatten(1).any(1).float().mean()) for w in layers.values()]
             right.bar([p + offset for p in range(len(layers))], [100 * a for a in alive], 0.4, label=label)
         plots.name_layers(right, list(layers))
-        right.set(ylabel="with any weight left (%)", ylim=(0, 120))
-        right.legend()
+        right.set(ylabel="with any weight left (%)", ylim=(0, 105))
+        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
