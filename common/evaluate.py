@@ -81,7 +81,7 @@ def evaluate_checkpoint(path, args, network):
         args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
         dataset = data.for_network(model, args, ckpt["path"])
     total = compute_flops.count(model).total
-    print(f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(ckpt['cfg'])}\n"
+    print(f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(model.cfg)}\n"
           f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
           f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs", flush=True)
     if ckpt["dense"]:
