@@ -72,24 +72,32 @@ def evaluate_file(argv, description, network):
     return evaluate_checkpoint(args.file or args.named, args, network)
 
 
+def counts(ckpt, model):
+    """What the network of a checkpoint has and costs, and what that is of its dense one, as lines of text."""
+    total = compute_flops.count(model).total
+    lines = [f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
+             f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs"]
+    if ckpt["dense"]:
+        dense = keep.dense_total(ckpt, model)
+        lines.append(f"  {dense.params / total.params:.2f}x fewer parameters, {dense.macs / total.macs:.2f}x fewer "
+                     "MACs than the dense network")
+    return "\n".join(lines)
+
+
 def evaluate_checkpoint(path, args, network):
     """What evaluate_file prints of the file; args: its flags."""
     ckpt = originals.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
-    if not args.predict:
-        args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-        dataset = data.for_network(model, args, ckpt["path"])
-    total = compute_flops.count(model).total
     print(f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(model.cfg)}\n"
-          f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
-          f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs", flush=True)
-    if ckpt["dense"]:
-        dense = keep.dense_total(ckpt, model)
-        print(f"  {dense.params / total.params:.2f}x fewer parameters, {dense.macs / total.macs:.2f}x fewer MACs "
-              "than the dense network")
+          f"{counts(ckpt, model)}", flush=True)
     if args.predict:
         return predict.predict(model, ckpt, args, device)
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    size = models.input_shape(model.arch, model.cfg)
+    dataset = data.for_network(model, args, ckpt["path"])
+    if dataset.shape != size:
+        print(f"on images of {dataset.shape[2]} x {dataset.shape[1]}, which these are:\n{counts(ckpt, model)}")
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""

@@ -116,9 +116,10 @@ def main(argv=None):
     ckpt = originals.load(args.file, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
+    print(describe(model, ckpt.get("masks"), args.bits, args.legacy_count), flush=True)
+
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     dataset = data.for_network(model, args, ckpt["path"])
-    print(describe(model, ckpt.get("masks"), args.bits, args.legacy_count), flush=True)
     result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
     right = round(result["top1"] / 100 * len(dataset.y_test))
     print(f"Test set loss: {result['loss']:.4f},  * Acc@1: {right}/{len(dataset.y_test)} ({result['top1']:.2f}%)")

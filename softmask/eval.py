@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, data, deploy, originals, predict, scores
+from common import UserError, checkpoint, cli, data, deploy, models, originals, predict, scores
 from common.device import device_of
 from common.evaluate import evaluate
 from softmask.cost import legacy_flops
@@ -73,6 +73,14 @@ def by_the_rules(model, ckpt, freebie):
             f"{counted.operations / scores.OPERATIONS:.5f} = {counted.score:.5f}")
 
 
+def tallies(model, ckpt, args):
+    """(the original's printout, the line by the rules) of the checkpoint's network."""
+    params, dense_cfg = sum(p.numel() for p in model.parameters()), (ckpt["dense"] or ckpt)["cfg"]
+    flops, halved = (legacy_flops(model, dense_cfg, halve) for halve in (False, True))
+    return (describe(params, flops, halved, args.nbit, args.freebie, args.half),
+            by_the_rules(model, ckpt, args.freebie))
+
+
 def main(argv=None):
     args = parse(argv)
     path = args.file or args.pruned
@@ -84,18 +92,17 @@ def main(argv=None):
     ckpt = originals.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
-    if not args.predict:
-        args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-        dataset = data.for_network(model, args, path)
-    params = sum(p.numel() for p in model.parameters())
-    dense_cfg = (ckpt["dense"] or ckpt)["cfg"]
-    flops, halved = (legacy_flops(model, dense_cfg, halve) for halve in (False, True))
-    printed = describe(params, flops, halved, args.nbit, args.freebie, args.half)
-    rules = by_the_rules(model, ckpt, args.freebie)
+    printed, rules = tallies(model, ckpt, args)
     print(printed, flush=True)
     if args.predict:
         return predict.predict(model, ckpt, args, device)
 
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    size = models.input_shape(model.arch, model.cfg)
+    dataset = data.for_network(model, args, path)
+    if dataset.shape != size:
+        printed, rules = tallies(model, ckpt, args)
+        print(f"on images of {dataset.shape[2]} x {dataset.shape[1]}, which these are:\n{printed}")
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     count = len(dataset.y_test)

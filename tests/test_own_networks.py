@@ -408,11 +408,15 @@ def test_counts_are_those_of_the_images_it_is_given(method, tmp_path, capsys):
         flags = [flag.format(tmp_path / file) for flag in flags] + (common if script == "finetune" else common[:-2])
         importlib.import_module(f"{method}.{script}").main(flags + (["--save", str(tmp_path)] if wrote else []))
         shown = capsys.readouterr().out
-        assert f"{of[0]:,}" not in shown and (script == "eval" or f"{of[1]:,}" in shown or "slimming" in shown), script
+        assert script == "eval" or f"{of[0]:,}" not in shown and (f"{of[1]:,}" in shown or "slimming" in shown), script
         file = wrote or file
         assert checkpoint.load(tmp_path / file)["dense"]["macs"] == of[1]
     total = compute_flops.count(checkpoint.to_model(checkpoint.load(tmp_path / file))).total
-    assert f"{of[1] / total.macs:.2f}x fewer MACs" in shown
+    assert f"{of[1] / total.macs:.2f}x fewer MACs" in shown and "which these are" not in shown
+    importlib.import_module(f"{method}.eval").main([str(tmp_path / "theirs.pth"), *common[:-2]])
+    shown = capsys.readouterr().out                          # before the images are opened, and once they are
+    assert f"{of[0]:,} MACs" in shown.partition("on images of 32 x 32, which these are:")[0]
+    assert f"{of[1]:,} MACs" in shown.partition("on images of 32 x 32, which these are:")[2]
 
 
 @pytest.mark.parametrize("method,flags", [
