@@ -9,6 +9,7 @@ DATA_DIR/name of images (common/image_folder.py), or by torchvision's download (
 name is a path to such a file or folder. shapes10 and shapes100 are built in (common/synthetic.py).
 """
 import copy
+import os
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,7 +62,7 @@ def load(name, folder=None, grey=False, subset=None, holdout=0, size=None, usual
     else:
         path, key = find(name, folder)
         if path and path.parent != folder:                   # one that is found from everywhere
-            name = str(path.resolve())
+            name = os.path.abspath(path)
         arrays = (download(name, folder) if path is None else read_npz(path) if path.is_file()
                   else read_folder(path, size, usual, 1 if grey else channels))
     data = check(arrays, key, name)
@@ -167,6 +168,8 @@ def check_fit(data, model, path):
         except RuntimeError as error:
             raise UserError(f"{data.name} has images of {data.shape[1]} x {data.shape[2]}, too small for a "
                             f"{model.arch}, which usually reads {reads[1]} x {reads[2]}") from error
+        print(f"note: from here on {path} is counted for images of {data.shape[1]} x {data.shape[2]}, as {data.name} "
+              f"has them, not of {reads[1]} x {reads[2]}")
     names = (getattr(model, "images", None) or {}).get("classes") or []
     if data.classes and names and list(data.classes) != list(names):
         print(f"note: {path} knows the classes {', '.join(names)}; {data.name} has {', '.join(data.classes)}")

@@ -72,6 +72,12 @@ def evaluate_file(argv, description, network):
     return evaluate_checkpoint(args.file or args.named, args, network)
 
 
+def heading(ckpt, model):
+    """What is in a file and what its network has and costs, as text: what scripts print before they open any data."""
+    return (f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(model.cfg)}\n"
+            f"{counts(ckpt, model)}")
+
+
 def counts(ckpt, model):
     """What the network of a checkpoint has and costs, and what that is of its dense one, as lines of text."""
     total = compute_flops.count(model).total
@@ -89,15 +95,14 @@ def evaluate_checkpoint(path, args, network):
     ckpt = originals.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
-    print(f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(model.cfg)}\n"
-          f"{counts(ckpt, model)}", flush=True)
+    print(heading(ckpt, model), flush=True)
     if args.predict:
         return predict.predict(model, ckpt, args, device)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     size = models.input_shape(model.arch, model.cfg)
     dataset = data.for_network(model, args, ckpt["path"])
     if dataset.shape != size:
-        print(f"on images of {dataset.shape[2]} x {dataset.shape[1]}, which these are:\n{counts(ckpt, model)}")
+        print(counts(ckpt, model))
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""

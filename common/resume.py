@@ -15,7 +15,7 @@ FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", 
 
 
 def changed(args, ckpt, world=1):
-    """["--flag value", ...]: what the run of the checkpoint was given and args have otherwise.
+    """["--flag value", "no --flag", ...]: what the run of the checkpoint was given and args have otherwise.
 
     More epochs are no change, nor is a batch that is split among another number of processes.
     """
@@ -25,9 +25,10 @@ def changed(args, ckpt, world=1):
         free.add("epochs")
     if world != processes and had.get("batch_size") == args.batch_size * world / processes:
         free.add("batch_size")
-    def words(value):
-        return " ".join(map(str, value)) if isinstance(value, list) else value
-    return [f"--{name.replace('_', '-')} {words(had[name])}" for name, value in vars(args).items()
+    def words(flag, value):
+        value = " ".join(map(str, value)) if isinstance(value, list) else value
+        return f"no {flag}" if value is None else f"{flag} {value}"
+    return [words(f"--{name.replace('_', '-')}", had[name]) for name, value in vars(args).items()
             if name not in free and had.get(name, value) != value]
 
 

@@ -203,7 +203,8 @@ class Run:
             checkpoint.save(self.folder / name, self.checkpoint(model, epoch=self.args.epochs, **more))
         accuracy = [f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %"] if self.rows else []
         wrote = [f"wrote {self.folder / name}"] if (self.folder / name).exists() else []
-        self.print("; ".join(accuracy + wrote))
+        if accuracy + wrote:
+            self.print("; ".join(accuracy + wrote))
         cli.when_stopped = "stopped"
         lock.release(self.folder)
         if self.world > 1:

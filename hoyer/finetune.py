@@ -120,8 +120,8 @@ def finetune(args):
         small, small_masks = compact_masked(model, ckpt["masks"])
         dense = ckpt["dense"] or compute_flops.summary(model)
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")
-        path = checkpoint.save(run.folder / "compact.pth.tar", run.checkpoint(small, epoch=args.epochs,
-                                                                                      masks=small_masks))
+        ckpt_small = run.checkpoint(small, epoch=args.epochs, masks=small_masks)
+        path = checkpoint.save(run.folder / "compact.pth.tar", ckpt_small)
         print(f"wrote {path}")
     run.finish(model, "finetuned.pth.tar", masks=ckpt["masks"])
 

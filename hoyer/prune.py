@@ -33,7 +33,7 @@ import torch
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
 from common.compact import compact, compaction_report, sparsity_report
 from common.device import device_of, facts
-from common.evaluate import evaluate
+from common.evaluate import evaluate, heading
 from hoyer.networks import find, network
 
 
@@ -183,6 +183,7 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
+    print(heading(ckpt, model), flush=True)
     dataset = data.for_network(model, args, args.model, args.holdout)
     dense = ckpt["dense"] or compute_flops.summary(model)
     print("--- Pruning ---")

@@ -184,7 +184,6 @@ def retrain(args):
 
     # network: where it starts from
     model, k, stretch = checkpoint.to_model(ckpt), 0, 1.0
-    dataset = data.for_network(model, args, path)
     origin = {"masks": ckpt["masks"], "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
     if args.retrain == "weight-rewind":
         early = originals.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
@@ -213,6 +212,7 @@ def retrain(args):
 
     # data
     lenet = ckpt["arch"].startswith("lenet")
+    dataset = data.for_network(model, args, path)
     train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     # A fresh optimizer: the dense run's momentum would pull at weights that are pruned.

@@ -34,7 +34,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
 from common.device import device_of, facts
-from common.evaluate import evaluate
+from common.evaluate import evaluate, heading
 from magnitude.main import milestones
 from magnitude.networks import network
 
@@ -217,6 +217,7 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt)
+    print(heading(ckpt, original), flush=True)
     dataset = data.for_network(original, args, args.resume)
     model = copy.deepcopy(original)
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})

@@ -3,7 +3,9 @@
 A row is a dictionary with the columns below; `args` is decoded, all others are strings. `accuracy` is the last epoch's
 in percent, of a bundled file that file's own; `macs` leave out weights that are zero; `args` are the run's settings,
 with `rule` of how weights were chosen, and on CIFAR-100 `score` by the MicroNet challenge's rules, where what is not
-quantized has 32 bits. A table is a function of the rows that returns (header, rows of cells).
+quantized has 32 bits. `bytes` are those of the kept file, else of a file with the network alone; in rows of before 26
+November 2026 whose files are gone, 4 a parameter. A table is a function of the rows that returns (header, rows of
+cells).
 """
 import csv
 import json

@@ -10,7 +10,8 @@ First the original's table of the unpruned network, the challenge's counter as t
 
 with a ReLU after every convolution, no residual connection and no pooling, and one sparsity for all layers
 (--sparsity). Then the checkpoint's own table: zeros of each layer, its real ReLUs, residual connections and pooling.
-Multiplications are worth --input-bits / 32 (or --param-bits, if those are more), additions --accumulator-bits / 32.
+Multiplications are worth --input-bits / 32 (or --param-bits, if those are more), additions --accumulator-bits / 32: in
+the first table 16 as published, in the second what the file has, 8 if quantized so, else 32.
 Last the scores, by the original's arithmetic and by the challenge's rules.
 
     --adds tree      additions in the binary tree of the original README: half of them at twice the input bits, a

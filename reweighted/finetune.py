@@ -49,13 +49,8 @@ def retrain(args):
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run(args, "reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
 
-    # network and data
-    model = checkpoint.to_model(ckpt)
-    dataset = data.for_network(model, args, args.model)
-    recipe.check(args, dataset.num_classes)
-    lenet = ckpt["arch"].startswith("lenet")
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
-    model = run.place(model)
+    # network
+    model = run.place(checkpoint.to_model(ckpt))
     run.describe(model)
     run.print(recipe.words(args))
     net = run.parallel(model)
@@ -66,6 +61,12 @@ def retrain(args):
             parameters[name].mul_(mask)
     zeros = sum(int((~mask).sum()) for mask in masks.values())
     run.print(f"  {zeros:,} weights are masked")
+
+    # data
+    lenet = ckpt["arch"].startswith("lenet")
+    dataset = data.for_network(model, args, args.model)
+    recipe.check(args, dataset.num_classes)
+    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
 
     optimizer = make_optimizer(args, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args, len(train)))

@@ -39,7 +39,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common import keep as keeping
 from common.compact import narrow_masks, silence
 from common.device import device_of, facts
-from common.evaluate import evaluate
+from common.evaluate import evaluate, heading
 from common.models.narrow import reads
 from reweighted import penalties
 from reweighted.networks import network
@@ -184,6 +184,7 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt)
+    print(heading(ckpt, original), flush=True)
     dataset = data.for_network(original, args, args.model)
     model = copy.deepcopy(original)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from common import UserError, cli
 from common.schedule import onecycle
 
-LENGTH = 300                                                 # epochs of each phase of the original
+LENGTH, WARMUP = 300, 5                                      # epochs of each phase of the original
 
 
 def add_recipe(parser):
@@ -23,7 +23,7 @@ def add_recipe(parser):
     add("--lr-scheduler", choices=("cosine", "onecycle", "default"), default="cosine", help="cosine: by the batch, to "
         "4e-8; onecycle: by the epoch, in every phase; default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, "
         "280 of 300")
-    add("--warmup-epochs", type=int, default=5, help="of a linear rise from --warmup-lr; 0 for none")
+    add("--warmup-epochs", type=int, default=WARMUP, help="of a linear rise from --warmup-lr; 0 for none")
     add("--warmup-lr", type=cli.nonnegative, default=1e-4)
     add("--alpha", type=cli.nonnegative, default=0.3, help="of mixup's Beta(alpha, alpha); 0 for none")
     add("--smooth-eps", type=cli.fraction, default=0.1, help="of label smoothing; 0 for none")
@@ -33,6 +33,8 @@ def check(args, classes):
     """UserError where the recipe cannot be followed; classes: how many the data set has."""
     if args.warmup_epochs < 0:
         raise UserError(f"--warmup-epochs {args.warmup_epochs} is below 0")
+    if args.lr_scheduler == "onecycle" and args.warmup_epochs not in (0, WARMUP):
+        raise UserError(f"--warmup-epochs {args.warmup_epochs}: --lr-scheduler onecycle has a rise of its own")
     if args.smooth_eps * classes > classes - 1:
         raise UserError(f"--smooth-eps {args.smooth_eps:g} leaves the true class less than the others; of {classes} "
                         f"classes it may have at most {(classes - 1) / classes:g}")
@@ -40,9 +42,9 @@ def check(args, classes):
 
 def words(args):
     """A line on the recipe for the terminal."""
-    only = ", as many as the run has: the learning rate only rises" if args.warmup_epochs >= args.epochs else ""
-    return (f"  {args.optmzr}, {args.lr_scheduler}, warm-up epochs {args.warmup_epochs}{only}; mixup {args.alpha:g}, "
-            f"label smoothing {args.smooth_eps:g}")
+    whole = " (all that the run has)" if args.warmup_epochs >= args.epochs else ""
+    warm = "" if args.lr_scheduler == "onecycle" else f", warm-up epochs {args.warmup_epochs}{whole}"
+    return f"  {args.optmzr}, {args.lr_scheduler}{warm}; mixup {args.alpha:g}, label smoothing {args.smooth_eps:g}"
 
 
 def mixed(images, labels, alpha):

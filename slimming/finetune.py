@@ -63,10 +63,12 @@ def finetune(args):
 
     # network and data
     model = checkpoint.to_model(ckpt)
+    run.describe(model)
     dataset = data.for_network(model, args, args.refine)
+    if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
+        run.describe(model)
     train, test = run.loaders(dataset, crop=4, flip=True)
     model = run.place(model)
-    run.describe(model)
     if ckpt["stage"] in ("dense", "sparse"):
         run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)

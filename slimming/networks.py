@@ -2,7 +2,7 @@
 
 All start with gamma = 0.5, as in the original: nearer to zero for the penalty. ResNet and DenseNet have a channel
 selection after the batch norms whose input other layers read too, so that one consumer can stop reading a channel.
-Any other name, and one with its depth in it (resnet20), is that network of common/models, as it is.
+Any other name is that network of common/models, as it is.
 """
 from common import models
 
@@ -16,6 +16,7 @@ DEPTHS = {"vgg": 19, "resnet": 164, "densenet": 40}
 
 def network(arch, depth=None):
     """(arch, cfg) for `models.build` and `checkpoint.load`; depth None: the paper's."""
+    arch, depth = models.split_name(arch, depth)
     if arch not in OPTIONS:
         return models.any_network(arch, depth)
     name, cfg = OPTIONS[arch]

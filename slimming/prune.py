@@ -33,7 +33,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common import keep as keeping
 from common.compact import narrow_masks, silence
 from common.device import device_of, facts
-from common.evaluate import evaluate
+from common.evaluate import evaluate, heading
 from slimming import streams
 from slimming.networks import network
 
@@ -242,6 +242,7 @@ def prune(args):
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt).to(device)
+    print(heading(ckpt, original), flush=True)
     dataset = data.for_network(original, args, args.model)
     gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     if not gammas:

@@ -102,7 +102,7 @@ def main(argv=None):
     dataset = data.for_network(model, args, path)
     if dataset.shape != size:
         printed, rules = tallies(model, ckpt, args)
-        print(f"on images of {dataset.shape[2]} x {dataset.shape[1]}, which these are:\n{printed}")
+        print(printed)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     result = evaluate(model, test, args.half)
     count = len(dataset.y_test)

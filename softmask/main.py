@@ -10,7 +10,7 @@ epochs' weights and masks, with batch norm statistics estimated again (stochasti
     python main.py                                                                       the same without masks, dense
 
 The narrow network is pruned_model.pth.tar in --save (prune.py makes it). The original reports 80.28 % for its 300
-epochs, 12 hours on a GPU of 2019; README.md has shorter runs on CPU cores.
+epochs, 12 hours on a GPU of 2019; README.md has shorter runs.
 """
 import math
 import sys
@@ -126,7 +126,7 @@ def main(argv=None):
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         arch, cfg = start["arch"], start["cfg"]
-        if start.get("masks"):
+        if not all(mask.all() for mask in start.get("masks", {}).values()):
             raise UserError(f"{args.pretrained} has single weights that are pruned, and training with soft masks would "
                             "not keep them so; start from the network before pruning")
     else:
@@ -159,9 +159,8 @@ def main(argv=None):
             net.absorb()                                     # begins as what it was
         run.print(f"  {net.m.numel():,} mask parameters, {net.counted.numel():,} entries in their loss; "
                   f"{net.cost.all_flops:,} FLOPs with batch norms and biases")
-    first = [f"epoch {epoch + 1}" if epoch < args.epochs else "after the last epoch: never"
-             for epoch in (args.wme, args.swa_start)]
-    run.print(f"  {f'mask loss from {first[0]}, ' if masks else ''}weights averaged from {first[1]}")
+    first = [f"from epoch {epoch + 1}" if epoch < args.epochs else "never" for epoch in (args.wme, args.swa_start)]
+    run.print(f"  {f'mask loss: {first[0]}; ' if masks else ''}weights averaged: {first[1]}")
     call = run.parallel(net)
     teacher = None
     if args.teacher:

@@ -28,7 +28,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common import keep as keeping
 from common.compact import silence
 from common.device import device_of, facts
-from common.evaluate import evaluate
+from common.evaluate import evaluate, heading
 from softmask.networks import network
 
 
@@ -118,6 +118,7 @@ def prune(args):
     folder = cli.output_folder(args.save or str(Path(args.model).parent), args.overwrite, holds="pruned_model.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
+    print(heading(ckpt, model), flush=True)
     dataset = data.for_network(model, args, args.model)
 
     # the same network without the others

@@ -652,7 +652,7 @@ def test_a_resumed_dense_run_keeps_its_first_and_early_weights(tmp_path, monkeyp
         main.main([*flags, "--resume", "auto", "--seed", "2"])
     with pytest.raises(UserError, match="it had --epochs 40"):           # and no --schedule, which nobody gave
         main.main([*flags, "--resume", "auto", "--epochs", "30"])
-    with pytest.raises(UserError, match=r"it had --schedule None\)"):
+    with pytest.raises(UserError, match=r"it had no --schedule\)"):
         main.main([*flags, "--resume", "auto", "--schedule", "5"])
 
 

@@ -1094,7 +1094,7 @@ def test_more_smoothing_than_a_true_class_can_take_is_refused(script, flags, tmp
     flags = [flag.format(path) for flag in flags] + ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
     with pytest.raises(UserError, match="--smooth-eps 0.95 .* of 10 classes it may have at most 0.9$"):
         script.main([*flags, "--smooth-eps", "0.95", "--save", str(tmp_path / "run")])
-    recipe.check(argparse.Namespace(warmup_epochs=0, smooth_eps=0.9), 10)
+    recipe.check(argparse.Namespace(warmup_epochs=0, smooth_eps=0.9, lr_scheduler="cosine"), 10)
     assert recipe.smoothed_loss(torch.zeros(2, 10), torch.tensor([0, 1]), torch.tensor([0, 1]), 1, 0.9) > 0
 
 
@@ -1112,9 +1112,13 @@ def test_a_warm_up_as_long_as_the_run_is_said(tmp_path, capsys):
     flags = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--arch", "resnet8", "--epochs", "1",
              "--batch-size", "10"]
     main.main([*flags, "--save", str(tmp_path / "a")])
-    assert "warm-up epochs 5, as many as the run has: the learning rate only rises" in capsys.readouterr().out
+    assert "adam, cosine, warm-up epochs 5 (all that the run has); mixup" in capsys.readouterr().out
     main.main([*flags, "--save", str(tmp_path / "b"), "--warmup-epochs", "0"])
     assert "adam, cosine, warm-up epochs 0; mixup 0.3, label smoothing 0.1" in capsys.readouterr().out
+    main.main([*flags, "--save", str(tmp_path / "c"), "--lr-scheduler", "onecycle"])
+    assert "  adam, onecycle; mixup 0.3" in capsys.readouterr().out
+    with pytest.raises(UserError, match="--warmup-epochs 3: --lr-scheduler onecycle has a rise of its own"):
+        main.main([*flags, "--save", str(tmp_path / "d"), "--lr-scheduler", "onecycle", "--warmup-epochs", "3"])
 
 
 def test_one_bit_is_no_end_of_a_search(tmp_path):

@@ -683,13 +683,6 @@ def test_the_originals_prune_scripts_know_their_network(script, arch, other, tmp
     assert prune.parse(["--model", "m.pth.tar", "--arch", other], arch=arch).arch == other
 
 
-def test_a_name_with_its_depth_in_it_is_that_network():
-    """--arch resnet --depth 20 is the paper's pre-activation network, --arch resnet20 the one that others call so."""
-    assert network("resnet", 164)[0] == "preresnet" and network("resnet")[1]["depth"] == 164
-    assert network("resnet20") == ("resnet", {"depth": 20}) and network("preresnet20") == ("preresnet", {"depth": 20})
-    assert network("densenet40") == ("densenet", {"depth": 40}) and network("vgg")[1]["variant"] == "slimming"
-
-
 @pytest.mark.parametrize("stage", ["dense", "sparse", "pruned"])
 def test_fine_tuning_what_is_not_pruned_is_noted(stage, tmp_path, capsys):
     path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("resnet", depth=8), "slimming", stage,

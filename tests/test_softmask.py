@@ -986,13 +986,17 @@ def test_a_pruned_network_is_no_start(tmp_path):
     masks = {"conv1.weight": torch.rand(model.conv1.weight.shape) < 0.5}
     path = checkpoint.save(tmp_path / "pruned.pth.tar", checkpoint.of(model, "magnitude", "pruned", "shapes10",
                                                                       masks=masks))
+    flags = ["--subset", "20", "--target", "0.3", "--epochs", "1", "--device", "cpu", "--save", str(tmp_path / "s")]
     with pytest.raises(UserError, match="pruned.pth.tar has single weights that are pruned"):
-        main.main(["--pretrained", str(path), "--subset", "20", "--target", "0.3", "--save", str(tmp_path / "s")])
+        main.main(["--pretrained", str(path), *flags])
+    masks = {"conv1.weight": torch.ones_like(masks["conv1.weight"])}     # nothing is: of a network with fewer channels
+    checkpoint.save(path, checkpoint.of(model, "hoyer", "finetuned", "shapes10", masks=masks))
+    main.main(["--pretrained", str(path), *flags])
 
 
 def test_epochs_that_come_too_late_are_said(tmp_path, capsys):
     train(tmp_path / "a", *MASKS, "--epochs", 1, "--wme", 1, "--swa-start", 0)
-    assert "mask loss from after the last epoch: never, weights averaged from epoch 1\n" in capsys.readouterr().out
+    assert "  mask loss: never; weights averaged: from epoch 1\n" in capsys.readouterr().out
 
 
 def test_the_target_of_the_training_is_told_where_nothing_else_was_asked_for(tmp_path, capsys):
