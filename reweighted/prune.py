@@ -226,10 +226,9 @@ def prune(args):
     # save
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text("\n".join([*lines, "", report, ""]))
-    had = {name: dict(original.named_parameters())[name].detach() for name in weights}
-    threshold = args.threshold
-    if args.percentile is not None:                          # the smallest that stays
-        threshold = min(float(had[name].abs()[mask].min()) for name, mask in chosen.items() if mask.any())
+    had = {name: original.get_parameter(name).detach() for name in weights}
+    threshold = args.threshold if args.percentile is None else min(      # the smallest that stays
+        float(had[name].abs()[mask].min()) for name, mask in chosen.items() if mask.any())
     draw(folder / "prune.png", had, chosen, threshold if kind == "irregular" else None)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         small, "reweighted", "pruned", args.dataset, prec1=top1, best_prec1=top1, args=vars(args),
