@@ -118,8 +118,12 @@ def script(main):
     """Runs main(); what the user can mend becomes one line on stderr and exit status 2."""
     try:
         main()
+        sys.stdout.flush()
     except UserError as error:
         sys.exit(complain(error))
+    except BrokenPipeError:                                  # ... | head: nobody reads on; 141 as in a shell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
     except OSError as error:
         if error.errno in checks.FULL:
             sys.exit(complain(f"the disk is full ({error.filename or error.strerror}); make room and start again, with "

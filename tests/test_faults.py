@@ -242,6 +242,16 @@ def test_indices_out_of_range_are_named(indices, tmp_path):
         originals.load(tmp_path / "bare.pth", lambda arch, depth: ("densenet", dict(model.cfg)), "densenet")
 
 
+def test_output_that_nobody_reads_on_ends_the_script_quietly():
+    """As in `eval.py FILE | head -1`: no traceback, and the status a shell gives to a broken pipe."""
+    command = [sys.executable, ROOT / "hoyer" / "eval.py", ROOT / "chkpt" / "hoyer-lenet300-mnist-hs.pth.tar"]
+    with subprocess.Popen([*command, "--dataset", "shapes10", "--subset", "100"], stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141
+
+
 def test_a_long_message_is_cut(capsys):
     with pytest.raises(SystemExit):
         cli.script(lambda: (_ for _ in ()).throw(UserError("x" * 10 ** 6 + "the end")))
