@@ -137,10 +137,15 @@ def validated(path, ckpt):
 
 
 def to_model(ckpt):
-    """The network of a checkpoint, with its weights, in evaluation mode; layers in its `activations` round inputs."""
+    """The network of a checkpoint, with its weights, in evaluation mode; layers in its `activations` round inputs.
+
+    Weights below the smallest normal number of fp32, which a GPU may leave, are zero: a CPU computes with them as such.
+    """
     path = ckpt.get("path", "checkpoint")
     model = network_of(ckpt["arch"], ckpt["cfg"], path)
     fit(model, ckpt["state_dict"], path)
+    for p in model.parameters():
+        p.data[p.data.abs() < torch.finfo(torch.float32).tiny] = 0
     quantize_inputs(model, ckpt.get("activations") or {}, path)
     model.images = images_of(ckpt)
     return model.eval()

@@ -69,6 +69,20 @@ def test_sparse_macs_and_non_zeros_by_hand():
     assert total.sparse_macs == sum(row.sparse_macs for row in rows.values())
 
 
+@pytest.mark.parametrize("flush", [True, False])
+def test_what_a_cpu_computes_with_as_zero_is_counted_as_zero(flush):
+    """Denormals, which a training on a GPU leaves, whether or not this process flushes them."""
+    model = models.build("lenet300")
+    model.fc3.weight.data[0, :3] = torch.tensor([1e-40, -1e-44, 1e-37])
+    try:
+        torch.set_flush_denormal(flush)
+        counted = {row.name: row for row in compute_flops.count(checkpoint.to_model(
+            checkpoint.of(model, "hoyer", "sparse", "mnist"))).rows}
+    finally:
+        torch.set_flush_denormal(False)
+    assert (counted["fc3"].weights, counted["fc3"].sparse_macs) == (998, 998)
+
+
 def test_vgg13_as_thop_counts_it():
     """The slimming README's figure: MACs plus 2 per batch-norm output, doubled."""
     total = compute_flops.count(models.build("vgg", depth=13, num_classes=10)).total
