@@ -265,14 +265,16 @@ def prune(args):
     masked, previous_masks = copy.deepcopy(original), ckpt.get("masks", {})
     whole = over_all_channels(keep, masked)
     masks = zero(masked, whole)
-    others = {name: mask for name, mask in previous_masks.items() if name.rpartition(".")[0] not in whole}
+    if args.compact:                                         # what they masked is gone
+        previous_masks = {name: m for name, m in previous_masks.items() if name.rpartition(".")[0] not in whole}
     for name, mask in keep.items():
         if not mask.any():
             print(f"{name}: all channels are zero (--mask), the layer passes nothing on")
     if args.mask:
-        small, masks = masked, {**previous_masks, **masks}
+        small = masked                                       # what was pruned before stays so
+        masks = {**previous_masks, **{name: mask & previous_masks.get(name, mask) for name, mask in masks.items()}}
     else:
-        small, masks = models.narrow(masked, whole), narrow_masks(masked, others, whole)
+        small, masks = models.narrow(masked, whole), narrow_masks(masked, previous_masks, whole)
 
     # report
     after = compute_flops.count(small)

@@ -601,6 +601,22 @@ def test_masks_of_a_second_pruning_take_the_place_of_the_first(tmp_path):
         assert torch.equal(ckpt["state_dict"][name] != 0, mask)
 
 
+@pytest.mark.parametrize("arch, flags", [("vgg", ["--percent", "0.2"]), ("resnet", ["--percent", "0.2"]),
+                                         ("densenet", ["--percent", "0.4", "--criterion", "random"])])
+def test_pruning_again_by_less_gives_nothing_back(arch, flags, tmp_path):
+    saved(tmp_path / "m.pth.tar", arch)
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.5")
+    first = checkpoint.load(tmp_path / "a/pruned.pth.tar")["masks"]
+    for folder, more in (("b", ["--mask"]), ("c", [])):      # masked again, and narrowed
+        cut(tmp_path / "a/pruned.pth.tar", tmp_path / folder, *flags, *more)
+        ckpt = checkpoint.load(tmp_path / folder / "pruned.pth.tar")
+        for norm, channels in prune.candidates(checkpoint.to_model(ckpt)).items():       # those that are passed on
+            for name in (f"{norm}.weight", f"{norm}.bias"):
+                mask = ckpt["masks"][name]
+                assert torch.equal(ckpt["state_dict"][name][channels] != 0, mask[channels])
+                assert int(mask.sum()) <= int(first[name].sum()) and not (more and (mask & ~first[name]).any())
+
+
 @pytest.mark.parametrize("stage", ["pruned", "finetuned"])
 def test_compact_keeps_the_stage(stage, tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
