@@ -107,6 +107,12 @@ def sized(args, data):
     return data
 
 
+def augmentation(arch):
+    """What the Loader does to training images of a network: nothing for the LeNets', since a mirrored digit is not a
+    digit."""
+    return {} if arch.startswith("lenet") else {"crop": 4, "flip": True}
+
+
 def hold_out(data, count):
     """The Dataset with its last `count` training images as a validation set in the place of the test set."""
     x, y = data.x_train, data.y_train

@@ -78,7 +78,7 @@ def finetune(args):
 
     # data: the LeNets see MNIST as it is
     dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], args, args.holdout, ckpt)
-    train, test = run.loaders(dataset) if lenet else run.loaders(dataset, crop=4, flip=True)
+    train, test = run.loaders(dataset, **data.augmentation(ckpt["arch"]))
 
     # network
     model = run.place(checkpoint.to_model(ckpt))

@@ -114,7 +114,7 @@ def train(args):
 
     # data: the LeNets see MNIST as it is
     dataset = data.for_arch(arch, cfg, args, args.holdout, ckpt)
-    train, test = run.loaders(dataset) if lenet else run.loaders(dataset, crop=4, flip=True)
+    train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
     model = checkpoint.to_model(ckpt) if ckpt else models.build(arch, **cfg | {"num_classes": dataset.num_classes})

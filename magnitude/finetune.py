@@ -211,9 +211,8 @@ def retrain(args):
     net = run.parallel(model)
 
     # data
-    lenet = ckpt["arch"].startswith("lenet")
     dataset = data.for_network(model, args, path)
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
+    train, test = run.loaders(dataset, **data.augmentation(model.arch))
 
     # A fresh optimizer: the dense run's momentum would pull at weights that are pruned.
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

@@ -73,9 +73,8 @@ def train(args):
     run = Run(args, "magnitude", "dense", models.name(arch, cfg))
 
     # data
-    lenet = arch.startswith("lenet")
     dataset = data.for_arch(arch, cfg, args, start=start)
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
+    train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)

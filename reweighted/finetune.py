@@ -63,10 +63,9 @@ def retrain(args):
     run.print(f"  {zeros:,} weights are masked")
 
     # data
-    lenet = ckpt["arch"].startswith("lenet")
     dataset = data.for_network(model, args, args.model)
     recipe.check(args, dataset.num_classes)
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
+    train, test = run.loaders(dataset, **data.augmentation(model.arch))
 
     optimizer = make_optimizer(args, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args, len(train)))

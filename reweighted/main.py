@@ -119,8 +119,7 @@ def train(args):
     if not args.rew:
         run.print(recipe.words(args))
     net = run.parallel(model)
-    lenet = model.arch.startswith("lenet")
-    train, test = run.loaders(dataset, crop=0 if lenet else 4, flip=not lenet)       # a mirrored digit is not a digit
+    train, test = run.loaders(dataset, **data.augmentation(model.arch))
 
     weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
     if args.rew and not weights:

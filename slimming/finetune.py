@@ -67,7 +67,7 @@ def finetune(args):
     dataset = data.for_network(model, args, args.refine)
     if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
         run.describe(model)
-    train, test = run.loaders(dataset, crop=4, flip=True)
+    train, test = run.loaders(dataset, **data.augmentation(model.arch))
     model = run.place(model)
     if ckpt["stage"] in ("dense", "sparse"):
         run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")

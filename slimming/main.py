@@ -81,7 +81,7 @@ def train(args):
 
     # data
     dataset = data.for_arch(arch, cfg, args, start=start)
-    train, test = run.loaders(dataset, crop=4, flip=True)
+    train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)

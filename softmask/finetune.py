@@ -45,7 +45,7 @@ def main(argv=None):
     dataset = data.for_network(model, args, args.pruned)
     if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
         run.describe(model)
-    train, test = run.loaders(dataset, crop=4, flip=True, cutout=args.length)
+    train, test = run.loaders(dataset, **data.augmentation(model.arch), cutout=args.length)
     model = run.place(model)
     if ckpt["stage"] in ("dense", "sparse"):
         run.print(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")

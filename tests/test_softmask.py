@@ -12,6 +12,8 @@ from torch import nn
 from common import UserError, checkpoint, compute_flops, data, models, packing
 from common.compact import silence
 from common.run import Run
+from slimming import finetune as slimming_finetune
+from slimming import main as slimming_main
 from softmask import eval as evaluation
 from softmask import finetune, main, prune, quantize_model, quantizers
 from softmask.cost import Cost, legacy_flops
@@ -470,6 +472,22 @@ def test_images_are_cropped_and_mirrored_and_those_of_cifar100_have_squares_cut_
             with pytest.raises(KeyboardInterrupt):
                 script([*start, *flags, "--save", str(tmp_path / "x")])
     assert seen == [{"crop": 4, "flip": True, "cutout": length} for length in (0, 0, 8, 8, 5, 5, 0, 0)]
+
+
+def test_digits_are_neither_cropped_nor_mirrored(tmp_path, monkeypatch):
+    seen = []
+
+    def loaders(self, dataset, crop=0, flip=False, cutout=0):
+        seen.append((crop, flip, cutout))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Run, "loaders", loaders)
+    model = like_trained(models.build("lenet5"))
+    path = str(checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "hoyer", "pruned", "shapes10")))
+    for script, flags in ((main, ["--arch", "lenet5"]), (finetune, ["--pruned", path]),
+                          (slimming_main, ["--arch", "lenet5"]), (slimming_finetune, ["--refine", path])):
+        with pytest.raises(KeyboardInterrupt):
+            script.main([*flags, "--dataset", "shapes10", "--subset", "20", "--save", str(tmp_path / "x")])
+    assert seen == [(0, False, 0)] * 4
 
 
 def test_fine_tuning_is_sgd_with_the_masks_after_every_step(tmp_path):
