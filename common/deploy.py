@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, cli, data, models
+from common import UserError, cli, data, keep
 
 # export, export_c and latency need packages that others do without, and are imported where they are asked for.
 
@@ -48,7 +48,7 @@ def deploy(args, ckpt, model, dataset, test):
 def compare(ckpt, model, train, test):
     """Prints the milliseconds of the network and of the dense one in every runtime that is installed."""
     from common import export, latency
-    dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"]).to(test.device).eval()
+    dense = keep.dense_network(ckpt, model).to(test.device).eval()
     cells = []
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -30,12 +30,17 @@ def part(text):
 part.__name__ = "fraction in (0, 1]"
 
 
-def dense_total(ckpt, model):
-    """compute_flops' totals of the dense network that the checkpoint's comes from, for images as large as those that
-    its network, model, reads; `weights` are all of them."""
+def dense_network(ckpt, model):
+    """The dense network that the checkpoint's comes from, with random weights, for images as large as those that its
+    network, model, reads: the file may have it at another size."""
     size = {name: model.cfg[name] for name in ("image_size",) if name in model.cfg}
+    return models.build(ckpt["arch"], **{**(ckpt["dense"] or ckpt)["cfg"], **size})
+
+
+def dense_total(ckpt, model):
+    """compute_flops' totals of `dense_network`; `weights` are all of them."""
     with torch.device("meta"):
-        return compute_flops.count(models.build(ckpt["arch"], **{**(ckpt["dense"] or ckpt)["cfg"], **size})).total
+        return compute_flops.count(dense_network(ckpt, model)).total
 
 
 def rounded_up(alive, multiple, unit=1, scores=None):

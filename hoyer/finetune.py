@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
 from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import evaluate
 from common.run import Run
@@ -76,7 +76,7 @@ def finetune(args):
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
     run = Run(args, "hoyer", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"])
 
-    # data: the LeNets see MNIST as it is
+    # data
     dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], args, args.holdout, ckpt)
     train, test = run.loaders(dataset, **data.augmentation(ckpt["arch"]))
 
@@ -118,7 +118,7 @@ def finetune(args):
               f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
     if run.rank == 0:                                        # the ordinary small network that is left
         small, small_masks = compact_masked(model, ckpt["masks"])
-        dense = ckpt["dense"] or compute_flops.summary(model)
+        dense = compute_flops.summary(keep.dense_network(ckpt, model))
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")
         ckpt_small = run.checkpoint(small, epoch=args.epochs, masks=small_masks)
         path = checkpoint.save(run.folder / "compact.pth.tar", ckpt_small)

@@ -112,7 +112,7 @@ def train(args):
     if ckpt and ckpt.get("masks"):
         run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
 
-    # data: the LeNets see MNIST as it is
+    # data
     dataset = data.for_arch(arch, cfg, args, args.holdout, ckpt)
     train, test = run.loaders(dataset, **data.augmentation(arch))
 

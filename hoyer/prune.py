@@ -185,7 +185,7 @@ def prune(args):
     model = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, model), flush=True)
     dataset = data.for_network(model, args, args.model, args.holdout)
-    dense = ckpt["dense"] or compute_flops.summary(model)
+    dense = compute_flops.summary(keep.dense_network(ckpt, model))
     print("--- Pruning ---")
     if args.sensitivity is None:
         args.sensitivity = sensitivity_for(args, ckpt, model)

@@ -29,7 +29,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, plots
+from common import UserError, checkpoint, cli, compute_flops, data, keep, plots
 from common.evaluate import evaluate
 from common.schedule import check_schedule, epoch_or_word
 from hoyer.finetune import finetune
@@ -182,8 +182,9 @@ def measured(args, folder, epochs, minutes):
     """Validation accuracy, weights left (without biases) and MACs left, each in percent, and what all of the sparse
     training took; epochs, minutes: before this fine-tuning."""
     tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
-    dense = compute_flops.count(models.build(tuned["arch"], **tuned["dense"]["cfg"])).total
-    left = compute_flops.count(checkpoint.to_model(tuned)).total.weights / dense.weights
+    model = checkpoint.to_model(tuned)
+    dense = keep.dense_total(tuned, model)
+    left = compute_flops.count(model).total.weights / dense.weights
     macs = compute_flops.count(checkpoint.to_model(small)).total.macs / dense.macs
     return {"accuracy": round(tuned["prec1"], 2), "weights_left": round(100 * left, 3),
             "macs_left": round(100 * macs, 3), "widths": " ".join(map(str, small["cfg"].get("widths", []))),

@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import WORDS, epoch_or_word, make_scheduler
@@ -200,7 +200,7 @@ def retrain(args):
     apply(masks, parameters)
     total = compute_flops.count(model).total
     if args.retrain == "scratch-b":                          # as many multiplications as the dense training had
-        stretch = (ckpt["dense"] or {"macs": total.macs})["macs"] / total.sparse_macs
+        stretch = keep.dense_total(ckpt, model).macs / total.sparse_macs
     fill_in(args, origin["recipe"], k, stretch)
     run.describe(model)
     zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())

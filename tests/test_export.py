@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from test_narrow import NETS as ALL
 from test_narrow import images_for, network
 
-from common import UserError, checkpoint, data, deploy, export_c, latency, models, runtime
+from common import UserError, checkpoint, compute_flops, data, deploy, export_c, latency, models, runtime
 from common.graph import operations
 from common.models.layers import ChannelSelection, select
 
@@ -193,6 +193,19 @@ def test_latency_without_the_runtimes_measures_torch(trained, monkeypatch, capsy
     deploy.compare(ckpt, checkpoint.to_model(ckpt), data.Loader(dataset, "train", 50), data.Loader(dataset, "test", 50))
     said = capsys.readouterr().out
     assert "torch fp32" in said and "ONNX Runtime fp32" not in said and "requirements-deploy.txt" in said
+
+
+def test_latency_has_both_networks_at_the_size_of_the_images(monkeypatch, capsys):
+    """The file has the dense one at the usual 32 x 32."""
+    model = models.build("resnet", depth=8, image_size=64)
+    dense = compute_flops.summary(models.build("resnet", depth=8))
+    monkeypatch.setattr(latency, "cells_of", lambda name, model, folder, train: [latency.torch_cell(
+        name, model, compute_flops.count(model).total.macs)])
+    monkeypatch.setattr(latency, "score", lambda cells, test: None)
+    ckpt, dataset = checkpoint.of(model, "hoyer", "pruned", "x", dense=dense), data.load("shapes10", subset=100)
+    deploy.compare(ckpt, model, data.Loader(dataset, "train", 50), data.Loader(dataset, "test", 50))
+    macs = f"{4 * dense['macs'] / 1e6:.1f} M"
+    assert capsys.readouterr().out.count(macs) == 2
 
 
 @pytest.mark.parametrize("flags,message", [

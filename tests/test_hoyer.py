@@ -735,7 +735,7 @@ def test_a_network_without_weights_keeps_one_of_everything(arch):
 
 def test_compact_as_a_command(tmp_path, capsys):
     model = sparse_like("lenet300").float()
-    dense = {"params": 400_000, "macs": 300_000, "cfg": model.cfg}       # whatever the file says
+    dense = compute_flops.summary(models.build("lenet300", widths=[784, 400, 200]))      # what the file says
     checkpoint.save(tmp_path / "m.pth", checkpoint.of(
         model, "magnitude", "finetuned", "shapes10", epoch=7, prec1=50.0, best_prec1=60.0, args={"lr": 0.5},
         dense=dense, run={"minutes": 3.0}))
@@ -744,9 +744,9 @@ def test_compact_as_a_command(tmp_path, capsys):
     small = checkpoint.to_model(ckpt)
     total, out = compute_flops.count(small).total, capsys.readouterr().out
     assert sparsity_report(model) in out and total.params < 266_610
-    assert (f"\ncompacted: {architecture(small)}, {total.params:,} parameters of 400,000 "
-            f"({total.params / 4000:.2f}%), {total.macs:,} MACs of 300,000 ({total.macs / 3000:.2f}%); its logits "
-            "differ by ") in out
+    assert (f"\ncompacted: {architecture(small)}, {total.params:,} parameters of {dense['params']:,} "
+            f"({100 * total.params / dense['params']:.2f}%), {total.macs:,} MACs of {dense['macs']:,} "
+            f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by ") in out
     assert [ckpt[key] for key in ("method", "stage", "dataset", "epoch", "prec1", "best_prec1", "args", "dense", "run")
             ] == ["hoyer", "finetuned", "shapes10", 7, 50.0, 60.0, {"lr": 0.5}, dense, {"minutes": 3.0}]
     assert same_logits(model, small, 1e-5)

@@ -433,6 +433,31 @@ def test_keep_macs_is_a_fraction_of_those_at_the_size_of_the_images(method, flag
     assert 0.5 < compute_flops.count(small).total.macs / ckpt["dense"]["macs"] <= 0.6
 
 
+def test_the_dense_network_is_counted_at_the_size_of_the_images(tmp_path, capsys):
+    """The file has it at the usual 32 x 32; the images have 64 x 64."""
+    x, y = np.random.default_rng(0).integers(0, 256, (20, 64, 64, 3), np.uint8), np.arange(20) % 10
+    np.savez(tmp_path / "big.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    torch.manual_seed(0)
+    model = like_trained(models.build("resnet", depth=8))
+    recipe = {"epochs": 2, "lr": 0.01, "schedule": [1], "gamma": 0.1, "batch_size": 10}
+    file = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(
+        model, "magnitude", "dense", "shapes10", dense=compute_flops.summary(model), args=recipe))
+
+    def run(script, *flags):
+        importlib.import_module(script).main([*flags, "--dataset", str(tmp_path / "big.npz"), "--device", "cpu",
+                                              "--save", str(tmp_path / script.partition(".")[0]), "--overwrite"])
+        return capsys.readouterr().out
+
+    shown = run("hoyer.prune", "--model", str(file), "--sensitivity", "0")
+    shown += run("hoyer.finetune", "--model", str(tmp_path / "hoyer/pruned.pth.tar"), "--epochs", "1")
+    assert sum(line.startswith("compacted: ") and "(100.00%); its" in line for line in shown.splitlines()) == 2
+    run("magnitude.prune", "--model", str(file), "--percent", "0.5")
+    run("magnitude.finetune", "--model", str(tmp_path / "magnitude/pruned.pth.tar"), "--retrain", "scratch-b")
+    ckpt = checkpoint.load(tmp_path / "magnitude/finetuned.pth.tar")
+    total = compute_flops.count(checkpoint.to_model(checkpoint.load(tmp_path / "magnitude/pruned.pth.tar"))).total
+    assert ckpt["epoch"] == round(2 * total.macs / total.sparse_macs) > 2
+
+
 QUANTIZED = [  # what trains or prunes, with the flag that names the file
     *(("slimming", *words) for words in (("prune", "--model"), ("finetune", "--refine"), ("main", "--pretrained"))),
     *(("hoyer", *words) for words in (("prune", "--sensitivity", "0.1", "--model"), ("finetune", "--model"),
