@@ -99,8 +99,9 @@ def confidence(logits):
 def check(args):
     """Refuses what would be ignored."""
     if args.target is None:
-        for name in ("ftarget", "pflops", "stage_masks", "nfp"):
-            if getattr(args, name):
+        own = parse([])
+        for name in ("ftarget", "pflops", "stage_masks", "nfp", "wg", "tw", "wme", "mwd", "temp", "minit"):
+            if getattr(args, name) != getattr(own, name):
                 raise UserError(f"--{name.replace('_', '-')} needs --target")
     needs = {"wg2": "ftarget", "tw2": "ftarget", "ltea": "teacher"}
     for name, needed in needs.items():

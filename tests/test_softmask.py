@@ -625,10 +625,13 @@ def test_single_weight_masks_are_kept_by_what_comes_after(tmp_path):
 @pytest.mark.parametrize("flags, message", [
     (["--nfp"], "--nfp needs --target"), (["--ftarget", "0.3"], "--ftarget needs --target"),
     (["--pflops"], "--pflops needs --target"), (["--stage-masks"], "--stage-masks needs --target"),
+    (["--wg", "3"], "--wg needs --target"), (["--tw", "3"], "--tw needs"), (["--wme", "1"], "--wme needs"),
+    (["--mwd", "0"], "--mwd needs"), (["--temp", "2"], "--temp needs"), (["--minit", "1"], "--minit needs"),
     (["--pretrained", "m", "--wf", "2"], "leave out --wf and --d"),
     (["--pretrained", "m", "--d", "0.3"], "leave out --wf and --d"),
     (["--target", "0.3", "--nfp", "--stage-masks"], "choose one"), (["--target", "1.2"], "fraction"),
-    (["--ltea", "2"], "ltea"), (["--temp", "0"], "temp"), (["--arch", "resnet20", "--wf", "2"], "wideresnet"),
+    (["--ltea", "2"], "ltea"), (["--target", "0.3", "--temp", "0"], "no slope"),
+    (["--arch", "resnet20", "--wf", "2"], "wideresnet"),
     (["--arch", "cnn"], "there is no --arch cnn"), (["--depth", "11"], "6n\\+4")])
 def test_flags_that_make_no_sense_are_refused(flags, message, tmp_path):
     with pytest.raises(UserError, match=message):
