@@ -87,7 +87,7 @@ def train(args):
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
     data.check_fit(dataset, model, args.pretrained or family)
-    run.dense = compute_flops.summary(model)
+    run.dense = start and start["dense"] or compute_flops.summary(model)
     run.describe(model)
     if start and start.get("masks"):
         run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")

@@ -148,7 +148,7 @@ def main(argv=None):
         model = models.build(arch, num_classes=dataset.num_classes, **cfg)
     data.check_fit(dataset, model, args.pretrained or arch)
     model = run.place(model)
-    run.dense = compute_flops.summary(model)
+    run.dense = start and start["dense"] or compute_flops.summary(model)
     run.describe(model)
     masks = []
     if args.target is None:

@@ -114,6 +114,16 @@ def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path,
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])        # it has been trained
 
 
+@pytest.mark.parametrize("script", [softmask_main, slimming_main])
+def test_pretrained_keeps_the_dense_network_of_the_file(script, dense, tmp_path):
+    ckpt = checkpoint.load(dense)
+    ckpt["dense"] = {**ckpt["dense"], "params": 12345}
+    del ckpt["path"]
+    path = checkpoint.save(tmp_path / "m.pth.tar", ckpt)
+    call(script.main, "--pretrained", path, *TRAIN, "--epochs", 1, "--save", tmp_path / "run")
+    assert checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["dense"]["params"] == 12345
+
+
 def test_pretrained_says_which_network_and_that_pruned_weights_are_trained(dense, tmp_path, capsys):
     with pytest.raises(UserError, match="leave them out"):
         call(magnitude_main.main, "--pretrained", dense, "--arch", "resnet56", *TRAIN)
