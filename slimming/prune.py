@@ -43,7 +43,7 @@ def parse(argv=None, **defaults):
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the network to prune, after training with -sr")
-    add("--percent", type=cli.fraction, default=0.5, help="fraction of all channels to remove, in [0, 1)")
+    add("--percent", type=cli.fraction, help="fraction of all channels to remove, in [0, 1) (default: 0.5)")
     keeping.add_flags(parser, weights=False)
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
@@ -54,7 +54,7 @@ def parse(argv=None, **defaults):
     add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this")
     add("--streams", action="store_true", help="narrow residual and dense streams too")
     add("--mask", action="store_true", help="zero channels instead of removing them")
-    add("--compact", action="store_true", help="remove what --mask zeroed; --percent is not used")
+    add("--compact", action="store_true", help="remove what --mask zeroed")
     add("--faithful", action="store_true", help="remove every |gamma| up to the k-th smallest (counted from 0), as in "
         "the original: one channel more, and more with ties")
     parser.set_defaults(**defaults)
@@ -67,8 +67,11 @@ def parse(argv=None, **defaults):
         raise UserError("--streams removes channels from streams; leave out --mask, --compact and --faithful")
     if args.keep_macs and (args.compact or args.faithful):
         raise UserError("--keep-macs finds the threshold of its own; leave out --compact and --faithful")
-    if args.compact and (args.faithful or args.criterion == "random"):
-        raise UserError("--compact removes exactly what --mask zeroed; leave out --faithful and --criterion")
+    if args.compact and (args.faithful or args.criterion == "random" or args.percent is not None):
+        raise UserError("--compact removes exactly what --mask zeroed; leave out --percent, --faithful and --criterion")
+    if args.keep_macs and args.percent is not None:
+        raise UserError("give one of --percent and --keep-macs")
+    args.percent = 0.5 if args.percent is None else args.percent
     return args
 
 

@@ -497,8 +497,10 @@ def test_prune_refuses(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
     for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
                            (["--compact"], "holds no masks"), (["--compact", "--mask"], "choose one"),
-                           (["--compact", "--faithful"], "leave out --faithful"),
-                           (["--compact", "--criterion", "random"], "leave out --faithful and --criterion"),
+                           (["--compact", "--faithful"], "leave out --percent, --faithful"),
+                           (["--compact", "--criterion", "random"], "--faithful and --criterion"),
+                           (["--compact", "--percent", "0.5"], "leave out --percent"),
+                           (["--keep-macs", "0.5", "--percent", "0.5"], "give one of --percent and --keep-macs"),
                            (["--compact", "--round-to", "2"], "--round-to"),
                            (["--streams", "--compact"], "from streams"), (["--streams", "--faithful"], "from streams"),
                            (["--keep-macs", "0.5", "--faithful"], "--keep-macs"),
