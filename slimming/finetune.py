@@ -31,17 +31,28 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
-    add("--refine", "--model", dest="refine", metavar="FILE", help="the pruned network: pruned.pth.tar of prune.py")
+    add("--refine", "--model", dest="refine", metavar="FILE", required=True, help="the pruned network: pruned.pth.tar "
+        "of prune.py")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="keep the penalty on gammas")
-    add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient")
+    add("--s", type=cli.nonnegative, help="its coefficient (default: 1e-4)")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
         "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in main.py")
-    return parser.parse_args(argv)
+    return checked(parser.parse_args(argv))
+
+
+def checked(args):
+    """args with --s filled in, or a UserError about flags that would be ignored."""
+    if args.s is not None and not args.sr:
+        raise UserError("--s is the coefficient of the penalty; give -sr, or leave it out")
+    if args.faithful and args.schedule:
+        raise UserError("--faithful is of the milestones, and --schedule gives others; leave out one")
+    args.s = 1e-4 if args.s is None else args.s
+    return args
 
 
 def milestones(epochs, faithful=False):
@@ -55,8 +66,6 @@ def main(argv=None):
 
 
 def finetune(args):
-    if not args.refine:
-        raise UserError("--refine FILE is needed: the pruned.pth.tar that prune.py wrote")
     ckpt = originals.load(args.refine, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run(args, "slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
@@ -73,6 +82,8 @@ def finetune(args):
         run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if args.sr and not gammas:
+        raise UserError(f"-sr: a {model.arch} has no batch norm, whose gammas the penalty is on")
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}      # True: kept
 

@@ -29,7 +29,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
-from slimming.finetune import finetune
+from slimming.finetune import checked, finetune, milestones
 from slimming.networks import OPTIONS, network
 
 
@@ -41,7 +41,7 @@ def parse(argv=None):
         "common/models, such as resnet18 (default: vgg, or what the file holds)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=cli.nonnegative, default=1e-4, help="its coefficient; the paper has 1e-4 for VGG, 1e-5 otherwise")
+    add("--s", type=cli.nonnegative, help="its coefficient (default: 1e-4; the paper has 1e-4 for VGG, 1e-5 otherwise)")
     add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
     add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
     add("--momentum", type=cli.nonnegative, default=0.9)
@@ -50,13 +50,7 @@ def parse(argv=None):
         "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
         "where these are not whole numbers (--epochs 99), the learning rate never drops")
-    return parser.parse_args(argv)
-
-
-def milestones(epochs, faithful=False):
-    """The epochs (from 0) at which the learning rate is divided by ten: half and three quarters of all."""
-    marks = [0.5 * epochs, 0.75 * epochs]
-    return sorted({int(m) for m in marks if m >= 1 and (m == int(m) or not faithful)})
+    return checked(parser.parse_args(argv))
 
 
 def main(argv=None):
@@ -93,6 +87,8 @@ def train(args):
         run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    if args.sr and not gammas:
+        raise UserError(f"-sr: a {arch} has no batch norm, whose gammas the penalty is on")
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     marks = args.schedule or milestones(args.epochs, args.faithful)

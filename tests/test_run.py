@@ -327,7 +327,7 @@ WRONG = [
     (main, [*MAIN, "--precision", "fp8"], "--precision"),
     (main, [*MAIN, "--epoch5", "1"], "--epoch5"),
     (main, ["--refine", "none.pth.tar"], "no checkpoint none.pth.tar"),
-    (finetune, [], "--refine FILE is needed"),
+    (finetune, [], "are required: --refine"),
     (finetune, ["--refine", "cut.pth.tar"], "cut.pth.tar is truncated"),
     (finetune, ["--refine", "net7.pth.tar"], "net7.pth.tar has 7 classes, shapes10 has 10"),
     (finetune, ["--refine", "net10.pth.tar", "--arch", "vgg"], "net10.pth.tar holds a densenet.*not --arch vgg"),

@@ -141,14 +141,37 @@ def test_selecting_through_a_batch_norm_is_selecting_what_it_gives(training):
     assert ours.num_batches_tracked == plain.num_batches_tracked
 
 
-@pytest.mark.parametrize("script", [main, finetune])
-def test_milestones(script):
-    assert script.milestones(160) == script.milestones(160, faithful=True) == [80, 120]
-    assert script.milestones(99) == [49, 74]
-    assert script.milestones(99, faithful=True) == []        # 49.5 and 74.25 never come
-    assert script.milestones(1) == []                        # not at the very start
-    assert script.milestones(2) == [1]                       # tenfold, not a hundredfold
-    assert script.milestones(2, faithful=True) == [1]        # 1.5 never comes
+def test_milestones():
+    milestones = finetune.milestones
+    assert milestones(160) == milestones(160, faithful=True) == [80, 120]
+    assert milestones(99) == [49, 74]
+    assert milestones(99, faithful=True) == []               # 49.5 and 74.25 never come
+    assert milestones(1) == []                               # not at the very start
+    assert milestones(2) == [1]                              # tenfold, not a hundredfold
+    assert milestones(2, faithful=True) == [1]               # 1.5 never comes
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["--s", "1e-4"], "--s is the coefficient of the penalty; give -sr"),
+    (["--faithful", "--schedule", "2"], "--faithful is of the milestones"),
+    (["-sr"], "has no batch norm, whose gammas")])
+def test_flags_that_would_be_ignored_are_refused(flags, message, tmp_path):
+    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet5"), "hoyer", "pruned", "shapes10"))
+    common = [*flags, "--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--save", str(tmp_path / "x")]
+    for start in (["--arch", "lenet5"], ["--refine", str(path)]):
+        with pytest.raises(UserError, match=message):
+            main.main([*start, *common])
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_coefficient_is_on_record_where_it_was_not_given(tmp_path):
+    assert checkpoint_args(tmp_path / "a")["s"] == 1e-4 and checkpoint_args(tmp_path / "b", "-sr")["s"] == 1e-4
+
+
+def checkpoint_args(folder, *flags):
+    main.main(["--dataset", "shapes10", "--arch", "densenet", "--depth", "7", "--subset", "20", "--batch-size", "20",
+               "--epochs", "1", "--device", "cpu", "--save", str(folder), *flags])
+    return checkpoint.load(folder / "checkpoint.pth.tar")["args"]
 
 
 def test_both_spellings_of_fine_tuning_have_the_same_flags():
@@ -157,7 +180,7 @@ def test_both_spellings_of_fine_tuning_have_the_same_flags():
     assert vars(main.parse(flags[:2])) == vars(finetune.parse(flags[:2])) | {"pretrained": None}
 
 
-STEPS = ["--subset", "20", "--batch-size", "10", "--epochs", "4", "--lr", "0.02", "--s", "0.1", "--momentum", "0.8",
+STEPS = ["--subset", "20", "--batch-size", "10", "--epochs", "4", "--lr", "0.02", "--momentum", "0.8",
          "--weight-decay", "0.1", "--precision", "fp32", "--device", "cpu", "--seed", "3"]
 RATES = [0.02, 0.02, 0.002, 0.0002]
 
@@ -181,7 +204,7 @@ def test_training_is_what_the_formulas_say(penalty, tmp_path, monkeypatch):
         return model
 
     monkeypatch.setattr(models, "build", with_negative_gammas)
-    flags = ["--dataset", "shapes10", "--arch", "densenet", "--depth", "7", *STEPS, *["-sr"] * penalty]
+    flags = ["--dataset", "shapes10", "--arch", "densenet", "--depth", "7", *STEPS, *["-sr", "--s", "0.1"] * penalty]
     main.main([*flags, "--save", str(tmp_path / "run")])
     torch.manual_seed(3)
     name, cfg = network("densenet", 7)
@@ -201,7 +224,7 @@ def test_fine_tuning_is_what_the_formulas_say(penalty, tmp_path):
             nn.init.normal_(m.bias, 0, 0.2)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
     cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.4")
-    finetune.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), *STEPS, *["-sr"] * penalty,
+    finetune.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), *STEPS, *["-sr", "--s", "0.1"] * penalty,
                    "--save", str(tmp_path / "run")])
     ckpt = checkpoint.load(tmp_path / "p/pruned.pth.tar")
     model, masks = checkpoint.to_model(ckpt), ckpt["masks"]
