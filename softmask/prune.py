@@ -164,8 +164,7 @@ def prune(args):
 def describe(keep, before, after, settings, left):
     """The report: every layer, the channels that stay, parameters and FLOPs before and after, and the target in the
     settings of the training, None where another fraction was asked for."""
-    lines = [compute_flops.table(after, before if len(after.rows) == len(before.rows) else None), "",
-             f"{'layer':34} {'had':>9} {'keeps':>9}"]
+    lines = [compute_flops.table(after, before), "", f"{'layer':34} {'had':>9} {'keeps':>9}"]
     lines += [f"{name:34} {mask.numel():9,} {int(mask.sum()):9,}" for name, mask in keep.items()]
     was, now = before.total, after.total
     lines += [f"{what:34} {a:15,} {b:15,} {100 * (1 - b / a):8.2f} % gone" for what, a, b in (

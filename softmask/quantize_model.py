@@ -105,7 +105,7 @@ def main(argv=None):
     # what layers read
     activations = None
     if args.abit != 32:
-        train = data.Loader(dataset, "train", min(args.calibrate, 100), device, shuffle=True)
+        train = data.Loader(dataset, "train", min(args.calibrate, 100), device)
         activations = calibrate(model, islice(train.epoch(0), -(-args.calibrate // 100)), layers, args.abit)
         checkpoint.quantize_inputs(model, activations, args.pruned)
     after = evaluate(model, test)
