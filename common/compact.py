@@ -118,6 +118,14 @@ def compact_masked(model, masks, round_to=1):
 
 
 @torch.no_grad()
+def difference(masked, small, images):
+    """How far the logits of the small network are from those of the masked one, at most, as a fraction of the largest
+    of these."""
+    logits = masked(images)
+    return float((logits - small(images)).abs().max() / logits.abs().max().clamp_min(1e-30))
+
+
+@torch.no_grad()
 def silence(model, keep):
     """Zeroes filters and biases of the channels that keep, {first layer that makes them: (channels,)}, drops, and the
     batch norms after them. What `models.narrow` leaves then computes the same."""
@@ -154,14 +162,12 @@ def architecture(model):
     return "-".join(map(str, widths)) if model.arch.startswith("lenet") else " ".join(map(str, widths))
 
 
-@torch.no_grad()
 def compaction_report(model, small, dense):
     """Widths, parameters and MACs of the compacted network, and how far its logits are from the masked one's."""
     images = torch.rand(16, *models.input_shape(model.arch, model.cfg), generator=torch.Generator().manual_seed(0))
     images = images.to(next(model.parameters()).device)
-    logits = model.eval()(images)
-    difference = float((logits - small.eval()(images)).abs().max() / logits.abs().max().clamp_min(1e-30))
     total = compute_flops.count(small).total
     return (f"compacted: {architecture(small)}, {total.params:,} parameters of {dense['params']:,} "
             f"({100 * total.params / dense['params']:.2f}%), {total.macs:,} MACs of {dense['macs']:,} "
-            f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by {difference:.1e} of the largest")
+            f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by "
+            f"{difference(model.eval(), small.eval(), images):.1e} of the largest")

@@ -37,7 +37,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common import keep as keeping
-from common.compact import narrow_masks, silence
+from common.compact import difference, narrow_masks, silence
 from common.device import device_of, facts
 from common.evaluate import evaluate, heading
 from common.models.narrow import reads
@@ -258,12 +258,10 @@ def accuracies(args, dataset, original, masked, small, device):
     lines = [f"accuracy on {args.dataset}: {before:.2f} % before, {after:.2f} % pruned"]
     if small is not masked:                                  # the narrow network computes what the masked one does
         images, _ = next(iter(test))
-        with torch.no_grad():
-            logits = masked.to(device)(images)
-            difference = float((logits - small(images)).abs().max() / logits.abs().max())
         lines.append(f"channels taken out: {compute_flops.count(small).total.macs:,} of "
-                     f"{compute_flops.count(masked).total.macs:,} MACs are left; the logits differ by {difference:.1e} "
-                     "of the largest from those of the masked network")
+                     f"{compute_flops.count(masked).total.macs:,} MACs are left; the logits differ by "
+                     f"{difference(masked.to(device), small, images):.1e} of the largest from those of the masked "
+                     "network")
     return lines, after
 
 

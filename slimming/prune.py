@@ -31,7 +31,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common import keep as keeping
-from common.compact import narrow_masks, silence
+from common.compact import difference, narrow_masks, silence
 from common.device import device_of, facts
 from common.evaluate import evaluate, heading
 from slimming import streams
@@ -211,11 +211,9 @@ def accuracies(args, dataset, original, masked, small, device):
     """A line with the accuracy before and after and how far the narrow network's logits are off, and the last top-1."""
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
-    with torch.no_grad():
-        difference = float((masked(images) - small(images)).abs().max() / masked(images).abs().max())
     top1 = [evaluate(model, test)["top1"] for model in (original, masked, small)]
     return (f"accuracy on {args.dataset}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % narrowed; "
-            f"their logits differ by {difference:.1e} of the largest"), top1[2]
+            f"their logits differ by {difference(masked, small, images):.1e} of the largest"), top1[2]
 
 
 def draw(path, gammas, keep, threshold):

@@ -26,7 +26,7 @@ import torch
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
 from common import keep as keeping
-from common.compact import silence
+from common.compact import difference, silence
 from common.device import device_of, facts
 from common.evaluate import evaluate, heading
 from softmask.networks import network
@@ -144,11 +144,9 @@ def prune(args):
     # what that does to the accuracy
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
-    with torch.no_grad():
-        difference = float((model(images) - small(images)).abs().max() / model(images).abs().max())
     masked, pruned = (evaluate(m, test)["top1"] for m in (model, small))
     accuracy = (f"accuracy on {args.dataset}: {masked:.2f} % masked, {pruned:.2f} % pruned; "
-                f"their logits differ by {difference:.1e} of the largest")
+                f"their logits differ by {difference(model, small, images):.1e} of the largest")
     print(accuracy)
 
     folder.mkdir(parents=True, exist_ok=True)

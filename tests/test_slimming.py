@@ -674,7 +674,7 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
 
 
 def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch):
-    """Networks of one linear layer: 2 x, and 1.5 x of the same images."""
+    """Networks of one linear layer: 2 x, and 1.5 x of the same images; then 0 x, and the same."""
     class Times(nn.Linear):
         def forward(self, images):
             return images.flatten(1)[:, :10] * self.weight[0, 0]
@@ -689,6 +689,9 @@ def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch):
     line, _ = prune.accuracies(args, dataset, whole, masked, small, torch.device("cpu"))
     assert line.endswith("their logits differ by 2.5e-01 of the largest")
     assert torch.equal(loaders[0].labels, dataset.y_test)
+    nn.init.zeros_(masked.weight)
+    line, _ = prune.accuracies(args, dataset, whole, masked, masked, torch.device("cpu"))
+    assert line.endswith("their logits differ by 0.0e+00 of the largest")
 
 
 @pytest.mark.parametrize("stage, noted", [("dense", True), ("sparse", False), ("finetuned", False)])
