@@ -38,16 +38,18 @@ def draw_curve(path, rows, title):
     plt.close(figure)
 
 
-def layer_bars(axis, had, keeps, unit="channels", percent=False):
-    """Bars of what each layer had (grey) and keeps (blue); had, keeps: {layer name: int}, from input to output.
+def layer_bars(axis, keep, unit="channels", percent=False):
+    """Bars of what each layer had (grey) and keeps (blue); keep: {layer name: bool, True: stays}, from input to output.
 
     percent: what it keeps of what it had, for layers whose sizes are far apart. Of many names every few are written.
     """
-    positions, width = range(len(had)), 0.8 if len(had) <= 40 else 1
-    sizes = {name: max(size, 1) / 100 if percent else 1 for name, size in had.items()}
-    axis.bar(positions, [size / sizes[name] for name, size in had.items()], width, color="lightgrey", label="had")
-    axis.bar(positions, [keeps[name] / sizes[name] for name in had], width, color="tab:blue", label="keeps")
-    name_layers(axis, list(had))
+    positions, width = range(len(keep)), 0.8 if len(keep) <= 40 else 1
+    had, keeps = [mask.numel() for mask in keep.values()], [int(mask.sum()) for mask in keep.values()]
+    sizes = [max(size, 1) / 100 if percent else 1 for size in had]
+    for counts, colour, label in ((had, "lightgrey", "had"), (keeps, "tab:blue", "keeps")):
+        heights = [count / size for count, size in zip(counts, sizes, strict=True)]
+        axis.bar(positions, heights, width, color=colour, label=label)
+    name_layers(axis, list(keep))
     axis.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} that each layer had and keeps")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
 

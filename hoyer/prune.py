@@ -231,8 +231,7 @@ def draw(path, model):
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
     layers = {name.removesuffix(".weight"): w.detach().cpu() for name, w in model.named_parameters() if w.dim() > 1}
-    plots.layer_bars(left, {name: w.numel() for name, w in layers.items()},
-                     {name: int(w.count_nonzero()) for name, w in layers.items()}, "weights", percent=True)
+    plots.layer_bars(left, {name: w.ne(0) for name, w in layers.items()}, "weights", percent=True)
     if model.arch == "lenet300":
         pixels = torch.zeros(784)
         pixels[model.select.indices.cpu()] = layers["fc1"].ne(0).sum(0).float()

@@ -185,9 +185,8 @@ def draw(path, weights, masks, thresholds):
     """Left: the weights of every layer, had and kept. Right: the histogram of all weights, had and kept."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    plots.layer_bars(left, {name.removesuffix(".weight"): mask.numel() for name, mask in masks.items()},
-                     {name.removesuffix(".weight"): int(mask.sum()) for name, mask in masks.items()}, "weights",
-                     percent=True)
+    layers = {name.removesuffix(".weight"): mask for name, mask in masks.items()}
+    plots.layer_bars(left, layers, "weights", percent=True)
     had = torch.cat([w.detach().flatten().cpu() for w in weights.values()]).numpy()
     kept = had[torch.cat([mask.flatten() for mask in masks.values()]).numpy()]
     counts, edges = np.histogram(had, 201)

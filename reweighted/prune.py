@@ -278,9 +278,7 @@ def draw(path, weights, keep, threshold):
     """Left: the weights of every layer, had and kept. Right: the histogram of log10 |w|, which shows the two groups."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    layers = {name.removesuffix(".weight"): mask for name, mask in keep.items()}
-    plots.layer_bars(left, {name: mask.numel() for name, mask in layers.items()},
-                     {name: int(mask.sum()) for name, mask in layers.items()}, "weights", percent=True)
+    plots.layer_bars(left, {name.removesuffix(".weight"): mask for name, mask in keep.items()}, "weights", percent=True)
     had = torch.cat([w.abs().flatten().cpu() for w in weights.values()]).clamp_min(1e-8)
     kept = torch.cat([w.abs()[keep[name]] for name, w in weights.items() if name in keep]).cpu().clamp_min(1e-8)
     edges = np.linspace(-8, max(0.0, float(had.max().log10())), 121)

@@ -220,8 +220,7 @@ def draw(path, gammas, keep, threshold):
     """Left: the channels of every layer, had and kept. Right: the histogram of gammas, with the threshold."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    plots.layer_bars(left, {name: len(mask) for name, mask in keep.items()},
-                     {name: int(mask.sum()) for name, mask in keep.items()}, "channels")
+    plots.layer_bars(left, keep)
     right.hist(torch.cat(list(gammas.values())).numpy(), bins=80, color="tab:blue")
     right.set(xlabel="|gamma|", ylabel="channels", yscale="log", title="gammas before pruning")
     if threshold is not None:

@@ -179,8 +179,7 @@ def draw(path, keep, soft_masks, unit, t):
     (of 1 or more: among masks of 1)."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 5), layout="constrained")
-    had, keeps = ({name: f(mask) for name, mask in keep.items()} for f in (torch.numel, lambda m: int(m.sum())))
-    plots.layer_bars(left, had, keeps, unit, percent=unit == "weights")
+    plots.layer_bars(left, keep, unit, percent=unit == "weights")
     values = torch.cat([mask.flatten() for mask in soft_masks.values()])
     right.hist(values.numpy(), bins=50, range=(0, 1), color="tab:blue")
     right.set(xlabel="mask value", ylabel=unit, yscale="log", title=f"masks: {int((values == 0).sum()):,} at 0, "

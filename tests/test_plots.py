@@ -1,5 +1,6 @@
 """The plots show what they are given: bars of every layer, few enough names, a curve of one epoch."""
 import pytest
+import torch
 
 from common import plots
 from hoyer.regularizers import ELEMENT, GROUP
@@ -17,11 +18,11 @@ def plt(monkeypatch):
 
 
 def test_layer_bars_shows_what_each_layer_had_and_keeps(plt):
-    had = {"conv1": 64, "conv2": 128, "conv3": 256}
+    keep = {"conv1": torch.arange(64) < 1, "conv2": torch.arange(128) < 30, "conv3": torch.arange(256) < 200}
     _, axis = plt.subplots()
-    plots.layer_bars(axis, had, {"conv3": 200, "conv2": 30, "conv1": 1})
-    assert [bar.get_height() for bar in axis.patches] == [64, 128, 256, 1, 30, 200]      # matched by name
-    assert [label.get_text() for label in axis.get_xticklabels()] == list(had)
+    plots.layer_bars(axis, keep)
+    assert [bar.get_height() for bar in axis.patches] == [64, 128, 256, 1, 30, 200]
+    assert [label.get_text() for label in axis.get_xticklabels()] == list(keep)
     assert axis.get_ylabel() == "channels" and "channels" in axis.get_title() and axis.get_yscale() == "linear"
     assert [text.get_text() for text in axis.get_legend().get_texts()] == ["had", "keeps"]
 
@@ -29,7 +30,7 @@ def test_layer_bars_shows_what_each_layer_had_and_keeps(plt):
 def test_many_layer_names_are_thinned_and_stand_below_their_own_bar(plt):
     names = [f"layer{i}" for i in range(164)]
     _, axis = plt.subplots()
-    plots.layer_bars(axis, dict.fromkeys(names, 10), dict.fromkeys(names, 5), unit="weights", percent=True)
+    plots.layer_bars(axis, dict.fromkeys(names, torch.arange(10) < 5), unit="weights", percent=True)
     shown = [label.get_text() for label in axis.get_xticklabels()]
     assert 10 <= len(shown) <= 20 and axis.get_ylabel() == "weights (%)"
     assert [bar.get_height() for bar in axis.patches] == [100] * 164 + [50] * 164
