@@ -1,11 +1,8 @@
-"""Accuracy on a test set, milliseconds per batch, and the eval.py of every method."""
-import statistics
-import time
-
+"""Accuracy on a test set, and the eval.py of every method."""
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, deploy, keep, models, originals, predict, runtime
+from common import UserError, checkpoint, cli, compute_flops, data, deploy, keep, models, originals, predict
 from common.device import device_of
 
 
@@ -23,31 +20,6 @@ def evaluate(model, loader, half=False):
         top1, top5, seen = top1 + hit[:, 0].sum(), top5 + hit.sum(), seen + len(labels)
     model.train(was_training)
     return {"loss": float(loss / seen), "top1": 100 * int(top1) / seen, "top5": 100 * int(top5) / seen}
-
-
-@torch.inference_mode()
-def milliseconds(networks, batch, rounds=15, seconds=0.02):
-    """Median milliseconds of one forward pass in fp32 for each network, the networks taking turns.
-
-    Each turn repeats the pass until `seconds` have gone by, so that short passes are timed as well as long ones.
-    """
-    placed = []
-    for model in networks:
-        device = next(model.parameters()).device
-        model = model.eval().to(memory_format=torch.channels_last)
-        images = torch.rand(batch, *models.input_shape(model.arch, model.cfg), device=device)
-
-        def run(images, model=model):
-            model(images)
-            if images.is_cuda:
-                torch.cuda.synchronize(images.device)
-        placed.append((run, images.contiguous(memory_format=torch.channels_last), []))
-    for turn in range(rounds + 2):                           # the first two turns warm up
-        for run, images, times in placed:
-            took = runtime.milliseconds(run, images, seconds, time.perf_counter)
-            if turn > 1:
-                times.append(took)
-    return [statistics.median(times) for *_, times in placed]
 
 
 def evaluate_file(argv, description, network):

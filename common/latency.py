@@ -16,7 +16,8 @@ import torch
 
 from common import compute_flops, export, models
 from common.device import has_bf16
-from common.runtime import NAMES, Failed, Worker, clock_for, milliseconds
+from common.runtime import NAMES, Failed, Worker, clock_for
+from common.runtime import milliseconds as mean_milliseconds
 
 
 @dataclass
@@ -48,7 +49,8 @@ def torch_cell(name, model, macs, half=False):
 
     def time_it(batch, seconds):
         images = torch.rand(batch, *models.input_shape(model.arch, model.cfg), device=device)
-        return milliseconds(run, images, seconds, clock_for(torch.get_num_threads() if device.type == "cpu" else 0))
+        clock = clock_for(torch.get_num_threads() if device.type == "cpu" else 0)
+        return mean_milliseconds(run, images, seconds, clock)
     return Cell(name, f"torch {'bf16' if half else 'fp32'}", macs, time_it, run)
 
 
@@ -102,6 +104,13 @@ def measure(cells, batches=(1, 128), rounds=7, seconds=0.02):
                     continue
                 if turn:
                     cell.times.setdefault(batch, []).append(taken)
+
+
+def milliseconds(networks, batch, rounds=15):
+    """Median milliseconds of a forward pass of each network in torch, in fp32."""
+    cells = [torch_cell("", model, 0) for model in networks]
+    measure(cells, (batch,), rounds)
+    return [median(cell, batch) for cell in cells]
 
 
 def score(cells, test):

@@ -16,7 +16,7 @@ import torch
 
 from common import checkpoint, cli, models
 from common.device import device_of, facts
-from common.evaluate import milliseconds
+from common.latency import milliseconds
 from results.tables_front import BUNDLED
 
 
