@@ -267,16 +267,16 @@ def prune(args):
     masks = zero(masked, whole)
     if args.compact:                                         # what they masked is gone
         previous_masks = {name: m for name, m in previous_masks.items() if name.rpartition(".")[0] not in whole}
-    for name, mask in keep.items():
-        if not mask.any():
-            print(f"{name}: all channels are zero (--mask), the layer passes nothing on")
-    if args.mask:
-        small = masked                                       # what was pruned before stays so
+    if args.mask:                                            # what was pruned before stays so
         masks = {**previous_masks, **{name: mask & previous_masks.get(name, mask) for name, mask in masks.items()}}
+        small, keep = masked, by_masks({"masks": masks}, masked)
     else:
         small, masks = models.narrow(masked, whole), narrow_masks(masked, previous_masks, whole)
 
     # report
+    for name, mask in keep.items():
+        if not mask.any():
+            print(f"{name}: all channels are zero (--mask), the layer passes nothing on")
     after = compute_flops.count(small)
     text = report(args, keep, threshold, compute_flops.count(original), after)
     print(text)

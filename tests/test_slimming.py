@@ -1,6 +1,7 @@
 """Network slimming: the penalty's gradient, the selection rule, and networks that compute the same after it."""
 import csv
 import json
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -157,7 +158,7 @@ def test_milestones():
     (["-sr"], "has no batch norm, whose gammas")])
 def test_flags_that_would_be_ignored_are_refused(flags, message, tmp_path):
     path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet5"), "hoyer", "pruned", "shapes10"))
-    common = [*flags, "--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--save", str(tmp_path / "x")]
+    common = [*flags, "--dataset", "shapes10", "--subset", "20", "--epochs", "1", "--save", str(tmp_path / "x")]
     for start in (["--arch", "lenet5"], ["--refine", str(path)]):
         with pytest.raises(UserError, match=message):
             main.main([*start, *common])
@@ -635,6 +636,10 @@ def test_pruning_again_by_less_gives_nothing_back(arch, flags, tmp_path):
     for folder, more in (("b", ["--mask"]), ("c", [])):      # masked again, and narrowed
         cut(tmp_path / "a/pruned.pth.tar", tmp_path / folder, *flags, *more)
         ckpt = checkpoint.load(tmp_path / folder / "pruned.pth.tar")
+        if more:                                             # the report has all that are gone
+            left = sum(int(mask.sum()) for mask in prune.by_masks(ckpt, checkpoint.to_model(ckpt)).values())
+            gone, total = re.search(r"dropped (\d+) of (\d+) ", (tmp_path / "b/prune.txt").read_text()).groups()
+            assert int(total) - int(gone) == left
         for norm, channels in prune.candidates(checkpoint.to_model(ckpt)).items():       # those that are passed on
             for name in (f"{norm}.weight", f"{norm}.bias"):
                 mask = ckpt["masks"][name]
