@@ -6,15 +6,18 @@ A dense network is trained on 45,000 images; from it each penalty is trained for
 steps as 3 epochs of the whole set have, pruned to 10 % of the weights or half the MACs, and tested without fine-tuning
 on the last 5,000 training images, which none of it has seen. What is finished is not repeated.
 """
+import os
 import sys
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from common import checkpoint, cli, data
-from results.compare import ADAM_OFF, ARCH, DATASET, Stage, run
+from common import UserError, checkpoint, cli, data
+from results.compare import ADAM_OFF, ARCH, DATASET, seconds_an_epoch
+from results.stages import Stage, run, up_to_date
 
 VALUES = {  # penalty: values of its coefficient, for soft masks wg,tw
     "slim": ("0.0003", "0.001", "0.003"), "hs": ("1e-5", "3e-5", "1e-4"), "ghs": ("1e-4", "3e-4", "1e-3"),
@@ -26,7 +29,7 @@ DENSE = "logs/search/dense/checkpoint.pth.tar"
 def commands(name, value):
     """(training, pruning) of one value: script and flags."""
     wg, _, tw = value.partition(",")
-    masks = f"--wg {wg} --tw {tw} --wme 0 --swa-start 99"
+    masks = f"--wg {wg} --tw {tw} --wme 0 --swa-start 999"
     sgd = f"--rew {ADAM_OFF} --lr-scheduler onecycle --lam {value}"
     cycle, weights, macs = "--schedule onecycle", "--keep-weights 0.1", "--keep-macs 0.5"
     return {
@@ -67,16 +70,17 @@ def split(dataset):
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--data-dir")
+    parser.add_argument("--data-dir", type=os.path.abspath)
     args = parser.parse_args(argv)
+    os.chdir(ROOT)                                           # where the commands and their folders are
     split(data.load(DATASET, args.data_dir))
     todo = stages()
-    failed = run(todo, args.data_dir)
-    for stage in todo:
-        if stage.row and Path(stage.makes).exists():
+    failed = run(todo, args.data_dir, seconds_an_epoch(todo))
+    for stage in up_to_date(todo):
+        if stage.row:
             print(f"{stage.group:5} {stage.row:12} {checkpoint.load(stage.makes)['prec1']:.2f} %")
     if failed:
-        print(f"{len(failed)} commands failed: {'; '.join(failed)}")
+        raise UserError(f"failed or left out: {', '.join(str(stage.folder) for stage in failed)}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
-"""Draws the plots in the READMEs from results/ledger.csv: results/hoyer_mnist.png and magnitude_cifar10.png.
+"""Draws the plots in the READMEs: hoyer_mnist.png and magnitude_cifar10.png from results/ledger.csv, and comparison.png
+from results/comparison.csv.
 
     python results/make_plots.py
 
-A mark is one of our runs, of one seed; stars are published figures, as in the tables beside the plot.
+In the first two a mark is one of our runs, of one seed; stars are published figures, as in the tables beside the plot.
 """
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common import cli, plots
-from results import ledger, tables_hoyer, tables_magnitude
+from results import ledger, tables_compare, tables_hoyer, tables_magnitude
 from results.tables_hoyer import LENETS, PAPER, is_group, left_of
 
 MARKS = {"l1": ("^", "tab:blue"), "hoyer": ("s", "tab:orange"), "hs": ("o", "tab:green"), "tl1": ("D", "tab:red"),
@@ -114,6 +115,8 @@ def main(argv=None):
     for draw in (hoyer_mnist, magnitude_cifar10):
         draw(plt, rows).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
         print(f"wrote results/{draw.__name__}.png")
+    tables_compare.draw(ROOT / "results" / "comparison.png", tables_compare.read())
+    print("wrote results/comparison.png")
 
 
 if __name__ == "__main__":

@@ -20,9 +20,10 @@ from common.latency import milliseconds
 
 COLUMNS = {  # of the table: width and format
     "method": "10", "stage": "20", "network": "16", "epochs": "6", "accuracy": "8.2f", "weights_left": "7.2f",
-    "macs_left": "7.2f", "params": "10,", "kib": "9,.1f", "ms_1": "7.2f", "ms_128": "7.1f", "score": "8.5f"}
-TITLES = {"accuracy": "top-1 %", "weights_left": "weights", "macs_left": "MACs %", "params": "parameters", "kib": "KiB",
-          "ms_1": "ms at 1", "ms_128": "at 128"}
+    "macs_left": "7.2f", "params": "10,", "nonzeros": "10,", "kib": "9,.1f", "ms_1": "7.2f", "ms_128": "7.1f",
+    "score": "8.5f"}
+TITLES = {"accuracy": "top-1 %", "weights_left": "weights", "macs_left": "MACs %", "params": "parameters",
+          "nonzeros": "not zero", "kib": "KiB", "ms_1": "ms at 1", "ms_128": "at 128"}
 
 
 def stage_of(ckpt):

@@ -6,7 +6,8 @@ from pathlib import Path
 from common import plots
 
 PATH = Path(__file__).resolve().parent / "comparison.csv"
-WORDS = ("file", "method", "stage", "dataset", "network", "seed", "command", "name", "asked")
+WORDS = ("file", "method", "stage", "dataset", "network", "seed", "command", "name", "hardware", "torch")
+COLOURS = ("magnitude", "reweighted", "Hoyer", "group-HS", "soft mask", "network slimming")    # C0, C1, ...
 
 
 def read(path=PATH):
@@ -17,23 +18,20 @@ def read(path=PATH):
 
 
 def groups(rows):
-    """{(name, what was asked for, how much of it in percent): rows of its seeds}: dense networks, then by target."""
+    """{(name, weights, MACs asked for in percent, 0: none): rows of its seeds}: nothing asked, weights, MACs, both."""
     found = {}
     for row in rows:
-        found.setdefault((row["name"], row["asked"], float(row["target"])), []).append(row)
-    order = {"": 0, "weights": 1, "macs": 2}
-    chains = [key for key in found if "then" in key[0]]
-    return {key: found[key] for key in [*sorted((key for key in found if key not in chains), key=lambda key: (
-        order[key[1]], -key[2])), *chains]}
+        found.setdefault((row["name"], row["weights_asked"], row["macs_asked"]), []).append(row)
+    return {key: found[key] for key in sorted(found, key=lambda key: (key[2] > 0, key[1] > 0, -key[2], -key[1]))}
 
 
 def mean(rows, column):
-    return statistics.mean(float(row[column]) for row in rows)
+    return statistics.mean(row[column] for row in rows)
 
 
 def deviation(rows, column):
     """The standard deviation of the seeds; 0 of one alone."""
-    return statistics.stdev(float(row[column]) for row in rows) if len(rows) > 1 else 0.0
+    return statistics.stdev(row[column] for row in rows) if len(rows) > 1 else 0.0
 
 
 def spread(rows, column):
@@ -43,12 +41,12 @@ def spread(rows, column):
 
 def comparison(rows):
     """(header, cells): what is left and how accurate it is, a row for each method and target."""
-    trained_on = {row["seed"]: float(row["accuracy"]) for row in rows if row["name"] == "dense, trained on"}
+    trained_on = {row["seed"]: row["accuracy"] for row in rows if row["name"] == "dense, trained on"}
     cells = []
-    for (name, asked, target), runs in groups(rows).items():
-        more = [float(row["accuracy"]) - trained_on[row["seed"]] for row in runs if row["seed"] in trained_on]
-        what = {"weights": f"{target:g} % of the weights", "macs": f"{target:g} % of the MACs"}.get(asked, "")
-        cells.append([name, what, spread(runs, "accuracy"),
+    for (name, weights, macs), runs in groups(rows).items():
+        more = [row["accuracy"] - trained_on[row["seed"]] for row in runs if row["seed"] in trained_on]
+        asked = [f"{macs:g} % of the MACs"] * (macs > 0) + [f"{weights:g} % of the weights"] * (weights > 0)
+        cells.append([name, ", ".join(asked), spread(runs, "accuracy"),
                       f"{statistics.mean(more):+.2f}" if more and name != "dense, trained on" else "",
                       f"{mean(runs, 'params'):,.0f}", f"{mean(runs, 'nonzeros'):,.0f}",
                       f"{mean(runs, 'sparse_macs') / 1e6:.2f}M", f"{mean(runs, 'kib'):,.0f}",
@@ -88,30 +86,33 @@ def draw(path, rows):
     plt = plots.pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
     network = f"{rows[0]['network']} on {rows[0]['dataset']}"
-    figure.suptitle(f"{network}: five methods from the same dense network, with as many epochs")
+    figure.suptitle(f"{network}: five methods from the same dense network, the same number of further epochs")
     found = groups(rows)
-    order = ("magnitude", "reweighted", "Hoyer", "group-HS", "soft mask", "network slimming")        # of the colours
-    for axis, asked, column in zip(panels, ("weights", "macs"), ("weights_left", "macs_left"), strict=True):
-        names = list(dict.fromkeys(name for name, what, _ in found if what == asked))
+    single = {(name, weights): group for (name, weights, macs), group in found.items() if weights and not macs}
+    channels = {(name, macs): group for (name, weights, macs), group in found.items() if macs and not weights}
+    for axis, panel, column in zip(panels, (single, channels), ("weights_left", "macs_left"), strict=True):
+        names = list(dict.fromkeys(name for name, _ in panel))
         random = [name for name in names if name.startswith("random")]
+        others = [name for name in names if name not in random and not name.startswith(COLOURS)]
         for name in names:
-            runs = [group for (other, what, _), group in found.items() if (other, what) == (name, asked)]
+            runs = [group for (other, _), group in panel.items() if other == name]
             axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
                           [deviation(group, "accuracy") for group in runs], marker="o", label=name,
-                          linestyle="--" if name in random else "-",
-                          color=f"{0.3 + 0.35 * random.index(name)}" if name in random else
-                          f"C{next((i for i, word in enumerate(order) if name.startswith(word)), 9)}")
+                          linestyle="--" if name in random else "-", color=(
+                              f"{0.3 + 0.35 * random.index(name) / max(1, len(random) - 1)}" if name in random else
+                              f"C{len(COLOURS) + others.index(name)}" if name in others else
+                              f"C{next(i for i, word in enumerate(COLOURS) if name.startswith(word))}"))
         for (name, _, _), group in found.items():
             if name.startswith("dense"):
                 axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name,
                              linestyle=":" if name == "dense" else "-.")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
-        targets = [target for _, what, target in found if what == asked]
+        targets = [target for _, target in panel]
         if targets:
             axis.set_xlim(0.6 * min(targets), 1.4 * max(targets))
     panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")
-    ticks = sorted({target for _, asked, target in found if asked == "weights"})
+    ticks = sorted({weights for _, weights in single})
     panels[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
     panels[0].set_xticks([], minor=True)
     panels[1].set(xlabel="MACs left (%)", title="channels inside the blocks")

@@ -19,7 +19,7 @@ from hoyer import prune as hoyer_prune
 from magnitude import finetune as magnitude_finetune
 from magnitude import main as magnitude_main
 from magnitude import prune as magnitude_prune
-from results import choose, compare, ledger, tables_compare
+from results import choose, compare, ledger, stages, tables_compare
 from reweighted import finetune as reweighted_finetune
 from reweighted import main as reweighted_main
 from reweighted import prune as reweighted_prune
@@ -265,6 +265,46 @@ def test_every_command_that_chooses_coefficients_is_one_that_its_script_takes(mo
         made.add(stage.makes)
 
 
+def test_choosing_runs_every_command_and_names_what_failed(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(choose, "ROOT", tmp_path)
+    monkeypatch.setattr(choose.data, "load", lambda *_: None)
+    monkeypatch.setattr(choose, "split", lambda _: None)
+    monkeypatch.setattr(stages, "start", lambda *_: SimpleNamespace(poll=lambda: 1, returncode=1, wait=lambda: None))
+    with pytest.raises(UserError, match="failed or left out: logs/search/dense, logs/search15/slim-0.0003, "):
+        choose.main([])
+    assert f"== 1 of {len(choose.stages())}: logs/search/dense, about 7 min" in capsys.readouterr().out
+
+
+def keys(seed=1):
+    return {(stage.row, stage.weights, stage.macs) for stage in compare.stages(seed) if stage.row}
+
+
+def test_what_a_reader_edits_changes_the_commands_with_it(monkeypatch):
+    """More of the one than of the other, none of one, an odd number of epochs."""
+    monkeypatch.setattr(compare, "WEIGHTS", (0.2,))
+    assert ("magnitude", 20, 0) in keys() and ("network slimming", 0, 30) in keys()
+    monkeypatch.setattr(compare, "WEIGHTS", ())
+    assert {weights for row, weights, _ in keys() if "then" not in row} == {0} and ("group-HS", 0, 50) in keys()
+    monkeypatch.setattr(compare, "WEIGHTS", (0.1,))
+    monkeypatch.setattr(compare, "MACS", ())
+    with pytest.raises(UserError, match="CHAIN begins with 0.5 of the MACs"):
+        compare.main(["--dry-run"])
+    monkeypatch.setattr(compare, "CHAIN", ())
+    assert {macs for *_, macs in keys()} == {0} and len({row for row, *_ in keys()}) == 7
+    monkeypatch.setattr(compare, "EPOCHS", 1)
+    with pytest.raises(UserError, match="EPOCHS = 1"):
+        compare.main(["--dry-run"])
+
+
+def test_a_group_brings_what_it_reads():
+    everything = compare.stages(1)
+    todo = compare.chosen(everything, ["chain"])
+    assert [stage.folder.name for stage in todo] == ["dense", "more", "slimming", "pruned", "slimming-50", "pruned",
+                                                     "chain", "8bit"]
+    assert compare.chosen(everything, []) == everything
+
+
 def test_what_is_chosen_was_tried():
     tried = choose.VALUES
     for value, name in ((compare.SLIMMING, "slim"), (compare.HOYER_SQUARE, "hs"), (compare.GROUP_HS, "ghs"),
@@ -284,7 +324,9 @@ def test_the_validation_images_are_in_neither_part_that_is_trained_on(tmp_path, 
             assert arrays["y_test"].tolist() == list(range(45_000, 50_000))
 
 
-def test_every_row_has_the_same_epochs_after_the_dense_network():
+@pytest.mark.parametrize("epochs", [20, 5])
+def test_every_row_has_the_same_epochs_after_the_dense_network(epochs, monkeypatch):
+    monkeypatch.setattr(compare, "EPOCHS", epochs)
     todo = {stage.makes: stage for stage in compare.stages(1)}
     for stage in todo.values():
         if stage.row and stage.row != "dense" and not stage.row.startswith("slimming, then"):
@@ -299,13 +341,14 @@ def small(monkeypatch, tmp_path):
     """The comparison of one method, in seconds, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare.py"])
+    root = compare.ROOT
     for name, value in {"DATASET": "shapes10", "ARCH": "resnet20", "DENSE_EPOCHS": 1, "EPOCHS": 2, "WEIGHTS": (0.1,),
-                        "MACS": (0.5,), "RECIPE": "--dataset shapes10 --batch-size 20 --weight-decay 5e-4 --subset 40 "
+                        "MACS": (0.5,), "ROOT": tmp_path,
+                        "RECIPE": "--dataset shapes10 --batch-size 20 --weight-decay 5e-4 --subset 40 "
                         "--precision fp32 --device cpu"}.items():
         monkeypatch.setattr(compare, name, value)
-    root = Path(compare.ROOT)
-    real = compare.subprocess.Popen
-    monkeypatch.setattr(compare.subprocess, "Popen", lambda words, **where: real(
+    real = stages.subprocess.Popen
+    monkeypatch.setattr(stages.subprocess, "Popen", lambda words, **where: real(
         [words[0], str(root / words[1]), *words[2:]], env={**os.environ, "OMP_NUM_THREADS": "1"}, **where))
 
 
@@ -322,15 +365,30 @@ def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeyp
     assert "==" not in capfd.readouterr().out
     Path("logs/compare/seed1/magnitude-10/pruned/pruned.pth.tar").unlink()
     failing = SimpleNamespace(returncode=1, poll=lambda: 1)
-    monkeypatch.setattr(compare.subprocess, "Popen", lambda words: failing)
-    with pytest.raises(UserError, match="2 of 4 commands failed: python magnitude/prune.* magnitude/fine"):
+    with monkeypatch.context() as patch:
+        patch.setattr(stages.subprocess, "Popen", lambda words: failing)
+        with pytest.raises(UserError, match="2 of 4 commands failed or were left out"):
+            compare.main(["magnitude"])
+    out = capfd.readouterr().out
+    assert "left out: logs/compare/seed1/magnitude-10/pruned/pruned.pth.tar is not finished" in out
+    assert out.endswith("left out:\n  logs/compare/seed1/magnitude-10/pruned\n  logs/compare/seed1/magnitude-10\n")
+
+    with pytest.raises(UserError, match="1 of 4"):           # pruned again; what was trained on the older stays
         compare.main(["magnitude"])
-    assert "left out:" in capfd.readouterr().out
+    out = capfd.readouterr().out
+    assert "is older than logs/compare/seed1/magnitude-10/pruned/pruned.pth.tar; remove" in out
+    assert "magnitude  " not in out
+
+    monkeypatch.setattr(compare, "ARCH", "resnet56")         # nothing that began with another network is shown
+    with pytest.raises(UserError, match="4 of 4"):
+        compare.main(["magnitude"])
+    out = capfd.readouterr().out
+    assert "seed1/dense/checkpoint.pth.tar was made by another command" in out and "to dense trained on" not in out
 
 
 def test_commands_side_by_side_wait_for_what_they_read(small, monkeypatch, tmp_path):
     """a -> b -> c beside d, the first of which fails: two at once, b and c left out, in the order of the list."""
-    a, b, c, d, e = (compare.Stage("", f"python {name}.py", reads, f"logs/compare/{name}/made")
+    a, b, c, d, e = (stages.Stage("", f"python {name}.py", reads, f"logs/compare/{name}/made")
                      for name, reads in (("a", ""), ("b", "logs/compare/a/made"), ("c", "logs/compare/b/made"),
                                          ("d", ""), ("e", "logs/compare/d/made")))
     events, polls = [], {}
@@ -351,39 +409,46 @@ def test_commands_side_by_side_wait_for_what_they_read(small, monkeypatch, tmp_p
             return int(name == "a.py")
         return SimpleNamespace(poll=poll, returncode=int(name == "a.py"), wait=lambda: None)
 
-    monkeypatch.setattr(compare.subprocess, "Popen", popen)
-    monkeypatch.setattr(compare, "finished", lambda stage: False)
-    failed = compare.run([a, b, c, d, e], None, jobs=2)
+    monkeypatch.setattr(stages.subprocess, "Popen", popen)
+    monkeypatch.setattr(stages, "finished", lambda stage: False)
+    failed = stages.run([a, b, c, d, e], None, 70, jobs=2)
     assert events == ["+a.py", "+d.py", "-a.py", "-d.py", "+e.py", "-e.py"]
-    assert failed == ["python a.py", "python b.py", "python c.py"]
+    assert failed == [a, b, c]
 
 
-def test_a_dry_run_says_how_long_it_takes_and_runs_nothing(small, capsys):
+def test_a_dry_run_says_how_long_it_takes_and_runs_nothing(small, capsys, monkeypatch):
     compare.main(["--dry-run", "random"])
     out = capsys.readouterr().out
-    assert "9 commands, about 0.2 hours at 70 seconds an epoch" in out and not Path("logs").exists()
+    assert "9 commands, about 0.2 hours one after the other at 70 seconds an epoch" in out
+    compare.main(["--table"])
+    assert capsys.readouterr().out == "nothing is finished yet in logs/compare\n" and not Path("logs").exists()
+    monkeypatch.setattr(compare, "ARCH", "resnet56")
+    compare.main(["--dry-run", "random"])
+    assert "at 217 seconds an epoch" in capsys.readouterr().out
     with pytest.raises(UserError, match="slimmming is not one of"):
         compare.main(["slimmming"])
 
 
-def row(name, accuracy, seed=1, asked="", target=0.0, **more):
-    return {"name": name, "asked": asked, "target": target, "accuracy": accuracy, "seed": str(seed), "params": 1000,
-            "nonzeros": 900, "sparse_macs": 2e6, "kib": 4, "ms_1": 1, "ms_128": 9, "score": 0.5, "published_score": 0.6,
-            "weights_left": 10, "macs_left": 50, "network": "net", "dataset": "cifar10", **more}
+def row(name, accuracy, seed=1, weights=0, macs=0, **more):
+    return {"name": name, "weights_asked": weights, "macs_asked": macs, "accuracy": accuracy, "seed": str(seed),
+            "params": 1000, "nonzeros": 900, "sparse_macs": 2e6, "kib": 4, "ms_1": 1, "ms_128": 9, "score": 0.5,
+            "published_score": 0.6, "weights_left": 10, "macs_left": 50, "network": "net", "dataset": "cifar10", **more}
 
 
 def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, monkeypatch):
-    rows = [row("random masks", 80, 1, "weights", 10.0), row("dense", 90), row("dense, trained on", 92),
-            row("dense, trained on", 94, 2), row("magnitude", 91, 1, "weights", 10.0),
-            row("magnitude", 92, 2, "weights", 10.0), row("slimming, then magnitude", 70)]
+    rows = [row("slimming, then magnitude", 70, 1, 10.0, 50.0), row("random masks", 80, 1, 10.0), row("dense", 90),
+            row("dense, trained on", 92), row("dense, trained on", 94, 2), row("magnitude", 91, 1, 10.0),
+            row("magnitude", 92, 2, 10.0)]
     header, cells = tables_compare.comparison(rows)
     assert [line[0] for line in cells] == ["dense", "dense, trained on", "random masks", "magnitude",
                                            "slimming, then magnitude"]
     assert cells[3][1:4] == ["10 % of the weights", "91.50 ± 0.71", "-1.50"]
     assert cells[2][2:4] == ["80.00", "-12.00"] and cells[1][3] == ""
+    assert cells[4][1] == "50 % of the MACs, 10 % of the weights"
     assert len(tables_compare.text(rows).splitlines()) == 6
-    rows += [row("slimming", 88, 1, "macs", 50.0), row("reweighted L1", 80, 1, "weights", 10.0),
-             row("reweighted L1 of filters", 80, 1, "macs", 50.0)]
+    rows += [row("network slimming", 88, 1, 0, 50.0), row("reweighted L1", 80, 1, 10.0), row("a sixth", 81, 1, 10.0),
+             row("reweighted L1 of filters", 80, 1, 0, 50.0), row("a seventh", 81, 1, 10.0),
+             *(row(f"random {i}", 70, 1, 10.0) for i in range(5))]
     import matplotlib.pyplot as plt
     with monkeypatch.context() as patch:
         patch.setattr(plt, "close", lambda figure: None)
@@ -391,12 +456,18 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
     colours = [{line.get_label(): line[0].get_color() for line in axis.containers} for axis in plt.gcf().axes]
     plt.close()
     assert (tmp_path / "plot.png").stat().st_size > 10_000
-    assert colours[0]["reweighted L1"] == colours[1]["reweighted L1 of filters"] != colours[0]["magnitude"]
+    assert colours[0]["reweighted L1"] == colours[1]["reweighted L1 of filters"]
+    assert len(set(colours[0].values())) == len(colours[0])
+    assert "slimming, then magnitude" not in colours[0] | colours[1]
 
 
 def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():
-    runs = {(line["command"], f"{float(line['accuracy']):.2f}", line["params"]) for line in ledger.read()}
+    runs = {(line["command"], f"{float(line['accuracy']):.2f}"): line for line in ledger.read()}
     rows = tables_compare.read()
     assert {"dense", "dense, trained on", "magnitude", "random masks"} <= {line["name"] for line in rows}
     for line in rows:
-        assert (line["command"], f"{line['accuracy']:.2f}", f"{line['params']:.0f}") in runs, line["file"]
+        run = runs[line["command"], f"{line['accuracy']:.2f}"]
+        for ours, theirs in (("params", "params"), ("nonzeros", "nonzeros"), ("sparse_macs", "macs")):
+            assert line[ours] == int(run[theirs]), line["file"]
+        assert abs(1024 * line["kib"] - int(run["bytes"])) < 1024          # the path of its data is in it, too
+        assert line["hardware"] and line["torch"]
