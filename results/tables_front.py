@@ -13,7 +13,8 @@ BUNDLED = {
         "slimming", "VGG-13: 89.82 -> 90.08, 9.41M -> 2.64M parameters",
         "python slimming/prune.py --percent 0.4 --model FILE"),
     "chkpt/hoyer-lenet300-mnist-hs.pth.tar": (
-        "hoyer", "98.4 with 1.74 % of the weights (recalled)", "python hoyer/prune.py --sensitivity 0.01 --model FILE"),
+        "hoyer", "98.4 with 1.74 % of the weights (from memory)",
+        "python hoyer/prune.py --sensitivity 0.01 --model FILE"),
     "chkpt/magnitude-resnet20-cifar10-90.pth.tar": (
         "magnitude", "ResNet-56: 93.46 -> 93.56 with 10.7 % of the weights (Renda et al.)",
         "python magnitude/prune.py --percent 0.9 --model FILE"),
