@@ -56,6 +56,14 @@ def test_other_names_are_refused(arch, depth):
         network(arch, depth)
 
 
+@pytest.mark.parametrize("arch", ["resnet101", "resnet29"])
+def test_a_depth_that_padded_shortcuts_do_not_have_names_those_that_they_have(arch, tmp_path):
+    with pytest.raises(UserError, match="^resnet with basic blocks has depths 6n"):
+        main.main(["--arch", arch, *TINY, "--save", str(tmp_path / "x")])
+    name, cfg = network("resnet164")                         # 6n+2 too, though others mean bottlenecks by it
+    assert models.sketch(name, **cfg).cfg["block"] == "basic"
+
+
 # the rule
 
 def test_one_threshold_takes_exactly_k_weights_wherever_they_are():

@@ -215,7 +215,8 @@ def test_any_network_goes_by_its_usual_name(asked, arch, cfg):
 
 @pytest.mark.parametrize("asked, message", [
     (("resnetx",), "no --arch resnetx; there are lenet300"), (("alexnet", 5), "no --depth"),
-    (("vgg13", 16), "--arch vgg13 and --depth 16 disagree"), (("wrn_16_8", 28), "disagree")])
+    (("vgg13", 16), "--arch vgg13 and --depth 16 disagree"), (("wrn_16_8", 28), "disagree"),
+    (("mobilenetv2_1.4", 99), "--arch mobilenetv2_1.4 has no --depth")])
 def test_a_name_of_no_network_is_refused(asked, message):
     with pytest.raises(UserError, match=message):
         any_network(*asked)
@@ -269,12 +270,17 @@ def test_a_depth_or_arch_that_does_not_exist_is_refused(arch, cfg, message):
     ("wideresnet", dict(variant="odd"), "usual, softmask"),
     ("resnext", dict(depth=11, widths=[500, 1024, 2048]), "groups"),
     ("mobilenetv2", dict(widths=[1]), "18 widths"),
+    *[("mobilenetv2", dict(width_multiplier=width), "a positive width multiplier; got")
+      for width in (0.0, -1.0, float("nan"), float("inf"))],
+    ("mobilenetv2", dict(width_multiplier=1e300), "arch mobilenetv2: [^\n]*$"),
+    ("wideresnet", dict(widen_factor=0), "widen_factor >= 1"),
+    ("wideresnet", dict(widen_factor=10 ** 12), "arch wideresnet: [^\n]*$"),
     ("lenet5", dict(widths=[20, 5, 81, 13]), "81 out of 80"),
     ("lenet300", dict(widths=[784, 0, 10]), "without channels"),
 ])
 def test_a_cfg_that_contradicts_itself(arch, cfg, message):
-    """A mistake of the caller; in a file it is one line for the user."""
-    with pytest.raises(AssertionError, match=message):
+    """One line for the user, whether flags ask for it or a file."""
+    with pytest.raises(UserError, match=message):
         build(arch, **cfg)
     with pytest.raises(UserError, match=f"made.pth.tar describes a network that cannot be built: .*{message}"):
         checkpoint.to_model({"arch": arch, "cfg": cfg, "state_dict": {}, "path": "made.pth.tar"})

@@ -58,8 +58,11 @@ def sketch(arch, image_size=None, **cfg):
     try:
         with torch.device("meta"), Undrawn():
             model = ARCHS[arch](**cfg)
-    except TypeError as error:
-        raise UserError(f"arch {arch}: {error}") from error
+    except UserError:
+        raise
+    except (AssertionError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        what = str(error).partition("\n")[0]                 # torch adds its call stack
+        raise UserError(what if isinstance(error, AssertionError) else f"arch {arch}: {what}") from error
     if (size := sum(p.numel() for p in model.parameters())) > LARGEST:
         raise UserError(f"this {arch} has {size:,} parameters; the largest has {LARGEST:,} (1 GB)")
     usual = input_shape(arch, cfg)[1]
@@ -105,6 +108,8 @@ def any_network(arch, depth=None):
             raise UserError(f"--arch {arch} and --depth {depth} disagree")
         return "wideresnet", {"depth": int(wide[1]), "widen_factor": int(wide[2])}
     if multiplier := re.fullmatch(r"mobilenetv2_(\d*\.?\d+)", arch):
+        if depth is not None:
+            raise UserError(f"--arch {arch} has no --depth to choose")
         return "mobilenetv2", {"width_multiplier": float(multiplier[1])}
     variant = {"variant": "bearpaw_bn"} if re.fullmatch(r"vgg\d*_bn", arch) else {}
     arch, depth = split_name(arch.removesuffix("_bn") if variant else arch, depth)

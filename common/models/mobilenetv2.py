@@ -42,7 +42,8 @@ class MobileNetV2(nn.Module):
 
     def __init__(self, num_classes=100, width_multiplier=1.3, widths=None, streams=None):
         super().__init__()
-        assert width_multiplier > 0, f"mobilenetv2 has a positive width multiplier; got {width_multiplier}"
+        assert 0 < width_multiplier < float("inf"), (
+            f"mobilenetv2 has a positive width multiplier; got {width_multiplier}")
 
         def scaled(width):                                   # to the nearest multiple of 8
             return max(8, int((width_multiplier * width + 4) // 8) * 8)
