@@ -82,6 +82,9 @@ def check(args):
         raise UserError(f"--{unused[0].replace('_', '-')} has no effect " + (
             "with --rew: the network is the file's, the learning rates are the phase's own" if args.rew else
             "without --rew"))
+    if args.eps < penalties.SMALLEST:
+        raise UserError(f"--eps {args.eps:g}: gamma = 1 / (|w| + eps) of a weight of zero would be infinite; give "
+                        f"{penalties.SMALLEST:g} or more")
 
 
 def main(argv=None):

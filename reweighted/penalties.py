@@ -21,7 +21,7 @@ import torch
 GROUPS = {"irregular": None, "filter": (1, 2, 3), "column": (0,), "kernel": (2, 3), "channel": (0, 2, 3)}
 # lambda, as the original code has it; its column kind has a list for VGG-16 alone, of which this is the median
 LAMBDA = {"irregular": 1e-6, "filter": 1e-3, "column": 3e-4, "kernel": 1e-5}
-EPS = 1e-3
+EPS, SMALLEST = 1e-3, 1e-18                                  # SMALLEST: of eps and of a norm, 1 / its square is finite
 
 
 @torch.no_grad()
@@ -58,6 +58,6 @@ def gradient(weights, gammas, kind="irregular"):
         torch._foreach_mul_(directions, torch._foreach_abs(gammas))      # negative as the original has them
         return directions
     norms = sizes(weights, kind)
-    torch._foreach_clamp_min_(norms, torch.finfo(torch.float32).tiny)
+    torch._foreach_clamp_min_(norms, SMALLEST)               # so that 0 * (gamma / norm) is 0, not 0 * infinity
     factors = torch._foreach_div(gammas, norms)
     return [w * factor for w, factor in zip(weights, factors, strict=True)]

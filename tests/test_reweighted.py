@@ -99,6 +99,17 @@ def test_the_gradient_is_the_penaltys(kind):
     assert not penalties.gradient([zero], [gamma], kind)[0].any()
 
 
+@pytest.mark.parametrize("kind", ["filter", "kernel", "column"])
+@pytest.mark.parametrize("eps", [penalties.EPS, penalties.SMALLEST])
+def test_a_group_of_zeros_has_no_gradient_though_its_own_coefficient_is_the_largest(kind, eps):
+    w = torch.randn(4, 3, 3, 3)
+    w[0] = w[:, 1] = w[:, :, 2] = 0
+    gamma, = penalties.coefficients([w], kind, eps)
+    gradient, = penalties.gradient([w], [gamma], kind)
+    assert gamma.max() == pytest.approx(1 / eps) and gamma.isfinite().all()
+    assert gradient.isfinite().all() and torch.equal(gradient.ne(0), w.ne(0))
+
+
 def test_coefficients_lie_as_the_weights_do():
     w = torch.randn(8, 4, 3, 3).contiguous(memory_format=torch.channels_last)
     gamma, = penalties.coefficients([w])
@@ -1080,7 +1091,9 @@ def test_run_sh(tmp_path):
     (["--rew", "--pretrained", "x", "--warmup-epochs", "2"], "--warmup-epochs has no effect with --rew"),
     (["--rew", "--pretrained", "x", "--lr-scheduler", "default"], "--lr-scheduler has no effect with --rew"),
     (["--lam", "1e-5"], "--lam has no effect without --rew"), (["--eps", "1"], "--eps has no effect without --rew"),
-    (["--sparsity-type", "filter"], "--sparsity-type has no effect without --rew")])
+    (["--sparsity-type", "filter"], "--sparsity-type has no effect without --rew"),
+    (["--rew", "--pretrained", "x", "--eps", "0"], "--eps 0: gamma = 1 / (|w| + eps) of a weight of zero"),
+    (["--rew", "--pretrained", "x", "--eps", "1e-40"], "would be infinite; give 1e-18 or more")])
 def test_flags_without_effect_are_refused(flags, message):
     with pytest.raises(UserError, match=re.escape(message)):
         main.main([*flags, "--dataset", "shapes10"])
