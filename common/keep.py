@@ -68,3 +68,18 @@ def bisect(left, wanted, high, steps=40):
         middle = (low + high) / 2
         low, high = (middle, high) if left(middle) > wanted else (low, middle)
     return high
+
+
+def percentile(fraction, ckpt, model, weights, otherwise=""):
+    """The fraction of `weights`, {name: tensor} of the model, to prune so that --keep-weights `fraction` is left.
+
+    It is that of the dense network's weights; what is not zero in other layers stays. otherwise: what helps where that
+    is too much already, which is a UserError.
+    """
+    dense, size = dense_total(ckpt, model).weights, sum(w.numel() for w in weights.values())
+    others = compute_flops.count(model).total.weights - sum(int(w.count_nonzero()) for w in weights.values())
+    left = int(fraction * dense) - others
+    if left < 1:
+        raise UserError(f"--keep-weights {fraction:g}: the layers that are not pruned have {others:,} of the {dense:,} "
+                        f"weights; give a larger fraction{otherwise}")
+    return max(0, size - left + 0.5) / size                  # the half: rounding takes no weight more or less

@@ -24,7 +24,7 @@ import torch
 from common import UserError, checkpoint, cli, lock, models, originals
 from magnitude.finetune import add_training, checked, fill_in, retrain
 from magnitude.networks import network
-from magnitude.prune import add_rule, prune, recipe_of
+from magnitude.prune import PERCENT, add_rule, prune, recipe_of
 
 RULE = ("percent", "scope", "per_layer", "criterion", "faithful", "seed")
 TRAINING = (*RULE, "retrain", "rewind_to", "subset", "epochs", "lr", "schedule", "batch_size", "gamma", "momentum",
@@ -35,7 +35,7 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     add_training(parser)
     add_rule(parser.add_argument_group("which weights go, as in prune.py"))
-    parser.set_defaults(iterative=True)                      # for the files: how their weights were chosen
+    parser.set_defaults(percent=PERCENT, iterative=True)     # iterative: for the files, how their weights were chosen
     args = checked(parser.parse_args(argv))
     if args.retrain.startswith("scratch"):
         raise UserError(f"rounds prune what was trained, --retrain {args.retrain} draws new weights; choose another")

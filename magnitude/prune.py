@@ -40,12 +40,13 @@ from magnitude.networks import network
 
 SPEED = ("Speed: the zeros are scattered over tensors of unchanged shape, and ordinary kernels multiply by them as by "
          "any other number, so this network is smaller on disk but not faster.")
+PERCENT = 0.6                                                # where no flag says how many weights go
 
 
 def add_rule(parser):
     """The flags that say which weights go; iterative.py has them too."""
     add = parser.add_argument
-    add("--percent", type=cli.fraction, default=0.6, help="fraction of the weights that is zero afterwards, in [0, 1)")
+    add("--percent", type=cli.fraction, help="fraction of the weights that is zero afterwards, in [0, 1)")
     add("--scope", choices=("conv", "conv+linear"), default="conv", help="the layers that are pruned")
     add("--per-layer", action="store_true", help="the same fraction of every layer")
     add("--criterion", choices=("magnitude", "random"), default="magnitude")
@@ -112,24 +113,13 @@ def check_percent(args, previous_masks):
     """UserError where more is pruned already than --percent asks for: of all weights, with --per-layer of a layer."""
     if not args.per_layer:
         previous_masks = {"": torch.cat([mask.flatten() for mask in previous_masks.values()])}
+    remedy = ("and --percent counts these weights too; give a larger one" if not args.keep_weights else
+              f"further than --keep-weights {args.keep_weights:g} asks for; give a smaller one")
     for name, mask in previous_masks.items():
         zeros = mask.numel() - int(mask.sum())
         if zeros > int(mask.numel() * args.percent):
             raise UserError(f"{args.resume} is pruned to {zeros / mask.numel():.4f} {f'in {name} ' if name else ''}"
-                            "already, and --percent counts these weights too; give a larger one")
-
-
-def percent_for(args, ckpt, model, weights):
-    """--percent, the fraction of the weights in scope to prune, that leaves --keep-weights of all weights."""
-    dense, size = keep.dense_total(ckpt, model).weights, sum(w.numel() for w in weights.values())
-    others = sum(m.weight.numel() for m in model.modules()
-                 if isinstance(m, (nn.Conv2d, nn.Linear))) - size
-    left = int(args.keep_weights * dense) - others
-    if left < 1:
-        raise UserError(f"--keep-weights {args.keep_weights:g}: the layers that --scope {args.scope} does not prune "
-                        f"have {others:,} of the {dense:,} weights; give a larger fraction, or --scope conv+linear")
-    print(f"--keep-weights {args.keep_weights:g} of {dense:,} weights: --percent {max(0, 1 - left / size):.6f}")
-    return max(0, size - left + 0.5) / size
+                            f"already, {remedy}")
 
 
 def recipe_of(ckpt):
@@ -209,6 +199,10 @@ def main(argv=None):
 @torch.no_grad()
 def prune(args):
     """Prunes the network in args.resume into the folder args.save; returns the path of pruned.pth.tar."""
+    if args.keep_weights and args.percent is not None:
+        raise UserError("give one of --percent and --keep-weights")
+    args.percent = PERCENT if args.percent is None else args.percent
+
     # load
     ckpt = originals.load(args.resume, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
@@ -223,7 +217,8 @@ def prune(args):
     if not weights:
         raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
     if args.keep_weights:
-        args.percent = percent_for(args, ckpt, model, weights)
+        args.percent = keep.percentile(args.keep_weights, ckpt, model, weights, ", or --scope conv+linear")
+        print(f"--keep-weights {args.keep_weights:g}: --percent {args.percent:.6f}")
     previous_masks = {name: all_masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
     check_percent(args, previous_masks)
 

@@ -108,20 +108,15 @@ def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=No
 def threshold_for(args, kind, ckpt, model, weights):
     """Sets --threshold (irregular kind: --percentile, which cuts between equal weights) to what leaves --keep-weights
     or --keep-macs; returns the layers that are touched, as the ratios of `choose`."""
-    dense = keeping.dense_total(ckpt, model)
     if args.keep_weights and kind != "irregular" or args.keep_macs and kind != "filter":
         raise UserError("--keep-weights is for --sparsity-type irregular, --keep-macs for filter")
     if args.keep_weights:
-        size = sum(w.numel() for w in weights.values())
-        left = int(args.keep_weights * dense.weights) - (compute_flops.count(model).total.weights - sum(
-            int(w.count_nonzero()) for w in weights.values()))
-        if left < 1:
-            raise UserError(f"--keep-weights {args.keep_weights:g}: the linear layers alone have more weights")
-        args.percentile = max(0, size - left + 0.5) / size
+        args.percentile = keeping.percentile(args.keep_weights, ckpt, model, weights)
         ranked = torch.cat([w.detach().abs().flatten() for w in weights.values()]).sort().values
         print(f"--keep-weights {args.keep_weights:g}: --percentile {args.percentile:.6f}, threshold "
-              f"{ranked[max(0, size - left)]:.4g}")
+              f"{ranked[int(len(ranked) * args.percentile)]:.4g}")
         return None
+    dense = keeping.dense_total(ckpt, model)
     inside = {f"{name}.weight": 1.0 for record in model.channels() if not record.stream
               for name, _ in record.producers}
 

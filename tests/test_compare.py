@@ -216,7 +216,7 @@ def test_keep_and_another_way_to_choose_exclude_each_other(dense, tmp_path):
             (reweighted_prune.main, ["--keep-macs", 0.5], "--keep-macs for filter"),
             (slimming_prune.main, ["--keep-macs", 0.5, "--compact"], "leave out --compact"),
             (slimming_prune.main, ["--keep-macs", 0.01], "leaves 0.*more than the 0.01"),
-            (magnitude_prune.main, ["--keep-weights", 0.005], "does not prune have"),
+            (magnitude_prune.main, ["--keep-weights", 0.005], "are not pruned have"),
             (magnitude_prune.main, ["--keep-weights", 0], "fraction in")):
         with pytest.raises(UserError, match=message):
             call(main, "--model", dense, *flags, "--save", tmp_path / "no", *TINY)

@@ -484,6 +484,31 @@ def test_pruning_step_by_step_never_brings_a_weight_back(trained, tmp_path):
         cut(tmp_path / "magnitude/pruned.pth.tar", tmp_path / "b", "--percent", "0.5")
 
 
+def test_keep_weights_counts_what_is_not_zero_in_the_layers_out_of_scope(tmp_path):
+    model = models.build("lenet5")
+    weights = prune.prunable(model, "conv+linear")
+    masks = {name: torch.rand_like(w) < 0.05 for name, w in weights.items() if name.startswith("fc")}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].mul_(mask)
+    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "hoyer", "pruned", "shapes10", masks=masks))
+    pruned = cut(path, tmp_path / "p", "--keep-weights", "0.1")
+    assert compute_flops.count(checkpoint.to_model(pruned)).total.weights == 43_050 and pruned["args"]["percent"] < 0.5
+    with pytest.raises(UserError, match="are not pruned have .* of the 430,500 weights; .*, or --scope conv"):
+        cut(path, tmp_path / "q", "--keep-weights", "0.01")
+    with pytest.raises(UserError, match="already, further than --keep-weights 0.15 asks for; give a smaller one"):
+        cut(tmp_path / "p/pruned.pth.tar", tmp_path / "q", "--keep-weights", "0.15")
+
+
+def test_percent_and_keep_weights_are_two_ways(trained, tmp_path):
+    dense = trained / "dense/checkpoint.pth.tar"
+    for percent in ("0.5", "0.6"):
+        with pytest.raises(UserError, match="^give one of --percent and --keep-weights$"):
+            cut(dense, tmp_path / "p", "--percent", percent, "--keep-weights", "0.3")
+    assert cut(dense, tmp_path / "p")["args"]["percent"] == 0.6
+    assert iterative.parse(["--model", "x"]).percent == 0.6
+
+
 STARTS = {  # with --lr 0 no weight moves, so the end shows the start
     "small": "pruned/pruned", "onecycle": "pruned/pruned", "lr-rewind": "pruned/pruned",
     "weight-rewind early": "dense/early", "weight-rewind init": "dense/init", "scratch-e": None, "scratch-b": None}
