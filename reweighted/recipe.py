@@ -66,14 +66,14 @@ def smoothed_loss(logits, labels, others, ratio, eps):
 
 
 def schedule(args, batches):
-    """Learning rate of batch number `step`, as a factor of --lr: warm-up, then cosine or halvings."""
-    warm, total = args.warmup_epochs * batches, args.epochs * batches
-    marks = [mark * total / LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
-    first, floor = args.warmup_lr / args.lr if args.lr else 1, min(4e-8 / args.lr, 1) if args.lr else 1
-
+    """Learning rate of batch number `step`, as a factor of --lr: one cycle, or warm-up, then cosine or halvings."""
     if args.lr_scheduler == "onecycle":
         cycle = onecycle(args.epochs)
         return lambda step: cycle(step // batches)
+
+    warm, total = args.warmup_epochs * batches, args.epochs * batches
+    marks = [mark * total / LENGTH for mark in (30, 65, 100, 130, 160, 190, 220, 250, 280)]
+    first, floor = args.warmup_lr / args.lr if args.lr else 1, min(4e-8 / args.lr, 1) if args.lr else 1
 
     def factor(step):
         if step < warm:
