@@ -144,13 +144,13 @@ def removable(model, quiet=False, round_to=1):
         made = torch.stack([f.count_nonzero(1) > 0 for f in filters])
         made = (made.any(0) if record.stream else made.all(0)).cpu()      # parts of a sum, or links of a chain
         read = torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
-        alive = made & read
-        alive = keeping.rounded_up(alive.view(-1, record.group_size).any(1), round_to, record.group_size)
-        alive = alive.repeat_interleave(record.group_size)
-        if not alive.any():
-            alive[:record.group_size] = True
-            if not quiet:
-                print(f"{record.producers[0][0]}: no channel is left; it keeps one")
+        alive = (made & read).view(-1, record.group_size).any(1)
+        empty = not alive.any()
+        if empty:
+            alive[0] = True
+        alive = keeping.rounded_up(alive, round_to, record.group_size).repeat_interleave(record.group_size)
+        if empty and not quiet:
+            print(f"{record.producers[0][0]}: no channel is left; it keeps {int(alive.sum())}")
         if not alive.all():
             keep[record.producers[0][0]] = alive
     return keep
@@ -228,7 +228,7 @@ def prune(args):
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         small, "reweighted", "pruned", args.dataset, prec1=top1, best_prec1=top1, args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=masks, run=facts(device),
-        rule=rule_of(args, by_threshold)))
+        rule=rule_of(args)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
     return path
 
@@ -260,13 +260,12 @@ def accuracies(args, dataset, original, masked, small, device):
     return lines, after
 
 
-def rule_of(args, by_threshold):
-    """How the weights were chosen, for the ledger: such as 'irregular, threshold 0.0001'."""
-    if by_threshold:
-        return f"{args.sparsity_type}, threshold {args.threshold:g}"
-    name = next(name for name in ("keep_weights", "keep_macs", "percentile", "ratio", "ratios")
+def rule_of(args):
+    """How the weights were chosen, for the ledger: what was asked for, such as 'irregular, threshold 0.0001'."""
+    name = next(name for name in ("keep_weights", "keep_macs", "threshold", "percentile", "ratio", "ratios")
                 if getattr(args, name) is not None)
-    return f"{args.sparsity_type}, {name} {getattr(args, name)}"
+    value = getattr(args, name)
+    return f"{args.sparsity_type}, {name} {value:g}" if name == "threshold" else f"{args.sparsity_type}, {name} {value}"
 
 
 def draw(path, weights, keep, threshold):

@@ -36,7 +36,7 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     add = parser.add_argument
-    add("--model", metavar="FILE", help="the network to quantize")
+    add("--model", metavar="FILE", required=True, help="the network to quantize")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--quant-method", "--quant_method", choices=quantizers.METHODS, default="linear",
@@ -95,15 +95,15 @@ def main(argv=None):
 
 
 def quantize(args):
-    if not args.model:
-        raise UserError("--model FILE is needed: the network to quantize")
     if args.least_bits < 2:
         raise UserError("--least-bits 1: one bit has no zero; 2 is the least")
     if args.fwd_bits != 32 and not 2 <= args.fwd_bits <= 16:
         raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 for activations as they are")
+    if not 2 <= args.param_bits <= 16:
+        raise UserError(f"--param-bits {args.param_bits}: from 2 to 16")
     ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or f"logs/{Path(args.dataset).stem}-{models.name(ckpt['arch'], ckpt['cfg'])}-quantized"
+    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "quantized")
     folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
@@ -126,7 +126,7 @@ def quantize(args):
         activations = {name: {"bits": args.fwd_bits, "scale": float(s), "zero": int(z)}
                        for name, (s, z) in grids.items()}
 
-    masks = {name: mask for name, mask in ckpt.get("masks", {}).items() if mask.dtype == torch.bool}
+    masks = ckpt.get("masks", {})
     rows = scores.operations(model)
     before = evaluate(model, test)["top1"]
     print(f"{len(names)} tensors, activations at {args.fwd_bits} bits, {args.quant_method}\n"
@@ -138,7 +138,7 @@ def quantize(args):
 
     @cache                                                   # the bit lists of a search have most tensors in common
     def on_grid(name, bits):
-        weight, mask = ckpt["state_dict"][name], ckpt.get("masks", {}).get(name)
+        weight, mask = ckpt["state_dict"][name], masks.get(name)
         codes, scale, zero = quantizers.quantize(weight, bits, args.quant_method, args.overflow_rate)
         entry = packing.quantized(codes, bits, scale=scale, zero=zero, mask=mask)
         return entry, packing.dequantize(entry)

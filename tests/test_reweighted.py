@@ -458,7 +458,9 @@ def test_a_network_without_channels_keeps_one(capsys):
     model = trained("resnet", depth=8, num_classes=10)
     with torch.no_grad():
         model.layer1[0].conv1.weight.zero_()
-    assert prune.removable(model)["layer1.0.conv1"].sum() == 1 and "layer1.0.conv1" in capsys.readouterr().out
+    assert prune.removable(model)["layer1.0.conv1"].sum() == 1
+    assert capsys.readouterr().out == "layer1.0.conv1: no channel is left; it keeps 1\n"
+    assert prune.removable(model, round_to=8)["layer1.0.conv1"].sum() == 8 and "keeps 8\n" in capsys.readouterr().out
     model = trained("resnext", depth=11, cardinality=2, widen_factor=1)
     with torch.no_grad():
         model.stage_1.stage_1_bottleneck_0.conv_conv.weight.zero_()      # two groups of 64 channels
@@ -546,9 +548,11 @@ def test_keep_macs_says_what_is_left(round_to, capsys):
 def test_the_rule_in_words(flags, rule):
     args = prune.parse(["--model", "m", "--sparsity-type", "irregular", *flags])
     prune.check(args)
-    assert prune.rule_of(args, args.threshold is not None) == rule
+    assert prune.rule_of(args) == rule
     args.keep_weights, args.percentile = 0.1, 0.93           # which is how --keep-weights 0.1 was done
-    assert prune.rule_of(args, False) == "irregular, keep_weights 0.1"
+    assert prune.rule_of(args) == "irregular, keep_weights 0.1"
+    args.keep_weights, args.keep_macs, args.threshold = None, 0.5, 0.0117
+    assert prune.rule_of(args) == "irregular, keep_macs 0.5"
 
 
 def test_pruning_again_by_less_gives_nothing_back(tmp_path):
@@ -1132,6 +1136,13 @@ def test_a_warm_up_as_long_as_the_run_is_said(tmp_path, capsys):
     assert "  adam, onecycle; mixup 0.3" in capsys.readouterr().out
     with pytest.raises(UserError, match="--warmup-epochs 3: --lr-scheduler onecycle has a rise of its own"):
         main.main([*flags, "--save", str(tmp_path / "d"), "--lr-scheduler", "onecycle", "--warmup-epochs", "3"])
+
+
+def test_bits_out_of_range_are_named_by_their_flag():
+    for flags, message in ((["--param-bits", "32"], "--param-bits 32: from 2 to 16"), ([], "required: --model"),
+                           (["--param-bits", "1", "--bit-list", "0=8"], "--param-bits 1: from 2 to 16")):
+        with pytest.raises(UserError, match=message):
+            quantize_model.main(["--model", "x", *flags] if flags else [])
 
 
 def test_one_bit_is_no_end_of_a_search(tmp_path):
