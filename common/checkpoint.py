@@ -166,7 +166,7 @@ def images_of(ckpt):
             isinstance(images, dict) and all(isinstance(images.get(key), list) for key in ("classes", "mean", "std"))
             and len(images["classes"]) in (0, ckpt["cfg"].get("num_classes"))
             and all(isinstance(name, str) for name in images["classes"]) and len(images["mean"]) == len(images["std"])
-            and all(isinstance(v, float) for v in images["mean"] + images["std"]) and min(images["std"]) > 0):
+            and all(isinstance(v, float) for v in images["mean"] + images["std"]) and min(images["std"] or [0]) > 0):
         raise UserError(f"{ckpt.get('path', 'checkpoint')}: its classes, mean and std do not fit the network")
     return images
 

@@ -156,10 +156,10 @@ PERCENT = ((int, float, type(None)), "a percentage", lambda v: v is None or 0 <=
 COUNT = ((int,), "a number from 0 up", lambda v: 0 <= v < 2 ** 63)
 TEXT = ((str,), "text of one line", lambda v: v.isprintable() and len(v) < 5000)
 TABLE = ((dict,), "a dictionary", lambda v: all(isinstance(key, str) for key in v))
-FIELDS = {"method": TEXT, "arch": TEXT, "rule": TEXT, "epoch": COUNT, "prec1": PERCENT, "best_prec1": PERCENT,
-          "args": TABLE, "cfg": TABLE, "run": TABLE, "resume": TABLE, "masks": TABLE, "soft_masks": TABLE,
-          "activations": TABLE, "recipe": TABLE}
-EMPTY = ("rule", "prec1", "best_prec1", "recipe", "activations")             # these may be None
+FIELDS = {"method": TEXT, "arch": TEXT, "dataset": TEXT, "rule": TEXT, "epoch": COUNT, "prec1": PERCENT,
+          "best_prec1": PERCENT, "args": TABLE, "cfg": TABLE, "run": TABLE, "resume": TABLE, "masks": TABLE,
+          "soft_masks": TABLE, "activations": TABLE, "recipe": TABLE}
+EMPTY = ("dataset", "rule", "prec1", "best_prec1", "recipe", "activations")  # these may be None
 
 
 def fields(ckpt, path):
@@ -169,8 +169,6 @@ def fields(ckpt, path):
         if name in ckpt and not (value is None and name in EMPTY) and (
                 isinstance(value, bool) or not isinstance(value, types) or not fits(value)):
             raise UserError(f"{path}: its {name} is not {what}; {AGAIN}")
-    if ckpt.get("dataset") is not None and not (isinstance(ckpt["dataset"], str) and TEXT[2](ckpt["dataset"])):
-        raise UserError(f"{path}: its dataset is not {TEXT[1]}; {AGAIN}")
     dense = ckpt.get("dense")
     if dense is not None and not (isinstance(dense, dict) and isinstance(dense.get("cfg"), dict) and all(
             isinstance(dense.get(key), int) and 0 < dense[key] < 2 ** 63 for key in ("params", "macs"))):

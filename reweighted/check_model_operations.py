@@ -183,7 +183,7 @@ def main(argv=None):
     # the network of the file
     bits, at = bits_of(ckpt, args, model)
     rows = scores.operations(model)
-    masks = {name: mask for name, mask in (ckpt.get("masks") or {}).items() if mask.dtype == torch.bool}
+    masks = ckpt.get("masks")
     print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
     print(table(true(model, rows, bits, at), 32, add_bits))
     t = totals(model, args.legacy_count)

@@ -251,9 +251,10 @@ def test_the_size_survives_narrowing_and_the_file(tmp_path):
     path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(small, "slimming", "pruned", "x"))
     again = checkpoint.to_model(checkpoint.load(path))
     assert again.cfg == small.cfg and again.images == model.images
-    ckpt = checkpoint.of(small, "slimming", "pruned", "x") | {"images": {"classes": ["a"], "mean": [1.0], "std": [0.0]}}
-    with pytest.raises(UserError, match="odd.pth.tar: its classes, mean and std"):
-        checkpoint.to_model(checkpoint.load(checkpoint.save(tmp_path / "odd.pth.tar", ckpt)))
+    for images in ({"classes": ["a"], "mean": [1.0], "std": [0.0]}, {"classes": [], "mean": [], "std": []}):
+        ckpt = checkpoint.of(small, "slimming", "pruned", "x") | {"images": images}
+        with pytest.raises(UserError, match="odd.pth.tar: its classes, mean and std"):
+            checkpoint.to_model(checkpoint.load(checkpoint.save(tmp_path / "odd.pth.tar", ckpt)))
 
 
 def test_new_images_get_the_mean_and_std_that_the_network_was_trained_with(tmp_path):
