@@ -173,7 +173,7 @@ def accuracy(run, loader):
 def export(model, path, dataset, loaders, int8=False):
     """Writes model (a hook that rounds a layer's inputs is left out) to path, checks it and says what it is.
 
-    loaders: (training set in order, test set). The accuracy on the test set is ONNX Runtime's.
+    loaders: (training set, shuffled, test set). The accuracy on the test set is ONNX Runtime's.
     """
     packages()
     plain = models.spread(model, lambda layer: False).eval()

@@ -139,10 +139,9 @@ def spread_of(cell, batch):
     return f"{median(cell, batch):.3g} ({low:.3g} to {high:.3g})"
 
 
-def rows(cells, baseline=None):
-    """A header and a row of text per cell: milliseconds (quartiles) and times faster than the baseline cell."""
-    baseline = baseline or cells[0]
-    batches = list(baseline.times)
+def rows(cells):
+    """A header and a row of text per cell: milliseconds (quartiles) and times faster than the first cell."""
+    batches = list(cells[0].times)
     header = ["network", "runtime", "MACs"]
     for batch in batches:
         header += [f"batch {batch}, ms (quartiles)", "times faster"]
@@ -153,7 +152,7 @@ def rows(cells, baseline=None):
             if cell.error:
                 line += ["-", "-"]
                 continue
-            line += [spread_of(cell, batch), f"{median(baseline, batch) / median(cell, batch):.2f}"]
+            line += [spread_of(cell, batch), f"{median(cells[0], batch) / median(cell, batch):.2f}"]
         top1 = "" if cell.top1 is None else f"{cell.top1:.2f}"
         lines.append([*line, cell.error or top1])
     return [*header, "top-1, %"], lines

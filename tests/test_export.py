@@ -230,15 +230,15 @@ def test_a_runtime_that_fails_is_an_error_of_its_cell(tmp_path):
     model = network("lenet300", torch.float32)
     export.write(model, tmp_path / "good.onnx")
     worker = runtime.Worker("onnxruntime", tmp_path / "good.onnx")
-    cells = [latency.Cell("x", "ONNX Runtime fp32", 1, worker.milliseconds, worker), latency.torch_cell("y", model, 1)]
+    cells = [latency.torch_cell("y", model, 1), latency.Cell("x", "ONNX Runtime fp32", 1, worker.milliseconds, worker)]
     images = images_for(model)
     assert torch.allclose(torch.from_numpy(worker(images.numpy())), model(images).detach(), atol=1e-5)
     worker.process.kill()
     latency.measure(cells, batches=(1,), rounds=2, seconds=0)
     latency.close(cells)
-    assert cells[0].error == "ONNX Runtime crashed (signal 9)" and len(cells[1].times[1]) == 2
-    lines = latency.rows(cells, cells[1])[1]
-    assert "crashed" in lines[0][-1] and lines[1][-2] == "1.00"
+    assert cells[1].error == "ONNX Runtime crashed (signal 9)" and len(cells[0].times[1]) == 2
+    lines = latency.rows(cells)[1]
+    assert "crashed" in lines[1][-1] and lines[0][-2] == "1.00"
 
 
 @CC
