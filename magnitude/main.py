@@ -70,7 +70,7 @@ def train(args):
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "resnet20", args.depth)
-    run = Run(args, "magnitude", "dense", models.name(arch, cfg))
+    run = Run(args, "magnitude", "dense", models.name(arch, cfg), start and start["dense"])
 
     # data
     dataset = data.for_arch(arch, cfg, args, start=start)
@@ -80,7 +80,7 @@ def train(args):
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
     data.check_fit(dataset, model, args.pretrained or args.arch or "resnet20")
-    run.dense = compute_flops.summary(model)
+    run.dense = run.dense or compute_flops.summary(model)
     run.describe(model)
     if start and start.get("masks"):
         run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")

@@ -114,14 +114,13 @@ def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path,
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])        # it has been trained
 
 
-@pytest.mark.parametrize("script", [softmask_main, slimming_main])
-def test_pretrained_keeps_the_dense_network_of_the_file(script, dense, tmp_path):
-    ckpt = checkpoint.load(dense)
-    ckpt["dense"] = {**ckpt["dense"], "params": 12345}
-    del ckpt["path"]
-    path = checkpoint.save(tmp_path / "m.pth.tar", ckpt)
-    call(script.main, "--pretrained", path, *TRAIN, "--epochs", 1, "--save", tmp_path / "run")
-    assert checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["dense"]["params"] == 12345
+@pytest.mark.parametrize("script", [magnitude_main, slimming_main, softmask_main])
+def test_a_narrowed_network_trained_on_is_counted_by_the_one_it_was_narrowed_from(script, dense, tmp_path):
+    whole, flags = checkpoint.load(dense)["dense"], [*TRAIN, "--epochs", 1, "--save", tmp_path / "m"]
+    call(slimming_prune.main, "--model", dense, "--keep-macs", 0.5, "--save", tmp_path / "s", *TINY)
+    call(script.main, "--pretrained", tmp_path / "s/pruned.pth.tar", *flags)
+    trained = checkpoint.load(tmp_path / "m/checkpoint.pth.tar")
+    assert trained["cfg"] != whole["cfg"] and trained["dense"] == whole
 
 
 def test_pretrained_says_which_network_and_that_pruned_weights_are_trained(dense, tmp_path, capsys):
