@@ -76,13 +76,10 @@ def finetune(args):
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
     run = Run(args, "hoyer", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"])
 
-    # data
-    dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], args, args.holdout, ckpt)
-    train, test = run.loaders(dataset, **data.augmentation(ckpt["arch"]))
-
-    # network
+    # network and data
     model = run.place(checkpoint.to_model(ckpt))
-    data.check_fit(dataset, model, args.model)
+    dataset = data.for_network(model, args, args.model, args.holdout)
+    train, test = run.loaders(dataset, **data.augmentation(model.arch))
     run.print("--- Finetuning ---")
     run.describe(model)
     net = run.parallel(model)

@@ -34,6 +34,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, keep, models
 from common.compact import compact, compaction_report, sparsity_report
 from common.device import device_of, facts
 from common.evaluate import evaluate, heading
+from hoyer.main import accuracy_line
 from hoyer.networks import find, network
 
 
@@ -209,9 +210,7 @@ def prune(args):
     report = f"{sparsity_report(model)}\n{compaction_report(model, compact(model), dense)}"
     print(report, flush=True)
     result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
-    count = len(dataset.y_test)
-    line = (f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
-            f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
+    line = accuracy_line(result, dataset, args)
     print(line)
 
     # save
