@@ -50,8 +50,9 @@ def network(arch, depth=None, **options):
         arch, depth = models.split_name(arch, depth)         # resnet56 is --arch resnet --depth 56
     if arch in NETWORKS:
         name, defaults, fixed = NETWORKS[arch]
-    else:
-        (name, defaults), fixed, depth = models.any_network(asked, asked_depth), {}, None
+    else:                                                    # wrn_28_10 says all but the dropout
+        (name, fixed), depth = models.any_network(asked, asked_depth), None
+        defaults = {"dropout": 0.0} if name == "wideresnet" else {}
     given = {key: value for key, value in {"depth": depth, **options}.items() if value is not None}
     for key, value in given.items():
         if key not in defaults and fixed.get(key) != value:

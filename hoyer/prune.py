@@ -220,7 +220,7 @@ def prune(args):
     draw(folder / "prune.png", model)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         model, "hoyer", "pruned", args.dataset, prec1=result["top1"], best_prec1=result["top1"], args=vars(args),
-        dense=dense, masks=masks, run=facts(device)))
+        dense=dense, masks={**(ckpt.get("masks") or {}), **masks}, run=facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
 
 

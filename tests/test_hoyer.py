@@ -433,6 +433,14 @@ def test_the_nine_networks_of_the_trainer(flags, truth):
         assert any(isinstance(m, nn.Dropout) and m.p == 0.3 for m in model.modules())
 
 
+def test_a_name_that_says_depth_and_width_leaves_the_dropout_to_choose():
+    long, short = (main.starting_point(main.parse(["--arch", *words.split(), "--drop", "0.3"])) for words in (
+        "wrn --depth 28 --widen-factor 10", "wrn_28_10"))
+    assert long == short and short[2] == {"depth": 28, "widen_factor": 10, "dropout": 0.3}
+    with pytest.raises(UserError, match="wrn_28_10 has no widen factor to choose; leave out 4"):
+        networks.network("wrn_28_10", widen_factor=4)
+
+
 def test_a_file_of_the_original_trainer_is_the_start(tmp_path, monkeypatch, capsys):
     """A state_dict as DataParallel wrote it; the flags say which network it is. Evaluated, and trained on."""
     torch.manual_seed(0)
@@ -567,6 +575,22 @@ def test_pruning_again_gives_nothing_back(tmp_path):
     first = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.05")
     second = cut(tmp_path / "p/pruned.pth.tar", tmp_path / "q", "--sensitivity", "0")
     assert all(torch.equal(mask, second["masks"][name]) for name, mask in first["masks"].items())
+
+
+def test_masks_of_tensors_that_are_not_pruned_here_stay(tmp_path):
+    """slimming/prune.py --mask has masks of batch norms' biases; without them fine-tuning revives those."""
+    model, masks = models.build("vgg", depth=11, num_classes=10), {}
+    for name in ("feature.1.weight", "feature.1.bias"):
+        masks[name] = torch.arange(64) > 9
+        model.get_parameter(name).data.fill_(0.3).mul_(masks[name])
+    checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "pruned", "shapes10", masks=masks))
+    pruned = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.01")["masks"]
+    assert torch.equal(pruned["feature.1.bias"], masks["feature.1.bias"])
+    assert not (pruned["feature.1.weight"] & ~masks["feature.1.weight"]).any() and "feature.0.weight" in pruned
+    finetune.main(["--model", str(tmp_path / "p/pruned.pth.tar"), "--save", str(tmp_path / "f"), "--subset", "20",
+                   "--device", "cpu", "--epochs", "1"])
+    tuned = checkpoint.load(tmp_path / "f/finetuned.pth.tar")["state_dict"]["feature.1.bias"]
+    assert torch.equal(tuned.ne(0), masks["feature.1.bias"])
 
 
 def test_prune_refuses(tmp_path):
