@@ -67,7 +67,11 @@ def parse(argv=None):
     add("-a", "--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.keep_weights and args.percent is not None:
+        raise UserError("give one of --percent and --keep-weights")
+    args.percent = PERCENT if args.percent is None else args.percent
+    return args
 
 
 def prunable(model, scope="conv"):
@@ -199,10 +203,6 @@ def main(argv=None):
 @torch.no_grad()
 def prune(args):
     """Prunes the network in args.resume into the folder args.save; returns the path of pruned.pth.tar."""
-    if args.keep_weights and args.percent is not None:
-        raise UserError("give one of --percent and --keep-weights")
-    args.percent = PERCENT if args.percent is None else args.percent
-
     # load
     ckpt = originals.load(args.resume, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
