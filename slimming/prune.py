@@ -126,9 +126,9 @@ def percent_for(args, ckpt, model, scores):
 
 
 def random_scores(scores, seed):
-    """The control: for every channel a random number in the place of its |gamma|."""
+    """The control: for every channel a random number in the place of its |gamma|; those that are zero go first."""
     generator = torch.Generator().manual_seed(seed)
-    return {name: torch.rand(len(s), generator=generator) for name, s in scores.items()}
+    return {name: torch.rand(len(s), generator=generator) * s.ne(0) for name, s in scores.items()}
 
 
 def by_masks(ckpt, model):
