@@ -41,7 +41,7 @@ def measure(files, device):
     # a mask or another training does not change the time of a network
     shapes = [(ckpt["arch"], str(ckpt["cfg"]), "activations" in ckpt) for ckpt in ckpts]
     distinct = dict(zip(shapes, networks, strict=True))
-    times = [dict(zip(distinct, milliseconds([*distinct.values()], batch, rounds=7), strict=True))
+    times = [dict(zip(distinct, milliseconds([*distinct.values()], batch), strict=True))
              for batch in (1, 128)]
     rows = []
     for file, ckpt, model, shape in zip(files, ckpts, networks, shapes, strict=True):
