@@ -31,7 +31,7 @@ class SoftMask(nn.Module):
     one vector as wide as the widest stream, one of C channels every (widest / C)-th entry of it, and the loss counts
     that vector once for each of these layers, as in the original; with stage_masks each stream has a mask of its own,
     counted once. unstructured: a mask entry for every weight of all layers but the last instead of every channel.
-    UserError where streams cannot share, or where a channel selection has dropped channels.
+    UserError where streams cannot share, where a channel selection has dropped channels, or where all are concatenated.
     """
 
     def __init__(self, model, temp=1.0, init=0.0, stage_masks=False, unstructured=False):
@@ -41,6 +41,9 @@ class SoftMask(nn.Module):
             raise UserError("a network that reads only some of its channels cannot be masked")
         self.records = [] if unstructured else [record for record in model.channels()
                                                 if record.producers and not record.joined]
+        if not self.records and not unstructured:
+            raise UserError(f"all channels of this {model.arch} are concatenated, and masks do not close such; --nfp "
+                            "masks its weights")
         self.branches, lost = branches_of(model, self.records)
         self.cost = Cost(model, self.records, unstructured)
         self.scaled = {}                                     # parameter -> (mask, channels per entry, branch, shape)

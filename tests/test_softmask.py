@@ -152,6 +152,9 @@ def test_streams_that_cannot_share_a_mask_name_the_way_out():
     with pytest.raises(UserError, match="--stage-masks"):
         SoftMask(trained_like("mobilenetv2"))
     model = models.narrow(trained_like("preresnet-select"), {"bn": torch.arange(64) < 32})
+    with pytest.raises(UserError, match="all channels of this densenet are concatenated, .*; --nfp"):
+        SoftMask(models.build("densenet", depth=7))
+    assert SoftMask(models.build("densenet", depth=7), unstructured=True).m.numel()
     with pytest.raises(UserError, match="reads only some"):
         SoftMask(model)
 
