@@ -21,7 +21,8 @@ from results.stages import Stage, run, up_to_date
 
 VALUES = {  # penalty: values of its coefficient, for soft masks wg,tw
     "slim": ("0.0003", "0.001", "0.003"), "hs": ("1e-5", "3e-5", "1e-4"), "ghs": ("1e-4", "3e-4", "1e-3"),
-    "rew": ("3e-6", "1e-5"), "rewf": ("5e-4", "2e-3"), "soft": ("4,16",), "nfp": ("1000,4000",)}
+    "rew": ("3e-6", "1e-5"), "rewf": ("5e-4", "2e-3"), "soft": ("4,16", "2,8", "8,32"),
+    "nfp": ("1000,4000", "300,1200", "3000,12000")}
 ALL, PART = "logs/compare/validation.npz", "logs/compare/validation15k.npz"
 DENSE = "logs/search/dense/checkpoint.pth.tar"
 
