@@ -46,7 +46,7 @@ PERCENT = 0.6                                                # where no flag say
 def add_rule(parser):
     """The flags that say which weights go; iterative.py has them too."""
     add = parser.add_argument
-    add("--percent", type=cli.fraction, help="fraction of the weights that is zero afterwards, in [0, 1)")
+    add("--percent", type=cli.fraction, help=f"fraction of the weights that is zero afterwards (default: {PERCENT:g})")
     add("--scope", choices=("conv", "conv+linear"), default="conv", help="the layers that are pruned")
     add("--per-layer", action="store_true", help="the same fraction of every layer")
     add("--criterion", choices=("magnitude", "random"), default="magnitude")
