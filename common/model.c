@@ -4,8 +4,15 @@
 #include <string.h>
 #include <time.h>
 
-/* 16 floats; GCC and Clang make of it what the processor has */
-typedef float lanes __attribute__((vector_size(64)));
+/* the processor's widest vector; a wider one would be kept in memory */
+#ifdef __AVX512F__
+#define LANES 16
+#elif defined __AVX__
+#define LANES 8
+#else
+#define LANES 4
+#endif
+typedef float lanes __attribute__((vector_size(4 * LANES)));
 
 static inline lanes load(const float *from) {
     lanes all;
@@ -13,19 +20,19 @@ static inline lanes load(const float *from) {
     return all;
 }
 
-/* y[0..N) = bias + the sum of weight[k] * x[shift[k] + 0..N); N / 16 is a constant, the sums stay in registers */
+/* y = bias + the sum of weight[k] * x[shift[k] + ...], N vectors of it; N is a constant, the sums stay in registers */
 #define SUMS(N) \
 static inline void sums##N(const float *restrict x, float *restrict y, float bias, const int *restrict shift, \
                            const float *restrict weight, int count) { \
-    lanes sum[N / 16]; \
-    for (int i = 0; i < N / 16; i++) sum[i] = bias - (lanes){0}; \
+    lanes sum[N]; \
+    for (int i = 0; i < N; i++) sum[i] = bias - (lanes){0}; \
     for (int k = 0; k < count; k++) \
-        for (int i = 0; i < N / 16; i++) sum[i] += weight[k] * load(x + shift[k] + 16 * i); \
+        for (int i = 0; i < N; i++) sum[i] += weight[k] * load(x + shift[k] + LANES * i); \
     memcpy(y, sum, sizeof sum); \
 }
-SUMS(128)
-SUMS(64)
-SUMS(16)
+SUMS(8)
+SUMS(4)
+SUMS(1)
 
 /* x (channels, height, width) with a border of zeros, as stride * stride images of every stride-th row and column */
 static inline void spread(const float *x, float *to, int channels, int height, int width, int pad, int stride, int rows,
@@ -52,9 +59,9 @@ static inline void convolve(const float *x, float *y, int out, int height, int w
         const int end = (height - 1) * columns + width, k = start[o], count = start[o + 1] - start[o];
         float *to = columns == width && end % 16 == 0 ? y : plane;
         int p = 0;
-        for (; p + 128 <= end; p += 128) sums128(x + p, to + p, bias[o], shift + k, weight + k, count);
-        for (; p + 64 <= end; p += 64) sums64(x + p, to + p, bias[o], shift + k, weight + k, count);
-        for (; p < end; p += 16) sums16(x + p, to + p, bias[o], shift + k, weight + k, count);
+        for (; p + 8 * LANES <= end; p += 8 * LANES) sums8(x + p, to + p, bias[o], shift + k, weight + k, count);
+        for (; p + 4 * LANES <= end; p += 4 * LANES) sums4(x + p, to + p, bias[o], shift + k, weight + k, count);
+        for (; p < end; p += LANES) sums1(x + p, to + p, bias[o], shift + k, weight + k, count);
         if (to == plane)
             for (int i = 0; i < height; i++) memcpy(y + i * width, plane + i * columns, sizeof(float) * (size_t)width);
         if (relu)
