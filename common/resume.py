@@ -14,21 +14,21 @@ from common.device import set_random_state
 FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth", "precision")
 
 
-def changed(args, ckpt, world=1):
-    """["--flag value", "no --flag", ...]: what the run of the checkpoint was given and args have otherwise.
+def changed(settings, ckpt, world=1):
+    """["--flag value", "no --flag", ...]: what the run of the checkpoint was given and `settings` have otherwise.
 
     More epochs are no change, nor is a batch that is split among another number of processes.
     """
     had, processes = ckpt["args"], (ckpt.get("run") or {}).get("processes", 1)
     free = set(FREE)
-    if isinstance(had.get("epochs"), int) and args.epochs > had["epochs"]:
+    if isinstance(had.get("epochs"), int) and settings["epochs"] > had["epochs"]:
         free.add("epochs")
-    if world != processes and had.get("batch_size") == args.batch_size * world / processes:
+    if world != processes and had.get("batch_size") == settings["batch_size"] * world / processes:
         free.add("batch_size")
     def words(flag, value):
         value = " ".join(map(str, value)) if isinstance(value, list) else value
         return f"no {flag}" if value is None else f"{flag} {value}"
-    return [words(f"--{name.replace('_', '-')}", had[name]) for name, value in vars(args).items()
+    return [words(f"--{name.replace('_', '-')}", had[name]) for name, value in settings.items()
             if name not in free and had.get(name, value) != value]
 
 
@@ -41,7 +41,7 @@ def checked(path, run, model, masks=None):
     if not ckpt.get("resume"):
         raise UserError(f"{path} holds no optimizer state to resume from; checkpoint.pth.tar of the run does")
     made = ckpt.get("run") or {}
-    flags = changed(run.args, ckpt, run.world)
+    flags = changed(run.settings, ckpt, run.world)
     if made.get("precision", run.precision) != run.precision:
         flags.append(f"--precision {made['precision']}")
     if flags or ckpt["cfg"] != model.cfg:
@@ -52,17 +52,17 @@ def checked(path, run, model, masks=None):
                                   and all(torch.equal(previous[name], mask.cpu()) for name, mask in masks.items())):
         raise UserError(f"{path}: refuses to resume with different masks than the network to fine-tune has now; "
                         "--overwrite starts again")
-    processes, size = made.get("processes", 1), run.args.batch_size * run.world
+    processes, batch = made.get("processes", 1), run.settings["batch_size"]
     if processes != run.world:
-        was = ckpt["args"].get("batch_size", run.args.batch_size) * processes
+        was, size = ckpt["args"].get("batch_size", batch) * processes, batch * run.world
         same = "as before" if was == size else (f"where they had {was}: --batch-size {was // run.world} keeps them, "
                                                 "else --lr and the number of steps an epoch mean something else")
         run.print(f"note: this run had {processes} processes and has {run.world} now; its steps have {size} images "
-                  f"{same}; batch norms see {run.args.batch_size} at a time")
+                  f"{same}; batch norms see {batch} at a time")
     return ckpt
 
 
-def put_back(path, ckpt, args, model, optimizer, scheduler=None, more=None):
+def put_back(path, ckpt, epochs, model, optimizer, scheduler=None, more=None):
     """Weights, optimizer, scheduler and random numbers as they were; more: {name: object}. UserError where one does not
     fit, or where more epochs would have had other learning rates."""
     state = ckpt["resume"]
@@ -73,8 +73,8 @@ def put_back(path, ckpt, args, model, optimizer, scheduler=None, more=None):
             kinds = [{k: type(v) for k, v in one.items() if k != "milestones"} for one in (own, theirs)]
             if kinds[0] != kinds[1]:
                 raise ValueError(f"the scheduler is no {type(scheduler).__name__}")
-            if args.epochs > ckpt["args"].get("epochs", args.epochs):
-                check_rates(path, ckpt, args, optimizer, scheduler)
+            if epochs > ckpt["args"].get("epochs", epochs):
+                replay(path, ckpt, epochs, optimizer, scheduler)
             scheduler.load_state_dict(theirs)
         optimizer.load_state_dict(state["optimizer"])
         for parameter, numbers in optimizer.state.items():
@@ -92,7 +92,7 @@ def put_back(path, ckpt, args, model, optimizer, scheduler=None, more=None):
                         "again") from error
 
 
-def check_rates(path, ckpt, args, optimizer, scheduler):
+def replay(path, ckpt, epochs, optimizer, scheduler):
     """Takes the fresh scheduler through the epochs that are done. UserError where a learning rate is another than it
     was, as with schedules that are stretched over --epochs."""
     state, done = ckpt["resume"], ckpt["epoch"]
@@ -101,7 +101,7 @@ def check_rates(path, ckpt, args, optimizer, scheduler):
     for epoch, lr in enumerate(was):
         now = optimizer.param_groups[0]["lr"]
         if not math.isclose(now, lr, rel_tol=1e-5, abs_tol=1e-12):
-            raise UserError(f"{path}: of {args.epochs} epochs number {epoch + 1} would have had the learning rate "
+            raise UserError(f"{path}: of {epochs} epochs number {epoch + 1} would have had the learning rate "
                             f"{now:.4g}, it had {lr:.4g}, for the schedule goes by --epochs; more of them need a run "
                             "of their own, with another --save")
         with warnings.catch_warnings():                      # of steps without an optimizer's

@@ -1,6 +1,6 @@
 """A training run in one folder: device, precision, processes, epochs that resume, log.csv, curve.png, checkpoints.
 
-    run = Run(args, "slimming", "sparse", "vgg13")
+    run = Run("slimming", "sparse", "vgg13", **vars(args))
     run.resume(model, optimizer, scheduler)
     for epoch in run.epochs(args.epochs):
         for images, labels in run.bar(train.epoch(epoch)):
@@ -26,13 +26,14 @@ from common.device import device_of, facts, has_bf16, random_state, seed_all
 class Run:
     """One training run in one folder. `best` and `prec1` are top-1 percentages, `rows` what log.csv holds.
 
-    network: its name for the folder, such as vgg13; dense: {params, macs, cfg} of the dense network, for the files.
+    network: its name for the folder, such as vgg13; dense: {params, macs, cfg} of the dense network, for the files;
+    settings: the flags of cli.add_flags and the script's own, by name, which the checkpoints keep.
     """
 
-    def __init__(self, args, method, stage, network, dense=None):
-        self.args, self.method, self.stage, self.dense = args, method, stage, dense
-        args.save = args.save or cli.default_folder(args.dataset, network, stage)
-        self.device = device_of(args.device)
+    def __init__(self, method, stage, network, dense=None, /, **settings):
+        self.settings, self.method, self.stage, self.dense = settings, method, stage, dense
+        settings["save"] = settings["save"] or cli.default_folder(settings["dataset"], network, stage)
+        self.device = device_of(settings["device"])
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         if self.world > 1:                                               # started by torchrun
             if self.device.type == "cuda":
@@ -40,14 +41,17 @@ class Run:
                 torch.cuda.set_device(self.device)
             if not torch.distributed.is_initialized():
                 torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-        self.precision = args.precision
-        if args.precision == "auto":
+        self.precision = settings["precision"]
+        if self.precision == "auto":
             self.precision = "bf16" if has_bf16(self.device) else "fp32"
-        self.folder = cli.output_folder(args.save, args.overwrite, args.resume) if self.rank == 0 else Path(args.save)
+        self.folder = Path(settings["save"])
+        if self.rank == 0:
+            cli.output_folder(self.folder, settings["overwrite"], settings["resume"])
         self.rows, self.start, self.best, self.prec1, self.next_curve = [], 0, 0.0, 0.0, 0.0
-        self.totals, self.optimizer, self.progress, self.lr, self.began = {}, None, None, args.lr, time.time()
-        self.made = None                                     # how a run that is only repeated was made
-        seed_all(args.seed)
+        self.totals, self.optimizer, self.progress, self.began = {}, None, None, time.time()
+        self.lr = settings["lr"]
+        self.made = None                                     # metadata of a run that already finished
+        seed_all(settings["seed"])
         if self.rank == 0:
             plots.pyplot()                                   # a missing matplotlib is noticed before the first epoch
 
@@ -59,18 +63,19 @@ class Run:
     def describe(self, model):
         """Prints what the run will do, before it does it."""
         total = compute_flops.count(model).total
-        self.print(f"{self.method} {self.stage}: {model.arch} {models.brief(model.cfg)} on {self.args.dataset}\n"
+        self.print(f"{self.method} {self.stage}: {model.arch} {models.brief(model.cfg)} on {self.settings['dataset']}\n"
                    f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
-                   f"  {self.args.epochs} epochs, batch {self.args.batch_size}, lr {self.args.lr:g}, "
-                   f"seed {self.args.seed}, {self.device}, {self.precision}, into {self.folder}")
+                   "  {epochs} epochs, batch {batch_size}, lr {lr:g}, seed {seed}, ".format(**self.settings) +
+                   f"{self.device}, {self.precision}, into {self.folder}")
 
     def loaders(self, dataset, **augment):
         """(training Loader, test Loader) on the run's device; augment: crop, flip, cutout."""
-        if min(self.args.batch_size, len(dataset.y_train)) < 2:
+        settings = self.settings
+        if min(settings["batch_size"], len(dataset.y_train)) < 2:
             raise UserError("a batch of one image has no variance for batch norm; give 2 or more")
-        return (data.Loader(dataset, "train", self.args.batch_size, self.device, seed=self.args.seed, rank=self.rank,
-                            world=self.world, **augment),
-                data.Loader(dataset, "test", self.args.test_batch_size, self.device))
+        return (data.Loader(dataset, "train", settings["batch_size"], self.device, seed=settings["seed"],
+                            rank=self.rank, world=self.world, **augment),
+                data.Loader(dataset, "test", settings["test_batch_size"], self.device))
 
     def place(self, model):
         """The model on the run's device, in the memory format that convolutions like."""
@@ -78,7 +83,7 @@ class Run:
 
     def parallel(self, model):
         """What to call in the training loop: the model, compiled and, under torchrun, averaging its gradients."""
-        if self.args.compile:
+        if self.settings["compile"]:
             model.compile()
         if self.world > 1:
             return torch.nn.parallel.DistributedDataParallel(model)
@@ -94,7 +99,7 @@ class Run:
         state_dict of their own (an averaged model), restored under these names.
         """
         self.optimizer = optimizer
-        path, new = self.args.resume, self.claim()
+        path, new = self.settings["resume"], self.claim()
         if path == "auto":
             path = self.folder / "checkpoint.pth.tar"
             if not path.is_file():
@@ -103,14 +108,14 @@ class Run:
             return
         try:
             ckpt = resume.checked(path, self, model, masks)
-            resume.put_back(path, ckpt, self.args, model, optimizer, scheduler, more)
+            resume.put_back(path, ckpt, self.settings["epochs"], model, optimizer, scheduler, more)
         except UserError:
             if new:
                 lock.release(self.folder)
             raise
         self.rows, self.start = ckpt["resume"]["rows"], ckpt["epoch"]
         self.best, self.prec1 = ckpt["best_prec1"] or 0.0, ckpt["prec1"] or 0.0
-        self.made = ckpt.get("run") if self.start >= self.args.epochs else None
+        self.made = ckpt.get("run") if self.start >= self.settings["epochs"] else None
         self.print(f"resumed {path} after epoch {self.start} (best {self.best:.2f} %)")
 
     def claim(self):
@@ -118,7 +123,7 @@ class Run:
         new = self.rank == 0 and lock.take(self.folder)
         if new:
             try:                                             # a run that has ended here meanwhile is not written over
-                cli.output_folder(self.folder, self.args.overwrite, self.args.resume)
+                cli.output_folder(self.folder, self.settings["overwrite"], self.settings["resume"])
             except UserError:
                 lock.release(self.folder)
                 raise
@@ -128,7 +133,7 @@ class Run:
         """Epoch numbers from where the run stands up to count - 1."""
         if self.start >= count and self.rank == 0 and not (self.folder / "checkpoint.pth.tar").exists():
             lock.release(self.folder)
-            raise UserError(f"{self.args.resume} has all its {count} epochs, there is nothing left to do")
+            raise UserError(f"{self.settings['resume']} has all its {count} epochs, there is nothing left to do")
         self.claim()
         for epoch in range(self.start, count):
             self.totals, self.began = {}, time.time()
@@ -163,7 +168,7 @@ class Run:
         row |= ({"top5": top5} if top5 is not None else {}) | more | {"seconds": time.time() - self.began}
         self.rows.append({k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()})
         shown = " ".join(f"{k} {v:.4f}" for k, v in {**means, "test_loss": loss, **more}.items())
-        self.print(f"epoch {epoch + 1:3d}/{self.args.epochs} lr {row['lr']:.4g} {shown} top1 {top1:.2f} % "
+        self.print(f"epoch {epoch + 1:3d}/{self.settings['epochs']} lr {row['lr']:.4g} {shown} top1 {top1:.2f} % "
                    f"best {self.best:.2f} % {row['seconds']:.1f} s")
 
     def save(self, epoch, model, optimizer, scheduler=None, resume=None, **more):
@@ -176,7 +181,7 @@ class Run:
         self.claim()
         if self.rows:
             plots.write_log(self.folder / "log.csv", self.rows)
-            if epoch + 1 == self.args.epochs or time.perf_counter() > self.next_curve:   # drawing costs some 0.2 s
+            if epoch + 1 == self.settings["epochs"] or time.perf_counter() > self.next_curve:    # drawing takes 0.2 s
                 plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
                 self.next_curve = time.perf_counter() + 10
         ckpt = self.checkpoint(model, epoch=epoch + 1, **more)
@@ -194,13 +199,13 @@ class Run:
         made = self.made or facts(self.device, self.precision, sum(row["seconds"] for row in self.rows) / 60) | {
             "processes": self.world}
         prec1, best = (self.prec1, self.best) if self.rows else (None, None)
-        return checkpoint.of(model, self.method, self.stage, self.args.dataset, prec1=prec1,
-                             best_prec1=best, args=vars(self.args), dense=self.dense, run=made, **more)
+        return checkpoint.of(model, self.method, self.stage, self.settings["dataset"], prec1=prec1,
+                             best_prec1=best, args=self.settings, dense=self.dense, run=made, **more)
 
     def finish(self, model, name="checkpoint.pth.tar", **more):
         """Says what was written; another name than checkpoint.pth.tar: the network without the optimizer state."""
         if self.rank == 0 and name != "checkpoint.pth.tar":
-            checkpoint.save(self.folder / name, self.checkpoint(model, epoch=self.args.epochs, **more))
+            checkpoint.save(self.folder / name, self.checkpoint(model, epoch=self.settings["epochs"], **more))
         accuracy = [f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %"] if self.rows else []
         wrote = [f"wrote {self.folder / name}"] if (self.folder / name).exists() else []
         if accuracy + wrote:

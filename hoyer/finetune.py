@@ -74,7 +74,7 @@ def finetune(args):
     kind = "LeNet" if lenet else "CIFAR"
     recipe = RECIPES.get((kind, args.rule), RECIPES[kind, "T"])
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
-    run = Run(args, "hoyer", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"])
+    run = Run("hoyer", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
     # network and data
     model = run.place(checkpoint.to_model(ckpt))

@@ -108,7 +108,7 @@ def train(args):
 
     name, what = models.name(arch, cfg), f"{args.reg}-{args.decay}" if args.reg != "none" else "dense"
     args.save = args.save or cli.default_folder(args.dataset, name, what)
-    run = Run(args, "hoyer", "sparse" if args.decay else "dense", name, ckpt and ckpt["dense"])
+    run = Run("hoyer", "sparse" if args.decay else "dense", name, ckpt and ckpt["dense"], **vars(args))
     if ckpt and ckpt.get("masks"):
         run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
 

@@ -180,15 +180,19 @@ def retrain(args):
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     name = models.name(ckpt["arch"], ckpt["cfg"])
     args.save = args.save or cli.default_folder(args.dataset, name, f"finetuned-{args.retrain}")
-    run = Run(args, "magnitude", "finetuned", name, dense=ckpt["dense"])
-
-    # network: where it starts from
     model, k, stretch = checkpoint.to_model(ckpt), 0, 1.0
     origin = {"masks": ckpt["masks"], "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
     if args.retrain == "weight-rewind":
         early = originals.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
-        checkpoint.fit(model, early["state_dict"], args.rewind_to)
         k = early["epoch"]
+    elif args.retrain == "scratch-b":                        # as many multiplications as the dense training had
+        stretch = keep.dense_total(ckpt, model).macs / compute_flops.count(model).total.sparse_macs
+    fill_in(args, origin["recipe"], k, stretch)
+    run = Run("magnitude", "finetuned", name, ckpt["dense"], **vars(args))
+
+    # network: where it starts from
+    if args.retrain == "weight-rewind":
+        checkpoint.fit(model, early["state_dict"], args.rewind_to)
     elif args.retrain.startswith("scratch"):
         fresh = models.build(ckpt["arch"], **ckpt["cfg"]).state_dict()
         indices = {name: i for name, i in model.state_dict().items() if name.endswith("select.indices")}
@@ -199,9 +203,6 @@ def retrain(args):
     masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}              # True: kept
     apply(masks, parameters)
     total = compute_flops.count(model).total
-    if args.retrain == "scratch-b":                          # as many multiplications as the dense training had
-        stretch = keep.dense_total(ckpt, model).macs / total.sparse_macs
-    fill_in(args, origin["recipe"], k, stretch)
     run.describe(model)
     zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
     falls = f", schedule {' '.join(map(str, args.schedule))}" if args.schedule else ""

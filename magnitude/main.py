@@ -70,7 +70,7 @@ def train(args):
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "resnet20", args.depth)
-    run = Run(args, "magnitude", "dense", models.name(arch, cfg), start and start["dense"])
+    run = Run("magnitude", "dense", models.name(arch, cfg), start and start["dense"], **vars(args))
 
     # data
     dataset = data.for_arch(arch, cfg, args, start=start)

@@ -47,7 +47,7 @@ def retrain(args):
     if not ckpt.get("masks"):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    run = Run(args, "reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
+    run = Run("reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
     # network
     model = run.place(checkpoint.to_model(ckpt))

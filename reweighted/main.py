@@ -116,7 +116,8 @@ def train(args):
         dense = compute_flops.summary(model)
     data.check_fit(dataset, model, args.pretrained or args.arch or "mobilenetv2")
     recipe.check(args, dataset.num_classes)
-    run = Run(args, "reweighted", "sparse" if args.rew else "dense", models.name(model.arch, model.cfg), dense=dense)
+    run = Run("reweighted", "sparse" if args.rew else "dense", models.name(model.arch, model.cfg),
+              dense, **vars(args))
     model = run.place(model)
     run.describe(model)
     if not args.rew:

@@ -68,7 +68,7 @@ def main(argv=None):
 def finetune(args):
     ckpt = originals.load(args.refine, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    run = Run(args, "slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
+    run = Run("slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
     # network and data
     model = checkpoint.to_model(ckpt)

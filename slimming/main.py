@@ -71,7 +71,7 @@ def train(args):
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "vgg", args.depth)
     named = models.split_name(args.arch or "vgg", args.depth)[0]
     family = named if named in OPTIONS and not start else arch           # the folder's resnet is a preresnet
-    run = Run(args, "slimming", "sparse" if args.sr else "dense", models.name(family, cfg))
+    run = Run("slimming", "sparse" if args.sr else "dense", models.name(family, cfg), **vars(args))
 
     # data
     dataset = data.for_arch(arch, cfg, args, start=start)

@@ -37,7 +37,7 @@ def main(argv=None):
     ckpt = originals.load(args.pruned, network, image_size=args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
-    run = Run(args, "softmask", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), dense=ckpt["dense"])
+    run = Run("softmask", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
     # network and data
     model = checkpoint.to_model(ckpt)

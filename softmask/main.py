@@ -138,7 +138,7 @@ def main(argv=None):
 
     # data
     dataset = data.for_arch(arch, cfg, args, start=start)
-    run = Run(args, "softmask", stage, models.name(arch, cfg))
+    run = Run("softmask", stage, models.name(arch, cfg), **vars(args))
     train, test = run.loaders(dataset, **data.augmentation(arch), cutout=args.length)
 
     # network

@@ -482,7 +482,7 @@ from common.run import Run
 parser = cli.parser("an edited script")
 cli.add_flags(parser, epochs=2, batch_size=16, lr=0.1)
 args = parser.parse_args(["--dataset", "shapes10", "--subset", "32", "--save", "run"])
-run = Run(args, "slimming", "dense", "vgg11")
+run = Run("slimming", "dense", "vgg11", **vars(args))
 dataset = data.load(args.dataset, subset=args.subset)
 train, test = run.loaders(dataset)
 model = run.place(models.build("densenet", depth=7))
