@@ -1,8 +1,10 @@
 """Accuracy on a test set, and the eval.py of every method."""
+import sys
+
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, deploy, keep, models, originals, predict
+from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
 from common.device import device_of
 
 
@@ -22,11 +24,45 @@ def evaluate(model, loader, half=False):
     return {"loss": float(loss / seen), "top1": 100 * int(top1) / seen, "top5": 100 * int(top5) / seen}
 
 
+def names_of(model, dataset=None):
+    """The names of the classes: those of the file, or of the data set, else their numbers."""
+    known = (model.images or {}).get("classes") or (dataset.classes if dataset else ())
+    return list(known) or [str(i) for i in range(model.cfg["num_classes"])]
+
+
+@torch.no_grad()
+def per_class(model, loader, names, half=False):
+    """Text: for each class its accuracy, how many images it has and what they are taken for most often."""
+    confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
+    model.eval()
+    for images, labels in loader:
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
+            guesses = model(images).argmax(1)
+        confusion.view(-1).index_add_(0, (labels * len(names) + guesses).cpu(), torch.ones_like(labels.cpu()))
+    width = max(5, *map(len, names))
+    lines = [f"{'class':{width}} {'images':>7} {'right, %':>9}  most often taken for"]
+    for i, name in enumerate(names):
+        row, count = confusion[i].clone(), int(confusion[i].sum())
+        right, row[i] = int(row[i]), 0
+        other = f"{names[int(row.argmax())]} ({int(row.max())})" if row.any() else ""
+        lines.append(f"{name:{width}} {count:7} {100 * right / count if count else 0:9.2f}  {other}".rstrip())
+    return "\n".join(lines)
+
+
+def refuse_moved(argv):
+    """UserError for a flag of eval.py that has become a script."""
+    for flag in ("--export", "--latency", "--predict"):
+        if any(word.partition("=")[0] == flag for word in argv or sys.argv[1:]):
+            more = {"--export": " model.onnx", "--predict": " FOLDER"}.get(flag, "")
+            raise UserError(f"{flag} is a script now: python deploy/{flag[2:]}.py FILE{more}")
+
+
 def evaluate_file(argv, description, network):
-    """Counts of a checkpoint, then its accuracy, then on request its speed.
+    """Counts of a checkpoint, then its accuracy.
 
     network: the method's function (arch, depth) -> (arch, cfg) for files that do not say what they are.
     """
+    refuse_moved(argv)
     parser = cli.parser(description)
     cli.add_flags(parser, train=False)
     add = parser.add_argument
@@ -35,10 +71,8 @@ def evaluate_file(argv, description, network):
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--half", action="store_true", help="evaluate in bf16 instead of fp32")
-    predict.add_flags(parser)
-    deploy.add_flags(parser)
+    add("--per-class", action="store_true", help="print accuracy and number of images of each class")
     args = parser.parse_args(argv)
-    deploy.check(args)
     if not (args.file or args.named):
         raise UserError("which checkpoint? python eval.py FILE")
     return evaluate_checkpoint(args.file or args.named, args, network)
@@ -68,8 +102,6 @@ def evaluate_checkpoint(path, args, network):
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, model), flush=True)
-    if args.predict:
-        return predict.predict(model, ckpt, args, device)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     size = models.input_shape(model.arch, model.cfg)
     dataset = data.for_network(model, args, ckpt["path"])
@@ -81,6 +113,5 @@ def evaluate_checkpoint(path, args, network):
     print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.per_class:
-        print(predict.per_class(model, test, predict.names_of(model, dataset), args.half))
-    deploy.deploy(args, ckpt, model, dataset, test)
+        print(per_class(model, test, names_of(model, dataset), args.half))
     return result

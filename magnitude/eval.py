@@ -3,7 +3,7 @@
     python eval.py logs/cifar10-resnet56-finetuned/finetuned.pth.tar
 
 Network, masks and data set come from the file; parameters, non-zeros, MACs and sparse MACs are printed before any data
-is opened. Expect the accuracy that the file has on record, which is printed beside it, and with --latency no speed-up.
+is opened. Expect the accuracy that the file has on record, which is printed beside it.
 """
 import sys
 from pathlib import Path

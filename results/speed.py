@@ -16,7 +16,7 @@ import torch
 
 from common import checkpoint, cli, models
 from common.device import device_of, facts
-from common.latency import milliseconds
+from deploy.measure import milliseconds
 from results.tables_front import BUNDLED
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import checkpoint, cli, compute_flops, keep, models, plots, scores
 from common.device import device_of
-from common.latency import milliseconds
+from deploy.measure import milliseconds
 
 COLUMNS = {  # of the table: width and format
     "method": "10", "stage": "20", "network": "16", "epochs": "6", "accuracy": "8.2f", "weights_left": "7.2f",

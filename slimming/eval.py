@@ -3,7 +3,7 @@
     python eval.py chkpt/slimming-vgg13-cifar10-finetuned.pth.tar
 
 Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect
-the accuracy that the file has on record, which is printed beside it, and with --latency a speed-up at large batches.
+the accuracy that the file has on record, which is printed beside it.
 """
 import sys
 from pathlib import Path

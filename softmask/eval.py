@@ -14,9 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, data, deploy, models, originals, predict, scores
+from common import UserError, checkpoint, cli, data, models, originals, scores
 from common.device import device_of
-from common.evaluate import evaluate
+from common.evaluate import evaluate, names_of, per_class, refuse_moved
 from softmask.cost import legacy_flops
 from softmask.networks import network
 
@@ -35,11 +35,8 @@ def parse(argv=None):
     add("--freebie", action="store_true", help="16-bit parameters and halved FLOPs for a network without quantization")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
-    predict.add_flags(parser)
-    deploy.add_flags(parser)
-    args = parser.parse_args(argv)
-    deploy.check(args)
-    return args
+    add("--per-class", action="store_true", help="print accuracy and number of images of each class")
+    return parser.parse_args(argv)
 
 
 def describe(params, flops, halved, nbit, freebie, half):
@@ -82,6 +79,7 @@ def tallies(model, ckpt, args):
 
 
 def main(argv=None):
+    refuse_moved(argv)
     args = parse(argv)
     path = args.file or args.pruned
     if not path:
@@ -94,8 +92,6 @@ def main(argv=None):
     model = checkpoint.to_model(ckpt).to(device)
     printed, rules = tallies(model, ckpt, args)
     print(printed, flush=True)
-    if args.predict:
-        return predict.predict(model, ckpt, args, device)
 
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     size = models.input_shape(model.arch, model.cfg)
@@ -109,9 +105,8 @@ def main(argv=None):
     right = round(result["top1"] * count / 100)
     print(f"\nTest set: Average loss: {result['loss']:.4f}, Accuracy: {right}/{count} ({result['top1']:.2f}%)\n")
     if args.per_class:
-        print(predict.per_class(model, test, predict.names_of(model, dataset), args.half))
+        print(per_class(model, test, names_of(model, dataset), args.half))
     print(f"published: {printed.splitlines()[-2].rpartition('FLOPs = ')[2]}\n{rules}")
-    deploy.deploy(args, ckpt, model, dataset, test)
     return result
 
 

@@ -76,7 +76,7 @@ ONCE = "--device cpu --test-batch-size 40"                   # of a network or o
 READS = {  # what reads a network, {f}; the data set is what the network says, or {d}
     **{f"{method}-eval": (f"{method}.eval", f"{{f}} {ONCE}")
        for method in ("slimming", "hoyer", "magnitude", "softmask", "reweighted")},
-    "slimming-eval-latency": ("slimming.eval", f"{{f}} {ONCE} --latency"),
+    "deploy-latency": ("deploy.latency", f"{{f}} {ONCE}"),
     "slimming-prune": ("slimming.prune", f"--model {{f}} {ONCE} --save {{s}}"),
     "slimming-compact": ("slimming.prune", f"--model {{f}} {ONCE} --compact --save {{s}}"),
     "slimming-finetune": ("slimming.finetune", f"--refine {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
@@ -102,7 +102,7 @@ READS = {  # what reads a network, {f}; the data set is what the network says, o
     "compute-flops": ("common.compute_flops", "{f}"),
 }
 DATA = {name: (module, f"{words} --dataset {{d}}") for name, (module, words) in READS.items()
-        if "--device" in words and "--latency" not in words}
+        if "--device" in words and name != "deploy-latency"}
 DATA |= {name: (module, words.replace("--dataset tiny", "--dataset {d}").replace("--epochs 3", "--epochs 1"))
          for name, (module, words) in STEPS.items() if name.endswith("-main")}
 

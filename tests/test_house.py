@@ -8,7 +8,7 @@ from conftest import ROOT
 
 METHODS = {"softmask", "hoyer", "slimming", "magnitude", "reweighted"}
 FILES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in
-         {*METHODS, "common", "results", "benchmarks"}]
+         {*METHODS, "common", "deploy", "results", "benchmarks"}]
 
 
 def imported(path):
@@ -49,7 +49,7 @@ def test_methods_share_only_common():
     for path, files in GRAPH.items():
         room = path.relative_to(ROOT).parts[0]
         others = {file.relative_to(ROOT).parts[0] for file in files} - {room}
-        if room in METHODS:
+        if room in METHODS or room == "deploy":
             assert others <= {"common"}, path
         if room == "common":
             assert not others, path
@@ -63,7 +63,8 @@ def test_each_method_fine_tunes_with_common_alone():
 
 
 @pytest.mark.parametrize("script", ["slimming/eval.py", "slimming/main.py", "hoyer/eval.py", "common/compute_flops.py",
-                                    "benchmarks/loader.py", "benchmarks/softmask_step.py", "results/make_plots.py"])
+                                    "benchmarks/loader.py", "benchmarks/softmask_step.py", "results/make_plots.py",
+                                    "deploy/export.py", "deploy/benchmark.py"])
 def test_help_loads_neither_matplotlib_nor_torchvision(script):
     done = subprocess.run([sys.executable, "-X", "importtime", str(ROOT / script), "--help"], capture_output=True,
                           text=True, timeout=120)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import UserError, checkpoint, compute_flops, data, decoding, image_folder, models, predict
+from common import UserError, checkpoint, compute_flops, data, decoding, evaluate, image_folder, models
 from results import add_run
 from slimming.networks import network
 
@@ -300,7 +300,7 @@ def test_from_a_folder_of_photos_to_labels(run, tmp_path):
 
     write(tmp_path / "new", size=(70, 90), parts=("",), count=2, seed=2)
     (tmp_path / "new" / "notes.txt").write_text("not an image")
-    step("slimming/eval.py", "dense/checkpoint.pth.tar", "--predict", "new")
+    step("deploy/predict.py", "dense/checkpoint.pth.tar", "new")
     rows = list(csv.reader((tmp_path / "predictions.csv").open()))
     assert rows[0] == ["file", "class", "probability"] and len(rows) == 7
     assert {row[0] for row in rows[1:]} == {f"{cls}/{i}.png" for cls in CLASSES for i in range(2)}
@@ -312,9 +312,9 @@ def test_from_a_folder_of_photos_to_labels(run, tmp_path):
     with torch.no_grad():
         p = model((image - mean) / std).softmax(1)
     assert (rows[1][1], float(rows[1][2])) == (CLASSES[p.argmax()], pytest.approx(float(p.max()), abs=2e-4))
-    again = run("slimming/eval.py", "dense/checkpoint.pth.tar", "--predict", "new", *common, cwd=tmp_path)
+    again = run("deploy/predict.py", "dense/checkpoint.pth.tar", "new", *common, cwd=tmp_path)
     assert again.returncode == 2 and "predictions.csv is there already; give another --csv" in again.stderr
-    step("softmask/eval.py", "tuned/finetuned.pth.tar", "--predict", "new", "--csv", "out/other.csv")
+    step("deploy/predict.py", "tuned/finetuned.pth.tar", "new", "--csv", "out/other.csv")
     assert (tmp_path / "out/other.csv").exists()
 
 
@@ -323,7 +323,7 @@ def test_per_class_counts_by_hand():
     model.forward = lambda x: x.flatten(1)                   # an image is its logits
     logits = torch.eye(3)[torch.tensor([0, 0, 1, 2, 2, 2])]
     labels = torch.tensor([0, 0, 0, 1, 2, 2])
-    lines = predict.per_class(model, [(logits[:4], labels[:4]), (logits[4:], labels[4:])], CLASSES).splitlines()
+    lines = evaluate.per_class(model, [(logits[:4], labels[:4]), (logits[4:], labels[4:])], CLASSES).splitlines()
     assert [line.split() for line in lines[1:]] == [
         ["cat", "3", "66.67", "cow", "(1)"], ["cow", "1", "0.00", "dog", "(1)"], ["dog", "2", "100.00"]]
 
@@ -333,7 +333,7 @@ def test_per_class_counts_by_hand():
     (lambda p: (p.mkdir(), (p / "x.png").write_bytes(b"hello")), "x.png is no readable image")])
 def test_what_cannot_be_labelled_is_named(make, message, run, tmp_path):
     make(tmp_path / "new")
-    done = run("slimming/eval.py", "chkpt/slimming-vgg13-cifar10-sparse.pth.tar", "--predict", tmp_path / "new",
+    done = run("deploy/predict.py", "chkpt/slimming-vgg13-cifar10-sparse.pth.tar", tmp_path / "new",
                "--dataset", "shapes10", "--device", "cpu", "--csv", tmp_path / "p.csv")
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
     assert not (tmp_path / "p.csv").exists()

@@ -21,11 +21,10 @@ from common.models.preresnet import PreResNet
 from common.models.resnet import ResNet
 from common.models.resnet_imagenet import ResNetImageNet
 from common.models.resnext import ResNeXt
-from common.models.spread import spread
 from common.models.vgg import VGG
 from common.models.wideresnet import WideResNet
 
-__all__ = ["ARCHS", "any_network", "brief", "build", "input_shape", "name", "narrow", "sketch", "split_name", "spread"]
+__all__ = ["ARCHS", "any_network", "brief", "build", "input_shape", "name", "narrow", "sketch", "split_name"]
 
 ARCHS = {"lenet300": LeNet300, "lenet5": LeNet5, "alexnet": AlexNet, "vgg": VGG, "resnet": ResNet,
          "preresnet": PreResNet, "densenet": DenseNet, "wideresnet": WideResNet, "resnext": ResNeXt,

@@ -74,7 +74,7 @@ class Worker:
 
     def __init__(self, runtime, path, threads=1, precision="f32"):
         root = str(Path(__file__).resolve().parent.parent)
-        code = (f"import sys; sys.path.insert(0, {root!r}); from common.runtime import serve; "
+        code = (f"import sys; sys.path.insert(0, {root!r}); from deploy.runtime import serve; "
                 f"serve({runtime!r}, {str(path)!r}, {threads}, {precision!r})")
         self.name, self.complaints = NAMES[runtime], tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

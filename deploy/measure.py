@@ -1,7 +1,5 @@
 """Milliseconds of networks in torch, ONNX Runtime and OpenVINO, all taking turns, with the accuracy of each.
 
-    python eval.py FILE --latency
-
 One cell is a network in one runtime and precision. The cells take turns within a round, so that whatever slows the
 machine slows them alike; reported are the median of the rounds and the quartiles. With one thread processor time is
 measured, otherwise the wall clock.
@@ -14,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import compute_flops, export, models
+from common import compute_flops, models
 from common.device import has_bf16
-from common.runtime import NAMES, Failed, Worker, clock_for
-from common.runtime import milliseconds as mean_milliseconds
+from deploy import to_onnx
+from deploy.runtime import NAMES, Failed, Worker, clock_for
+from deploy.runtime import milliseconds as mean_milliseconds
 
 
 @dataclass
@@ -81,8 +80,8 @@ def cells_of(name, model, folder, train):
         cells.append(torch_cell(name, model, macs, half=True))
     if installed("onnx") and installed("onnxruntime"):
         paths = [Path(folder) / f"{name.replace(' ', '-')}-{kind}.onnx" for kind in ("fp32", "int8")]
-        export.write(model, paths[0])
-        export.quantize(*paths, export.calibration(train))
+        to_onnx.write(model, paths[0])
+        to_onnx.quantize(*paths, to_onnx.calibration(train))
         cells += file_cells(name, paths[0], macs) + file_cells(name, paths[1], macs, "int8")
     return cells
 
@@ -118,7 +117,7 @@ def score(cells, test):
     for cell in cells:
         if not cell.error:
             try:
-                cell.top1 = export.accuracy(cell.run, test)
+                cell.top1 = to_onnx.accuracy(cell.run, test)
             except Failed as error:
                 cell.error = str(error)
 

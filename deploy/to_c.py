@@ -1,6 +1,6 @@
 """A network as one C file that multiplies only by the weights that are not zero. Needs a C compiler, nothing else.
 
-    python eval.py FILE --export model.c
+    python deploy/export.py FILE model.c
     cc -O3 -march=native -o model model.c -lm
     ./model < images.f32 > logits.f32            # images one after the other: C x H x W floats each, normalized
     ./model 1000 < image.f32                     # milliseconds of processor time per image
@@ -18,7 +18,8 @@ from pathlib import Path
 import torch
 
 from common import UserError, models
-from common.graph import operations
+from deploy.graph import operations
+from deploy.spread import spread
 
 TEMPLATE = Path(__file__).with_name("model.c")
 
@@ -50,8 +51,7 @@ def translate(nodes, shape):
             out, _, kernel, _ = node.weight.shape
             s, pad = settings["stride"], settings["padding"]
             if settings["groups"] > 1:
-                raise UserError(f"--export model.c: {n} is a grouped convolution, which the C file cannot have; export "
-                                "model.onnx")
+                raise UserError(f"{n} is a grouped convolution, which the C file cannot have; write model.onnx instead")
             rows, columns = -(-(h + 2 * pad) // s), -(-(w + 2 * pad) // s)
             new = (out, (h + 2 * pad - kernel) // s + 1, (w + 2 * pad - kernel) // s + 1)
             tables += nonzeros(n, node.weight, lambda p, s=s, rows=rows, columns=columns: (
@@ -121,7 +121,7 @@ def buffers(steps):
 def source(model):
     """The C file as text. UserError where the network has grouped convolutions."""
     shape, classes = models.input_shape(model.arch, model.cfg), model.cfg["num_classes"]
-    steps, tables, plane, scratch = translate(operations(models.spread(model).cpu().eval()), shape)
+    steps, tables, plane, scratch = translate(operations(spread(model).cpu().eval()), shape)
     place, sizes = buffers(steps)
     arrays = "".join(f"    static float b{i}[{size}];\n" for i, size in enumerate(sizes))
     body = "\n    ".join(re.sub(r"<(\w+)>", lambda m: place[m[1]], code) for *_, code in steps)
@@ -139,6 +139,7 @@ def source(model):
 def export(model, path):
     """Writes the C file and says how many weights are in it."""
     text = source(model)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
         with open(path, "w") as file:
             file.write(text)

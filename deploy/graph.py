@@ -2,7 +2,7 @@
 
     for node in operations(model): node.op, node.inputs, node.weight, node.bias, node.settings
 
-This is what export.py writes as ONNX and export_c.py as C. The operations, on (N, C, H, W) or (N, features):
+This is what to_onnx.py writes as ONNX and to_c.py as C. The operations, on (N, C, H, W) or (N, features):
 
     conv        weight (out, in / groups, h, w), bias (out,); stride, padding, groups
     linear      weight (out, in), bias (out,)

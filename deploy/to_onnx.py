@@ -1,8 +1,5 @@
 """A network as an ONNX file, in fp32 or int8, checked against torch. Needs onnx and onnxruntime.
 
-    python eval.py FILE --export model.onnx
-    python eval.py FILE --export model.onnx --int8
-
 images (batch, C, H, W), float32, normalized -> logits (batch, classes). The file's metadata has `mean` and `std`, which
 an image whose pixels are 0 to 1 is normalized with. Batch norms are folded into the convolutions before them; one that
 has none before it is written as a convolution of single channels, which every runtime fuses and computes in int8.
@@ -22,7 +19,9 @@ from torch import nn
 
 from common import UserError, compute_flops, models
 from common.compact import compact
-from common.graph import operations
+from common.evaluate import evaluate
+from deploy.graph import operations
+from deploy.spread import spread
 
 OPSET = 17
 TOLERANCE = 1e-4                # of the largest logit
@@ -48,7 +47,7 @@ def deployable(model):
     Gathering channels for a 1 x 1 convolution or a linear layer costs more than the multiplications that it saves, so
     these read whole streams, with zero weights; for a 3 x 3 convolution it pays.
     """
-    return models.spread(compact(model, 8), lambda layer: isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1))
+    return spread(compact(model, 8), lambda layer: isinstance(layer, nn.Linear) or layer.kernel_size == (1, 1))
 
 
 def write(model, path, facts=None):
@@ -170,16 +169,15 @@ def accuracy(run, loader):
     return 100 * float(np.concatenate(hits).mean())
 
 
-def export(model, path, dataset, loaders, int8=False):
+def export(model, path, dataset, train, test, int8=False):
     """Writes model (a hook that rounds a layer's inputs is left out) to path, checks it and says what it is.
 
-    loaders: (training set, shuffled, test set). The accuracy on the test set is ONNX Runtime's.
+    train, test: loaders. Returns ONNX Runtime's accuracy on the test set.
     """
-    packages()
-    plain = models.spread(model, lambda layer: False).eval()
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    plain = spread(model, lambda layer: False).eval()
     made = deployable(plain)
     macs = [compute_flops.count(m).total.macs for m in (plain, made)]
-    train, test = loaders
     images, _ = next(iter(test))
     facts = {"mean": json.dumps(list(dataset.mean)), "std": json.dumps(list(dataset.std)), "arch": model.arch}
     with tempfile.TemporaryDirectory() as folder:
@@ -194,7 +192,8 @@ def export(model, path, dataset, loaders, int8=False):
     print(f"wrote {path}: opset {OPSET}, {Path(path).stat().st_size:,} bytes{f' ({was:,} in fp32)' if int8 else ''}, "
           f"{macs[1]:,} MACs" + (f" ({macs[0]:,} in the checkpoint's form)" if macs[0] != macs[1] else "")
           + f"; {'before int8 ' if int8 else ''}its logits differ from torch's by {difference:.1e} of the largest\n"
-          f"  ONNX Runtime {'int8' if int8 else 'fp32'}: top-1 {top1:.2f} %")
+          f"  ONNX Runtime {'int8' if int8 else 'fp32'}: top-1 {top1:.2f} %; torch fp32: top-1 "
+          f"{evaluate(model, test)['top1']:.2f} %")
     if any(m._forward_pre_hooks for m in model.modules()):
         print("  the network's layers round their inputs; the file leaves that out")
     return top1

@@ -1,7 +1,7 @@
 """How much faster pruned networks run on this CPU: torch, ONNX Runtime, OpenVINO and C, fp32, bf16 and int8.
 
-    python benchmarks/deploy.py                              # everything, to results/deploy.md
-    python benchmarks/deploy.py --networks vgg13 resnet164 --parts half --rounds 3 --save part.md
+    python deploy/benchmark.py                               # everything, to results/deploy.md
+    python deploy/benchmark.py half --networks vgg13 resnet164 --rounds 3 --save part.md
 
 One thread and processor time, all cells of a network taking turns; medians. Parts:
 
@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, export, export_c, latency, models
+from common import UserError, checkpoint, cli, compute_flops, data, models
 from common.device import device_of, hardware
 from common.models.narrow import width_of
+from deploy import measure, to_c, to_onnx
 
 NETWORKS = {
     "vgg13": ("vgg", {"depth": 13}), "resnet20": ("resnet", {"depth": 20}),
@@ -97,10 +98,10 @@ def measured(networks, folder, rounds):
     cells = []
     try:
         for name, model in networks.items():
-            cells += latency.cells_of(name, model, folder, noise())
-        latency.measure(cells, BATCHES, rounds)
+            cells += measure.cells_of(name, model, folder, noise())
+        measure.measure(cells, BATCHES, rounds)
     finally:
-        latency.close(cells)
+        measure.close(cells)
     return cells
 
 
@@ -112,8 +113,8 @@ def half(name, folder, rounds):
     if name in ("resnet164", "densenet40"):
         forms["half, streams whole"] = narrowed(built(name), streams=False)
     macs = {form: compute_flops.count(model).total.macs for form, model in forms.items()}
-    networks = {form: export.deployable(model) for form, model in forms.items()}
-    if latency.installed("torch_pruning"):
+    networks = {form: to_onnx.deployable(model) for form, model in forms.items()}
+    if measure.installed("torch_pruning"):
         networks["torch-pruning"] = of_torch_pruning(name)
         macs["torch-pruning"] = compute_flops.count(networks["torch-pruning"]).total.macs
     cells = measured(networks, folder, rounds)
@@ -124,9 +125,9 @@ def half(name, folder, rounds):
         line = [cell.network, cell.runtime, f"{macs[cell.network] / 1e6:.1f}{executed}"]
         other, saved = baseline[cell.runtime], macs["dense"] / macs[cell.network]
         for batch in BATCHES if not cell.error else ():
-            now = latency.median(cell, batch)
-            line += [latency.spread_of(cell, batch), f"{latency.median(cells[0], batch) / now:.2f}",
-                     "-" if other.error else f"{latency.median(other, batch) / now / saved:.2f}"]
+            now = measure.median(cell, batch)
+            line += [measure.spread_of(cell, batch), f"{measure.median(cells[0], batch) / now:.2f}",
+                     "-" if other.error else f"{measure.median(other, batch) / now / saved:.2f}"]
         lines.append(line if not cell.error else [*line, cell.error, *[""] * (3 * len(BATCHES) - 1)])
     header = ["network", "runtime", "M MACs"]
     for batch in BATCHES:
@@ -144,7 +145,7 @@ def odd(folder, rounds):
         for runtime, (even, uneven) in runtimes.items():
             failed = even.error or uneven.error
             lines.append([name, runtime, *([failed, ""] if failed else [
-                f"{latency.median(uneven, b) / uneven.macs / (latency.median(even, b) / even.macs):.2f}"
+                f"{measure.median(uneven, b) / uneven.macs / (measure.median(even, b) / even.macs):.2f}"
                 for b in BATCHES])])
     return ["network", "runtime", *[f"batch {batch}: time per MAC, odd / even" for batch in BATCHES]], lines
 
@@ -153,7 +154,7 @@ def odd(folder, rounds):
 def sparse(folder, rounds, plot):
     """A table: milliseconds per image of ResNet-20 in C at several sparsities, beside its dense form elsewhere."""
     model = built("resnet20")
-    cells = [c for c in latency.cells_of("dense", export.deployable(model), folder, noise())]
+    cells = [c for c in measure.cells_of("dense", to_onnx.deployable(model), folder, noise())]
     compiled = []
     for sparsity in SPARSITIES:
         pruned = built("resnet20")
@@ -161,29 +162,29 @@ def sparse(folder, rounds, plot):
             if isinstance(module, nn.Conv2d):
                 module.weight.mul_(torch.rand_like(module.weight) >= sparsity)
         path = Path(folder) / f"zeros{100 * sparsity:.0f}"
-        path.with_suffix(".c").write_text(export_c.source(pruned))
+        path.with_suffix(".c").write_text(to_c.source(pruned))
         subprocess.run(["cc", "-O3", "-march=native", "-o", path, path.with_suffix(".c"), "-lm"], check=True)
         image = torch.rand(3, 32, 32).numpy().tobytes()
 
         def milliseconds(batch, seconds, path=path, image=image):
             return float(subprocess.run([path, "50"], input=image, capture_output=True, check=True).stdout)
         macs = compute_flops.count(pruned).total.sparse_macs
-        compiled.append(latency.Cell(f"{100 * sparsity:.0f} % zeros", "C", macs, milliseconds))
+        compiled.append(measure.Cell(f"{100 * sparsity:.0f} % zeros", "C", macs, milliseconds))
     try:
-        latency.measure(cells + compiled, (1,), rounds)
+        measure.measure(cells + compiled, (1,), rounds)
     finally:
-        latency.close(cells)
+        measure.close(cells)
     draw(plot, [c for c in cells if not c.error], compiled)
-    return latency.rows(cells + compiled)
+    return measure.rows(cells + compiled)
 
 
 def draw(path, cells, compiled):
     from common import plots
     plt = plots.pyplot()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    axis.plot([100 * s for s in SPARSITIES], [latency.median(c, 1) for c in compiled], "o-", label="C, non-zeros alone")
+    axis.plot([100 * s for s in SPARSITIES], [measure.median(c, 1) for c in compiled], "o-", label="C, non-zeros alone")
     for i, cell in enumerate(c for c in cells if "fp32" in c.runtime or "int8" in c.runtime):
-        axis.axhline(latency.median(cell, 1), color=f"C{i + 1}", linestyle="--", label=cell.runtime)
+        axis.axhline(measure.median(cell, 1), color=f"C{i + 1}", linestyle="--", label=cell.runtime)
     axis.set(xlabel="zeros (%)", ylabel="ms per image", yscale="log", title="ResNet-20, one thread")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=100)
@@ -196,12 +197,12 @@ def trained(folder, data_dir, subset):
     train, test = (data.Loader(dataset, split, 256, shuffle=False) for split in ("train", "test"))
     lines, runtimes = [], []
     for name, file in TRAINED.items():
-        model = export.deployable(checkpoint.to_model(checkpoint.load(f"chkpt/{file}.pth.tar")))
-        cells = latency.cells_of(name, model, folder, train)
+        model = to_onnx.deployable(checkpoint.to_model(checkpoint.load(f"chkpt/{file}.pth.tar")))
+        cells = measure.cells_of(name, model, folder, train)
         try:
-            latency.score(cells, test)
+            measure.score(cells, test)
         finally:
-            latency.close(cells)
+            measure.close(cells)
         runtimes = [cell.runtime for cell in cells]
         lines.append([name, *[cell.error or f"{cell.top1:.2f}" for cell in cells]])
     return ["network", *[f"{runtime}, %" for runtime in runtimes]], lines
@@ -214,20 +215,22 @@ def markdown(header, lines):
 def versions():
     from importlib.metadata import version
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxruntime", "openvino", "torch-pruning")
-                     if latency.installed(name.replace("-", "_")))
+                     if measure.installed(name.replace("-", "_")))
 
 
 def main(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS))
-    add("--parts", nargs="+", choices=PARTS, default=PARTS)
+    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks of the part `half`")
     add("--rounds", type=cli.positive, default=5, help="turns of each cell")
     add("--save", default=str(Path(__file__).resolve().parent.parent / "results" / "deploy.md"), metavar="FILE")
     add("--data-dir", help="where cifar10 is, for the trained networks")
     add("--subset", type=cli.positive, help="images of cifar10 that are used")
     args = parser.parse_args(argv)
-    export.packages()
+    if unknown := [part for part in args.parts if part not in PARTS]:
+        raise UserError(f"there is no part {unknown[0]}; choose from {', '.join(PARTS)}")
+    to_onnx.packages()
     torch.set_num_threads(1)
     out = Path(args.save)
     if not out.parent.is_dir():
@@ -238,7 +241,7 @@ def main(argv=None):
              f"taking turns; {versions()}.\n"]
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        for part in args.parts:
+        for part in args.parts or PARTS:
             jobs = {"half": [(f"{name}, half its channels", lambda name=name: half(name, folder, args.rounds))
                              for name in args.networks],
                     "odd": [("Odd channel counts", lambda: odd(folder, args.rounds))],
@@ -246,7 +249,7 @@ def main(argv=None):
                     "trained": [("Top-1 on CIFAR-10", lambda: trained(folder, args.data_dir, args.subset))]}[part]
             for title, job in jobs:
                 header, lines = job()
-                print(f"\n{title} ({(time.time() - start) / 60:.1f} min)\n{latency.text(header, lines)}", flush=True)
+                print(f"\n{title} ({(time.time() - start) / 60:.1f} min)\n{measure.text(header, lines)}", flush=True)
                 plot = f"![ms against sparsity]({out.with_suffix('.png').name})\n\n" if part == "sparse" else ""
                 parts.append(f"## {title}\n\n{plot}{markdown(header, lines)}")
                 out.write_text("\n".join(parts))

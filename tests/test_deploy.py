@@ -1,4 +1,5 @@
 """A network deployed gives torch's logits: as plain operations, as ONNX in fp32 and int8, and as C."""
+import importlib
 import platform
 import shutil
 import subprocess
@@ -12,11 +13,13 @@ import torch.nn.functional as F
 from test_narrow import NETS as ALL
 from test_narrow import images_for, network
 
-from common import UserError, checkpoint, compute_flops, data, deploy, export_c, latency, models, runtime
-from common.graph import operations
+from common import UserError, checkpoint, compute_flops, data, models
 from common.models.layers import ChannelSelection, select
+from deploy import latency, measure, runtime, to_c, to_onnx
+from deploy.graph import operations
+from deploy.spread import spread
 
-ONNX = pytest.mark.skipif(not (latency.installed("onnx") and latency.installed("onnxruntime")),
+ONNX = pytest.mark.skipif(not (measure.installed("onnx") and measure.installed("onnxruntime")),
                           reason="onnx and onnxruntime are not installed (requirements-deploy.txt)")
 CC = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
 CPU = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
@@ -91,9 +94,9 @@ def test_every_form_of_a_selection_gives_the_same_logits(name):
     with torch.no_grad():
         expected = model(images)
         for where in (lambda layer: True, lambda layer: False, lambda layer: layer.weight.shape[2:] == (1, 1)):
-            wide = models.spread(model, where)
+            wide = spread(model, where)
             assert (wide(images) - expected).abs().max() < 1e-9 * expected.abs().max()
-    wide = models.spread(model)
+    wide = spread(model)
     assert all(m.indices.numel() == m.width for m in wide.modules() if isinstance(m, ChannelSelection))
     assert not all(m.indices.numel() == m.width for m in model.modules() if isinstance(m, ChannelSelection))
 
@@ -116,15 +119,14 @@ def test_a_selection_takes_channels_in_either_memory_order(shape, dtype):
 @ONNX
 @pytest.mark.parametrize("name", NETS)
 def test_onnx_gives_the_logits(name, tmp_path):
-    from common import export
     for i, model in enumerate((network(name, torch.float32), selecting(name, torch.float32))):
-        export.write(export.deployable(model), tmp_path / f"{i}.onnx", {"mean": "[0.5]"})
-        assert export.check(tmp_path / f"{i}.onnx", model, images_for(model)) < 1e-5
-    session = export.session(tmp_path / "0.onnx")
+        to_onnx.write(to_onnx.deployable(model), tmp_path / f"{i}.onnx", {"mean": "[0.5]"})
+        assert to_onnx.check(tmp_path / f"{i}.onnx", model, images_for(model)) < 1e-5
+    session = to_onnx.session(tmp_path / "0.onnx")
     assert session.get_modelmeta().custom_metadata_map["mean"] == "[0.5]"
     wrong = network(name, torch.float32, seed=5)
     with pytest.raises(UserError, match="differ from torch's"):
-        export.check(tmp_path / "0.onnx", wrong, images_for(wrong))
+        to_onnx.check(tmp_path / "0.onnx", wrong, images_for(wrong))
 
 
 @pytest.fixture(scope="module")
@@ -153,13 +155,13 @@ def top1(text, what):
 
 
 @ONNX
-def test_eval_exports_a_file_that_runs_without_torch(trained, run, tmp_path):
+def test_the_exported_file_runs_without_torch(trained, run, tmp_path):
     said = {}
     for kind, flags in (("fp32", ()), ("int8", ("--int8",))):
-        done = run("magnitude/eval.py", trained, "--subset", 1000, "--export", f"{kind}.onnx", *flags, cwd=tmp_path)
+        done = run("deploy/export.py", trained, f"{kind}.onnx", "--subset", 1000, *flags, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         said[kind] = top1(done.stdout, f"ONNX Runtime {kind}")
-    torchs = top1(done.stdout, "fp32: loss")
+    torchs = top1(done.stdout, "torch fp32")
     assert torchs > 50 and said["fp32"] == torchs and abs(said["int8"] - torchs) <= 1
     assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * (tmp_path / "fp32.onnx").stat().st_size
 
@@ -182,7 +184,7 @@ print(100 * (session.run(None, {"images": images})[0].argmax(1) == test["y"]).me
 
 @ONNX
 def test_latency_compares_the_runtimes(trained, run, monkeypatch):
-    done = run("slimming/eval.py", trained, "--subset", 100, "--latency")
+    done = run("deploy/latency.py", trained, "--subset", 100)
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("runtime")[2].splitlines()
     for what in ("torch fp32", "ONNX Runtime fp32", "ONNX Runtime int8"):
@@ -192,10 +194,11 @@ def test_latency_compares_the_runtimes(trained, run, monkeypatch):
 
 
 def test_latency_without_the_runtimes_measures_torch(trained, monkeypatch, capsys):
-    monkeypatch.setattr(latency, "installed", lambda package: False)
+    monkeypatch.setattr(measure, "installed", lambda package: False)
     ckpt = checkpoint.load(trained)
     dataset = data.load("shapes10", subset=100)
-    deploy.compare(ckpt, checkpoint.to_model(ckpt), data.Loader(dataset, "train", 50), data.Loader(dataset, "test", 50))
+    train, test = (data.Loader(dataset, split, 50) for split in ("train", "test"))
+    latency.compare(ckpt, checkpoint.to_model(ckpt), train, test)
     said = capsys.readouterr().out
     assert "torch fp32" in said and "ONNX Runtime fp32" not in said and "requirements-deploy.txt" in said
 
@@ -204,45 +207,56 @@ def test_latency_has_both_networks_at_the_size_of_the_images(monkeypatch, capsys
     """The file has the dense one at the usual 32 x 32."""
     model = models.build("resnet", depth=8, image_size=64)
     dense = compute_flops.summary(models.build("resnet", depth=8))
-    monkeypatch.setattr(latency, "cells_of", lambda name, model, folder, train: [latency.torch_cell(
+    monkeypatch.setattr(measure, "cells_of", lambda name, model, folder, train: [measure.torch_cell(
         name, model, compute_flops.count(model).total.macs)])
-    monkeypatch.setattr(latency, "score", lambda cells, test: None)
+    monkeypatch.setattr(measure, "score", lambda cells, test: None)
     ckpt, dataset = checkpoint.of(model, "hoyer", "pruned", "x", dense=dense), data.load("shapes10", subset=100)
-    deploy.compare(ckpt, model, data.Loader(dataset, "train", 50), data.Loader(dataset, "test", 50))
+    latency.compare(ckpt, model, data.Loader(dataset, "train", 50), data.Loader(dataset, "test", 50))
     macs = f"{4 * dense['macs'] / 1e6:.1f} M"
     assert capsys.readouterr().out.count(macs) == 2
 
 
 @pytest.mark.parametrize("flags,message", [
-    (["--export", "model.onnx"], "onnx is not installed; pip install -r requirements-deploy.txt"),
-    (["--export", "model.tflite"], "the name ends in .onnx or .c"),
-    (["--export", "onnx.py/model.c"], "cannot write to onnx.py (onnx.py is no folder or not writable)"),
-    (["--int8"], "--int8 is a way to --export"), (["--export", "model.c", "--int8"], "--int8 is a way to --export")])
+    (["model.onnx"], "onnx is not installed; pip install -r requirements-deploy.txt"),
+    (["model.tflite"], "model.tflite: the name of the file to write ends in .onnx or .c"),
+    (["onnx.py/model.c"], "cannot write to onnx.py (onnx.py is no folder or not writable)"),
+    (["model.c", "--int8"], "--int8 is for .onnx files")])
 def test_export_errors_are_one_line(trained, run, tmp_path, flags, message):
     (tmp_path / "onnx.py").write_text("raise ImportError('no onnx here', name='onnx')\n")
-    done = run("hoyer/eval.py", trained, *flags, cwd=tmp_path, env={**runtime.os.environ, "PYTHONPATH": str(tmp_path)})
+    env = {**runtime.os.environ, "PYTHONPATH": str(tmp_path)}
+    done = run("deploy/export.py", trained, *flags, cwd=tmp_path, env=env)
     assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
     assert not list(tmp_path.glob("model*"))
 
 
+@pytest.mark.parametrize("method", ["softmask", "hoyer", "slimming", "magnitude", "reweighted"])
+def test_eval_names_the_script_that_a_flag_has_become(method):
+    script = importlib.import_module(f"{method}.eval")
+    for flags, command in ((["--export", "model.c"], "python deploy/export.py FILE model.onnx"),
+                           (["--export=x.onnx", "--int8"], "python deploy/export.py FILE model.onnx"),
+                           (["--latency"], "python deploy/latency.py FILE"),
+                           (["--predict", "new", "--csv", "x"], "python deploy/predict.py FILE FOLDER")):
+        with pytest.raises(UserError, match=f"^{flags[0].partition('=')[0]} is a script now: {command}$"):
+            script.main(["x.pth.tar", *flags])
+
+
 @ONNX
 def test_a_runtime_that_fails_is_an_error_of_its_cell(tmp_path):
-    from common import export
     (tmp_path / "bad.onnx").write_bytes(b"no model")
-    cell, = [c for c in latency.file_cells("x", tmp_path / "bad.onnx", 1) if c.runtime == "ONNX Runtime fp32"]
+    cell, = [c for c in measure.file_cells("x", tmp_path / "bad.onnx", 1) if c.runtime == "ONNX Runtime fp32"]
     assert cell.error.startswith("ONNX Runtime failed: ") and "\n" not in cell.error
 
     model = network("lenet300", torch.float32)
-    export.write(model, tmp_path / "good.onnx")
+    to_onnx.write(model, tmp_path / "good.onnx")
     worker = runtime.Worker("onnxruntime", tmp_path / "good.onnx")
-    cells = [latency.torch_cell("y", model, 1), latency.Cell("x", "ONNX Runtime fp32", 1, worker.milliseconds, worker)]
+    cells = [measure.torch_cell("y", model, 1), measure.Cell("x", "ONNX Runtime fp32", 1, worker.milliseconds, worker)]
     images = images_for(model)
     assert torch.allclose(torch.from_numpy(worker(images.numpy())), model(images).detach(), atol=1e-5)
     worker.process.kill()
-    latency.measure(cells, batches=(1,), rounds=2, seconds=0)
-    latency.close(cells)
+    measure.measure(cells, batches=(1,), rounds=2, seconds=0)
+    measure.close(cells)
     assert cells[1].error == "ONNX Runtime crashed (signal 9)" and len(cells[0].times[1]) == 2
-    lines = latency.rows(cells)[1]
+    lines = measure.rows(cells)[1]
     assert "crashed" in lines[1][-1] and lines[0][-2] == "1.00"
 
 
@@ -254,7 +268,7 @@ def test_c_gives_the_logits(name, tmp_path):
         for m in model.modules():
             if isinstance(m, torch.nn.Conv2d):
                 m.weight.mul_(torch.rand_like(m.weight) > 0.5)
-    (tmp_path / "model.c").write_text(export_c.source(model))
+    (tmp_path / "model.c").write_text(to_c.source(model))
     images = images_for(model)
     expected = model(images).detach().numpy()
     for flag in WIDTHS:
@@ -268,8 +282,8 @@ def test_c_gives_the_logits(name, tmp_path):
 
 
 @CC
-def test_eval_exports_c(trained, run, tmp_path):
-    done = run("magnitude/eval.py", trained, "--subset", 100, "--export", "new/model.c", cwd=tmp_path)
+def test_a_c_file_holds_the_non_zero_weights(trained, run, tmp_path):
+    done = run("deploy/export.py", trained, "new/model.c", cwd=tmp_path)
     assert done.returncode == 0 and "cc -O3" in done.stdout, done.stderr
     nonzeros = int(checkpoint.load(trained)["state_dict"]["feature.8.weight"].count_nonzero())
     line, = [line for line in (tmp_path / "new/model.c").read_text().splitlines() if "feature_8_weight[]" in line]
@@ -284,4 +298,4 @@ def test_what_cannot_be_exported_is_said():
     with pytest.raises(UserError, match="cannot export this vgg: adaptive_avg_pool2d"):
         operations(network("vgg-imagenet"))
     with pytest.raises(UserError, match="grouped convolution"):
-        export_c.source(network("mobilenetv2", torch.float32))
+        to_c.source(network("mobilenetv2", torch.float32))

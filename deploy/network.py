@@ -1,0 +1,30 @@
+"""The network and the images that the scripts of this folder are given: their flags, and how they are loaded."""
+from common import checkpoint, cli, data, models, originals
+from common.device import device_of
+from common.evaluate import heading
+
+
+def parser(doc):
+    """An argument parser with FILE and the flags for loading it."""
+    made = cli.parser(doc)
+    made.add_argument("file", metavar="FILE", help="checkpoint of any method")
+    made.add_argument("--arch", help="architecture, if the checkpoint does not record it")
+    made.add_argument("--depth", type=int)
+    cli.add_flags(made, train=False)
+    return made
+
+
+def load(args):
+    """(checkpoint, network in eval mode on --device); prints what it has and costs."""
+    ckpt = originals.load(args.file, models.any_network, args.arch, args.depth, args.image_size, quantized=True)
+    model = checkpoint.to_model(ckpt).to(device_of(args.device)).eval()
+    print(heading(ckpt, model), flush=True)
+    return ckpt, model
+
+
+def images(args, ckpt, model):
+    """(data set, loader of its training images, loader of its test images), normalized as the network expects."""
+    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+    dataset = data.for_network(model, args, ckpt["path"])
+    device = next(model.parameters()).device
+    return dataset, *(data.Loader(dataset, split, args.test_batch_size, device) for split in ("train", "test"))
