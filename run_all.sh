@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 all=(slimming hoyer magnitude softmask reweighted)
 if [ "${1:-}" = compare ]; then
     source ./environment.sh requirements.txt numpy tqdm matplotlib || exit
-    exec "$python" results/compare.py "${@:2}"
+    exec "$python" results/comparison/compare.py "${@:2}"
 fi
 full=; methods=()
 for word in "$@"; do

@@ -22,13 +22,19 @@ def read(path=PATH):
         return [row | {"args": json.loads(row["args"])} for row in csv.DictReader(file)]
 
 
-def recipe(row, minutes=True):
-    """'20 epochs of 10,000 images, bf16, NVIDIA H200, 12 min'; without epochs and minutes where nothing was trained."""
+def recipe(row, minutes=True, epochs=None):
+    """'20 epochs of 10,000 images, bf16, NVIDIA H200, 12 min', only the hardware if nothing was trained; epochs: of
+    several rows."""
     made = f"{row['precision']}, {row['hardware']}"
     if row["epochs"] == "0":
         return made
     subset = f" of {row['args']['subset']:,} images" if row["args"].get("subset") else ""
-    return f"{row['epochs']} epochs{subset}, {made}" + f", {float(row['minutes']):.0f} min" * minutes
+    return f"{epochs or row['epochs']} epochs{subset}, {made}" + f", {float(row['minutes']):.0f} min" * minutes
+
+
+def compared(row):
+    """Whether the run belongs to the comparison of all methods, which has tables of its own."""
+    return Path(row["args"].get("save") or "").parts[:2] == ("logs", "compare")
 
 
 def largest_first(rows):

@@ -1,5 +1,5 @@
-"""Draws the plots in the READMEs: hoyer_mnist.png and magnitude_cifar10.png from results/ledger.csv, and comparison.png
-from results/comparison.csv.
+"""Draws the plots in the READMEs: hoyer_mnist.png and magnitude_cifar10.png from results/ledger.csv, and those in
+results/comparison/ from the tables there.
 
     python results/make_plots.py
 
@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common import cli, plots
-from results import ledger, tables_compare, tables_hoyer, tables_magnitude
+from results import ledger, tables, tables_hoyer
+from results.comparison import tables as comparison
 from results.tables_hoyer import LENETS, PAPER, is_group, left_of
 
 MARKS = {"l1": ("^", "tab:blue"), "hoyer": ("s", "tab:orange"), "hs": ("o", "tab:green"), "tl1": ("D", "tab:red"),
@@ -76,7 +77,7 @@ def labels_once(*axes):
 
 def magnitude_cifar10(plt, rows):
     """Accuracy against the weights that are left, a panel for each network; seeds side by side."""
-    found = tables_magnitude.groups(rows)
+    found = tables.magnitude_groups(rows)
     networks = sorted({arch for arch, *_ in found})
     ways = ["dense", *sorted({way for _, _, _, way, _ in found} - {"dense"})]
     figure, axes = plt.subplots(1, len(networks), figsize=(5.5 * len(networks), 5.4), layout="constrained",
@@ -94,7 +95,7 @@ def magnitude_cifar10(plt, rows):
             axis.plot(beside, accuracies, linestyle="", marker="v" if rule == "random" else "o", fillstyle="none",
                       markersize=7, markeredgewidth=1.5, color=colour,
                       label=way if rule in ("", "magnitude") else f"{way}, {rule}")
-        for way, published in tables_magnitude.RENDA.get(network, {}).items():
+        for way, published in tables.RENDA.get(network, {}).items():
             if way in ways:
                 axis.plot(published.keys(), published.values(), linestyle="", marker="*", markersize=13, alpha=0.6,
                           color=f"C{ways.index(way)}", label=f"{way}, published")
@@ -115,8 +116,8 @@ def main(argv=None):
     for draw in (hoyer_mnist, magnitude_cifar10):
         draw(plt, rows).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
         print(f"wrote results/{draw.__name__}.png")
-    tables_compare.draw(ROOT / "results" / "comparison.png", tables_compare.read())
-    print("wrote results/comparison.png")
+    comparison.draw(ROOT / "results/comparison/comparison.png", comparison.read())
+    print("wrote results/comparison/comparison.png")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Writes the tables in the READMEs from results/ledger.csv.
+"""Writes the tables in the READMEs from results/ledger.csv and results/comparison/.
 
     python results/make_tables.py            writes them
     python results/make_tables.py --check    exit status 1 where a README and the ledger differ
 
-A table stands between <!-- table NAME --> and <!-- end -->; NAME is a function in one of results/tables_*.py.
+A table stands between <!-- table NAME --> and <!-- end -->; NAME is a function in one of TABLES.
 """
 import re
 import sys
@@ -13,18 +13,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common import cli
-from results import (
-    ledger,
-    tables_front,
-    tables_hoyer,
-    tables_magnitude,
-    tables_reweighted,
-    tables_slimming,
-    tables_softmask,
-)
+from results import ledger, tables, tables_hoyer
+from results.comparison import choose
+from results.comparison import tables as comparison
 
-TABLES = (tables_front, tables_softmask, tables_hoyer, tables_slimming, tables_magnitude, tables_reweighted)
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+TABLES = (tables, tables_hoyer, comparison, choose)
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 
 

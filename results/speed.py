@@ -5,7 +5,6 @@
 Milliseconds of fp32 forward passes of 1 and 128 images in torch, eager, channels-last: medians, dense and pruned in
 turns, on an otherwise idle machine. The ratios are what can be compared between machines.
 """
-import csv
 import sys
 from pathlib import Path
 
@@ -17,7 +16,8 @@ import torch
 from common import checkpoint, cli, models
 from common.device import device_of, facts
 from deploy.measure import milliseconds
-from results.tables_front import BUNDLED
+from results import summary
+from results.tables import BUNDLED
 
 
 def main(argv=None):
@@ -35,11 +35,7 @@ def main(argv=None):
             row |= {f"dense_{batch}": f"{was:.3f}", f"pruned_{batch}": f"{now:.3f}"}
             print(f"{file}, batch {batch}: {was:.2f} -> {now:.2f} ms, {was / now:.2f}x", flush=True)
         rows.append(row)
-    with open(ROOT / "results/speed.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    print("wrote results/speed.csv")
+    summary.write(ROOT / "results/speed.csv", rows)
 
 
 if __name__ == "__main__":

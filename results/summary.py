@@ -19,19 +19,11 @@ from common.device import device_of
 from deploy.measure import milliseconds
 
 COLUMNS = {  # of the table: width and format
-    "method": "10", "stage": "20", "network": "16", "epochs": "6", "accuracy": "8.2f", "weights_left": "7.2f",
-    "macs_left": "7.2f", "params": "10,", "nonzeros": "10,", "kib": "9,.1f", "ms_1": "7.2f", "ms_128": "7.1f",
-    "score": "8.5f"}
+    "method": "10", "stage": "9", "way": "13", "network": "16", "epochs": "6", "accuracy": "8.2f",
+    "weights_left": "7.2f", "macs_left": "7.2f", "params": "10,", "nonzeros": "10,", "kib": "9,.1f",
+    "ms_1": "7.2f", "ms_128": "7.1f", "score": "8.5f"}
 TITLES = {"accuracy": "top-1 %", "weights_left": "weights", "macs_left": "MACs %", "params": "parameters",
           "nonzeros": "not zero", "kib": "KiB", "ms_1": "ms at 1", "ms_128": "at 128"}
-
-
-def stage_of(ckpt):
-    """The stage, and what tells two of the same method apart: 'pruned at random', 'finetuned, lr-rewind'."""
-    if ckpt["args"].get("criterion") == "random":
-        return f"{ckpt['stage']} at random"
-    way = ckpt["args"].get("retrain")                        # of magnitude
-    return f"{ckpt['stage']}, {way}" if way else ckpt["stage"]
 
 
 def measure(files, device):
@@ -46,17 +38,19 @@ def measure(files, device):
     rows = []
     for file, ckpt, model, shape in zip(files, ckpts, networks, shapes, strict=True):
         total, dense = compute_flops.count(model).total, keep.dense_total(ckpt, model)
-        operations = 2 * total.sparse_macs
+        args = ckpt["args"]
         rows.append({
-            "file": str(file), "method": ckpt["method"], "stage": stage_of(ckpt), "dataset": Path(ckpt["dataset"]).stem,
-            "network": models.name(ckpt["arch"], ckpt["cfg"]), "epochs": ckpt["epoch"] or "",
-            "accuracy": ckpt["prec1"], "weights_left": 100 * total.weights / dense.weights,
-            "macs_left": 100 * total.sparse_macs / dense.macs, "dense_macs_left": 100 * total.macs / dense.macs,
-            "params": total.params, "nonzeros": total.nonzeros, "macs": total.macs, "sparse_macs": total.sparse_macs,
+            "file": str(file), "method": ckpt["method"], "stage": ckpt["stage"],
+            "way": "random" if args.get("criterion") == "random" else args.get("retrain") or "",
+            "dataset": Path(ckpt["dataset"]).stem, "network": models.name(ckpt["arch"], ckpt["cfg"]),
+            "epochs": ckpt["epoch"] or "", "accuracy": ckpt["prec1"],
+            "weights_left": 100 * total.weights / dense.weights, "macs_left": 100 * total.sparse_macs / dense.macs,
+            "dense_macs_left": 100 * total.macs / dense.macs, "params": total.params,
+            "nonzeros": total.nonzeros, "macs": total.macs, "sparse_macs": total.sparse_macs,
             "kib": size(ckpt) / 1024, "ms_1": times[0][shape], "ms_128": times[1][shape],
             "score": scores.of_checkpoint(ckpt, model).score,
-            "published_score": scores.published(total.nonzeros, operations)[-1],
-            "seed": ckpt["args"].get("seed", ""), "command": (ckpt.get("run") or {}).get("command", "")})
+            "published_score": scores.published(total.nonzeros, 2 * total.sparse_macs)[-1],
+            "seed": args.get("seed", ""), "command": (ckpt.get("run") or {}).get("command", "")})
     return rows
 
 
@@ -74,7 +68,7 @@ def cell(value, form):
 
 def table(rows):
     """The rows as text."""
-    words = ("method", "stage", "network")
+    words = ("method", "stage", "way", "network")
     lines = ["".join(f"{TITLES.get(name, name):{'<' if name in words else '>'}{form.split('.')[0].rstrip(',')}} "
                      for name, form in COLUMNS.items())]
     for row in rows:
@@ -92,15 +86,16 @@ def draw(path, rows, title):
     plt = plots.pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
     figure.suptitle(title)
-    made = [row for row in rows if row["stage"].startswith(("pruned", "finetuned", "quantized"))]
+    made = [row for row in rows if row["stage"] in ("pruned", "finetuned", "quantized")]
     groups = {"weights_left": [row for row in made if row["dense_macs_left"] > 99.9],
               "macs_left": [row for row in made if row["dense_macs_left"] <= 99.9]}
     colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(row["method"] for row in rows))}
     for axis, (column, chosen) in zip(panels, groups.items(), strict=True):
-        for name in dict.fromkeys(name_of(row) for row in chosen):
-            points = sorted((row[column], row["accuracy"]) for row in chosen if name_of(row) == name)
-            axis.plot(*zip(*points, strict=True), "x--" if "random" in name else "o-", label=name,
-                      color=colours[name.partition(",")[0]])
+        for method, random in dict.fromkeys((row["method"], row["way"] == "random") for row in chosen):
+            points = sorted((row[column], row["accuracy"]) for row in chosen
+                            if (row["method"], row["way"] == "random") == (method, random))
+            axis.plot(*zip(*points, strict=True), "x--" if random else "o-", color=colours[method],
+                      label=f"{method}, random" if random else method)
         for row in rows:
             if row["stage"] == "dense" and any(row["method"] == other["method"] for other in chosen):
                 axis.axhline(row["accuracy"], color=colours[row["method"]], linewidth=1, linestyle=":",
@@ -114,11 +109,6 @@ def draw(path, rows, title):
     panels[1].set(xlabel="MACs left (%)", title="channels")
     figure.savefig(path, dpi=100)
     plt.close(figure)
-
-
-def name_of(row):
-    """The line of the plot that the row is on."""
-    return f"{row['method']}, random" if "random" in row["stage"] else row["method"]
 
 
 def main(argv=None):

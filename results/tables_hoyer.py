@@ -1,4 +1,4 @@
-"""Tables of DeepHoyer."""
+"""Tables of DeepHoyer: the LeNets on MNIST."""
 import statistics
 from pathlib import Path
 
@@ -70,8 +70,8 @@ def settings(rows):
 
 def epochs_of(rows):
     """The recipe of several seeds: the range of their epochs."""
-    counts, text = sorted(int(row["epochs"]) for row in rows), recipe(rows[0])
-    return text if counts[0] == counts[-1] else f"{counts[0]} to {counts[-1]}{text[text.index(' '):]}"
+    counts = sorted({int(row["epochs"]) for row in rows})
+    return recipe(rows[0], epochs=" to ".join(map(str, dict.fromkeys([counts[0], counts[-1]]))))
 
 
 def paper(arch, penalty):
@@ -126,23 +126,3 @@ def hoyer_mnist_short(ledger):
         best[arch, penalty] = min(rank, best.get((arch, penalty), rank))
     return ["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "dense, %", "recipe"], [
         line for *_, line in best.values()]
-
-
-def hoyer_cifar10(ledger):
-    """ResNets on CIFAR-10 with sparse filters, stage by stage."""
-    lines, whole = [], 0
-    for row in ledger:
-        if row["args"].get("schedule") == ["onecycle"]:      # of the comparison of all methods, on the front page
-            continue
-        if (row["method"], row["dataset"]) == ("hoyer", "cifar10"):
-            whole, args = int(row["params"]) if row["stage"] == "dense" else whole, row["args"]
-            what = "dense"
-            if row["stage"] == "sparse":
-                what = f"sparse, lambda {args['decay']:g}"
-            elif row["stage"] == "finetuned":
-                what = f"threshold {args['sensitivity']:g}, fine-tuned" if "sensitivity" in args else "fine-tuned"
-                what += ", compacted" * (int(row["params"]) < whole)
-            lines.append([row["arch"], what, row["accuracy"], f"{int(row['weights']):,}", f"{int(row['params']):,}",
-                          f"{int(row['macs']):,}", recipe(row)])
-    return ["network", "stage", "last epoch's accuracy, %", "weights left", "parameters", "MACs with non-zero weights",
-            "recipe"], lines

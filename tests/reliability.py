@@ -1,4 +1,4 @@
-"""How the scripts bear being killed, given damaged files, and left to run: the figures of results/reliability.md.
+"""How the scripts bear being killed, given damaged files, and left to run: the figures of tests/reliability.md.
 
     python tests/reliability.py                          the long run: half an hour of one core
     python tests/reliability.py kills data --seed 5      two of its parts anew, on other random numbers
@@ -446,7 +446,7 @@ def narrow_is_masked(count):
 
 
 def report(parts, seed, scale=1.0, write=lambda lines: None):
-    """The long run of these parts; write({part: its line in results/reliability.md}) after each. Whether all is as it
+    """The long run of these parts; write({part: its line in tests/reliability.md}) after each. Whether all is as it
     should be."""
     lines, well = {}, True
 
@@ -511,7 +511,7 @@ def main():
     parser.add_argument("--scale", type=float, default=1.0, help="a tenth of everything: 0.1")
     args = parser.parse_args()
     torch.set_num_threads(1)
-    facts, path = device.facts(torch.device("cpu")), ROOT / "results" / "reliability.md"
+    facts, path = device.facts(torch.device("cpu")), ROOT / "tests" / "reliability.md"
 
     earlier = [row for row in path.read_text().splitlines() if row.startswith("| ")][2:] if args.parts else []
 

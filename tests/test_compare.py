@@ -19,7 +19,8 @@ from hoyer import prune as hoyer_prune
 from magnitude import finetune as magnitude_finetune
 from magnitude import main as magnitude_main
 from magnitude import prune as magnitude_prune
-from results import choose, compare, ledger, stages, tables_compare
+from results import ledger
+from results.comparison import choose, compare, stages, tables
 from reweighted import finetune as reweighted_finetune
 from reweighted import main as reweighted_main
 from reweighted import prune as reweighted_prune
@@ -308,9 +309,9 @@ def test_what_is_chosen_was_tried():
     tried = choose.VALUES
     for value, name in ((compare.SLIMMING, "slim"), (compare.HOYER_SQUARE, "hs"), (compare.GROUP_HS, "ghs"),
                         (compare.REWEIGHTED, "rew"), (compare.FILTERS, "rewf")):
-        assert float(value) in [float(text) for text in tried[name]]
+        assert float(value) in [float(text) for text in tried[name][2]]
     for flags, name in ((compare.CHANNEL_MASKS, "soft"), (compare.WEIGHT_MASKS, "nfp")):
-        assert ",".join(flags.split()[1:4:2]) in tried[name]
+        assert ",".join(flags.split()[1:4:2]) in tried[name][2]
 
 
 def test_the_validation_images_are_in_neither_part_that_is_trained_on(tmp_path, monkeypatch):
@@ -438,20 +439,20 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
     rows = [row("slimming, then magnitude", 70, 1, 10.0, 50.0), row("random masks", 80, 1, 10.0), row("dense", 90),
             row("dense, trained on", 92), row("dense, trained on", 94, 2), row("magnitude", 91, 1, 10.0),
             row("magnitude", 92, 2, 10.0)]
-    header, cells = tables_compare.comparison(rows)
+    header, cells = tables.table(rows)
     assert [line[0] for line in cells] == ["dense", "dense, trained on", "random masks", "magnitude",
                                            "slimming, then magnitude"]
     assert cells[3][1:4] == ["10 % of the weights", "91.50 ± 0.71", "-1.50"]
     assert cells[2][2:4] == ["80.00", "-12.00"] and cells[1][3] == ""
     assert cells[4][1] == "50 % of the MACs, 10 % of the weights"
-    assert len(tables_compare.text(rows).splitlines()) == 6
+    assert len(tables.text(rows).splitlines()) == 6
     rows += [row("network slimming", 88, 1, 0, 50.0), row("reweighted L1", 80, 1, 10.0), row("a sixth", 81, 1, 10.0),
              row("reweighted L1 of filters", 80, 1, 0, 50.0), row("a seventh", 81, 1, 10.0),
              *(row(f"random {i}", 70, 1, 10.0) for i in range(5))]
     import matplotlib.pyplot as plt
     with monkeypatch.context() as patch:
         patch.setattr(plt, "close", lambda figure: None)
-        tables_compare.draw(tmp_path / "plot.png", rows)
+        tables.draw(tmp_path / "plot.png", rows)
     colours = [{line.get_label(): line[0].get_color() for line in axis.containers} for axis in plt.gcf().axes]
     plt.close()
     assert (tmp_path / "plot.png").stat().st_size > 10_000
@@ -462,7 +463,7 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
 
 def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():
     runs = {(line["command"], f"{float(line['accuracy']):.2f}"): line for line in ledger.read()}
-    rows = tables_compare.read()
+    rows = tables.read()
     assert {"dense", "dense, trained on", "magnitude", "random masks"} <= {line["name"] for line in rows}
     for line in rows:
         run = runs[line["command"], f"{line['accuracy']:.2f}"]

@@ -4,7 +4,7 @@ import torch
 
 from common import plots
 from hoyer.regularizers import ELEMENT, GROUP
-from results import ledger, make_plots, tables_hoyer, tables_magnitude
+from results import ledger, make_plots, tables, tables_hoyer
 
 
 @pytest.fixture
@@ -50,7 +50,7 @@ def test_a_curve_of_one_epoch_is_visible(plt, tmp_path):
 def test_the_plots_of_the_readmes_show_every_run_and_say_what_each_line_is(plt):
     rows = ledger.read()
     for draw, groups in ((make_plots.hoyer_mnist, dict(enumerate(tables_hoyer.groups(rows)))),
-                         (make_plots.magnitude_cifar10, tables_magnitude.groups(rows))):
+                         (make_plots.magnitude_cifar10, tables.magnitude_groups(rows))):
         figure = draw(plt, rows)
         lines = [line for axis in figure.axes for line in axis.lines]
         marks = [line for line in lines if line.get_marker() not in ("None", "*")]

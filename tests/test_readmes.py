@@ -122,7 +122,7 @@ def test_the_commands_of_deephoyer_stand_in_its_readme(line):
     assert any(re.fullmatch(line, command) for command in commands("hoyer"))
 
 
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md"))]
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -137,7 +137,7 @@ UNUSUAL = {"picture": "image", "strength": "lambda or penalty coefficient", "hel
            "deviation over": "standard deviation over", "goes on": "continues"}
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "results").glob("[!s]*.py"))],
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "results").rglob("[!s]*.py"))],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_words_are_the_field_s(path):
     found = {word: better for word, better in UNUSUAL.items() if re.search(word, path.read_text())}

@@ -4,15 +4,7 @@ import ast
 import pytest
 from conftest import ROOT
 
-from results import (
-    ledger,
-    make_tables,
-    tables_hoyer,
-    tables_magnitude,
-    tables_reweighted,
-    tables_slimming,
-    tables_softmask,
-)
+from results import ledger, make_tables, tables, tables_hoyer
 
 
 def test_tables_in_readmes_are_the_ledgers():
@@ -32,11 +24,11 @@ def test_a_table_that_drifted_is_named_and_mended(tmp_path, monkeypatch, capsys)
 
 def test_no_table_reads_a_command_or_parses_text():
     """Regular expressions are for the marks in the READMEs, in make_tables.py alone."""
-    for path in sorted((ROOT / "results").glob("*.py")):
+    for path in sorted((ROOT / "results").rglob("*.py")):
         tree = ast.parse(path.read_text())
         imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
         assert "re" not in imported or path.name == "make_tables.py", path
-        if path.name.startswith("tables_"):
+        if path.name.startswith("tables"):
             read = [node.slice.value for node in ast.walk(tree)
                     if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant)]
             assert "command" not in read or path.name == "tables_hoyer.py", path       # there in an error message
@@ -63,7 +55,7 @@ RUNS = [tuned("1", "93.00"), tuned("2", "94.00"), tuned("1", "92.00", retrain="s
 
 
 def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together():
-    header, rows = tables_magnitude.magnitude_cifar10(RUNS)
+    header, rows = tables.magnitude_cifar10(RUNS)
     assert all(len(line) == len(header) for line in rows)
     assert [(line[2], line[3], line[4]) for line in rows] == [
         ("", "dense", "93.40 (1)"), ("magnitude", "lr-rewind", "93.50 ± 0.71 (2)"),
@@ -76,8 +68,8 @@ def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together():
 
 def test_rows_on_a_part_of_the_data_are_only_in_the_table_of_precisions():
     part = row({"subset": 10000}, stage="dense", arch="resnet20", epochs="8", minutes="4.6")
-    assert tables_magnitude.magnitude_cifar10([part])[1] == []
-    assert tables_magnitude.magnitude_precision([part, *RUNS])[1] == [
+    assert tables.magnitude_cifar10([part])[1] == []
+    assert tables.magnitude_precision([part, *RUNS])[1] == [
         ["resnet20", "90.00", "8 epochs of 10,000 images, bf16, H200, 5 min"]]
 
 
@@ -94,7 +86,7 @@ def test_the_table_of_slimming_names_a_fine_tuned_network_by_the_pruning_in_its_
             slim("finetuned", "91.00", refine="./a/0.4/pruned.pth.tar"),
             slim("finetuned", "85.00", refine="a/random/pruned.pth.tar"),
             slim("sparse", "89.50", s=0.0001)]                                 # run again: the later one counts
-    header, table = tables_slimming.slimming_cifar10(rows)
+    header, table = tables.slimming_cifar10(rows)
     assert all(len(line) == len(header) for line in table)
     assert [(line[0], line[1]) for line in table] == [
         ("baseline", "90.00 (89.82)"), ("sparsity, s = 0.0001", "89.50 (89.71)"), ("pruned 40 %", "20.00 (17.60)"),
@@ -151,7 +143,7 @@ def trial(stage, params, accuracy, **args):
 
 
 def test_the_table_of_hoyer_on_cifar10_names_stages_and_compacted_networks():
-    _, table = tables_hoyer.hoyer_cifar10([
+    _, table = tables.hoyer_cifar10([
         trial("dense", "1000", "50.00"), trial("sparse", "1000", "60.00", decay=0.01),
         trial("finetuned", "1000", "61.00", sensitivity=0.01), trial("finetuned", "200", "61.01", sensitivity=0.01)])
     assert [line[1] for line in table] == ["dense", "sparse, lambda 0.01", "threshold 0.01, fine-tuned",
@@ -164,7 +156,7 @@ def soft(stage, accuracy, params, **args):
 
 
 def test_the_table_of_softmask_names_stages_and_says_what_is_left():
-    header, table = tables_softmask.softmask_cifar100([
+    header, table = tables.softmask_cifar100([
         soft("dense", "75.00", "1000", target=None), soft("sparse", "74.00", "1000"), soft("pruned", "74.00", "600"),
         soft("finetuned", "74.50", "600"), soft("quantized", "73.90", "600", wbit=8, score=0.12345),
         soft("dense", "60.00", "1000") | {"dataset": "cifar10"}, tuned("1", "90.00")])
@@ -176,29 +168,34 @@ def test_the_table_of_softmask_names_stages_and_says_what_is_left():
     assert table[4][6] == "0.12345" and "80.28" in table[4][7]
 
 
-def mobile(stage, accuracy, nonzeros, method="reweighted", **args):
-    return row({"lam": 1e-5, "score": 0.02} | args, method=method, dataset="cifar100", arch="mobilenetv2", stage=stage,
-               accuracy=accuracy, nonzeros=nonzeros)
+def mobile(stage, accuracy, nonzeros, save, model=None, method="reweighted", **args):
+    return row({"lam": 1e-5, "score": 0.02, "save": save, "model": model} | args, method=method, dataset="cifar100",
+               arch="mobilenetv2", stage=stage, accuracy=accuracy, nonzeros=nonzeros,
+               checkpoint="chkpt/kept.pt" if save == "kept" else "")
 
 
 def test_the_table_of_reweighted_has_its_stages_and_magnitude_as_the_control():
-    header, table = tables_reweighted.reweighted_cifar100([
-        mobile("dense", "70.00", "1000"), mobile("sparse", "69.00", "1000"), mobile("pruned", "60.00", "230"),
-        mobile("finetuned", "68.00", "230"), mobile("finetuned", "66.00", "230", "magnitude", retrain="small"),
-        mobile("finetuned", "65.00", "230", rule="irregular, percentile 0.77"),
-        mobile("quantized", "67.00", "230", bits=[8, 6, 8]), mobile("quantized", "66.90", "230", bits=[8, 8]),
-        tuned("1", "90.00")])
+    header, table = tables.reweighted_cifar100([
+        mobile("dense", "70.00", "1000", "dense"), mobile("sparse", "69.00", "1000", "rew"),
+        mobile("pruned", "60.00", "230", "./cut", "rew/checkpoint.pth.tar", rule="irregular, percentile 0.77"),
+        mobile("finetuned", "68.00", "230", "kept", "cut/pruned.pth.tar", rule="irregular, percentile 0.77"),
+        mobile("finetuned", "66.00", "230", "small", "p/pruned.pth.tar", "magnitude", retrain="small"),
+        mobile("pruned", "55.00", "230", "control", "dense/checkpoint.pth.tar"),
+        mobile("finetuned", "65.00", "230", "tuned", "control/pruned.pth.tar"),
+        mobile("quantized", "67.00", "230", "a", "chkpt/kept.pt", bits=[8, 6, 8]),
+        mobile("quantized", "66.90", "230", "b", "kept/finetuned.pth.tar", bits=[8, 8]), tuned("1", "90.00")])
     assert all(len(line) == len(header) for line in table)
     assert [(line[1], line[2], line[3]) for line in table] == [
         ("dense", "70.00", "1,000"), ("reweighted, lambda 1e-05", "69.00", "1,000 (100.0 %)"),
         ("pruned", "60.00", "230 (23.0 %)"), ("retrained", "68.00", "230 (23.0 %)"),
-        ("magnitude, retrained (small)", "66.00", "230 (23.0 %)"), ("magnitude, retrained", "65.00", "230 (23.0 %)"),
+        ("magnitude, retrained (small)", "66.00", "230 (23.0 %)"), ("magnitude, pruned", "55.00", "230 (23.0 %)"),
+        ("magnitude, retrained", "65.00", "230 (23.0 %)"),
         ("quantized, 6 to 8 bits", "67.00", "230 (23.0 %)"), ("quantized, 8 bits", "66.90", "230 (23.0 %)")]
-    assert "80.12" in table[3][7] and not table[4][7] and not table[5][7] and table[0][6] == "0.02000"
+    assert "80.12" in table[3][7] and not table[4][7] and not table[6][7] and table[0][6] == "0.02000"
 
 
 @pytest.mark.parametrize("table, first", [
-    (tables_magnitude.magnitude_cifar10, row(stage="dense")), (tables_magnitude.magnitude_cifar10, tuned("1", "9")),
+    (tables.magnitude_cifar10, row(stage="dense")), (tables.magnitude_cifar10, tuned("1", "9")),
     (tables_hoyer.hoyer_mnist, lenet()), (tables_hoyer.hoyer_mnist, dense_lenet("98.40", "logs/dense"))])
 def test_two_rows_of_one_seed_are_not_two_seeds(table, first):
     assert any("(2)" in cell for cell in table([first, first | {"seed": "2"}])[1][0])

@@ -11,7 +11,7 @@ fine-tune, all of them to fine-tune where it has none; batch size, weight decay 
 Each prunes at the threshold that leaves what is asked for. Two networks to compare with: the dense one trained on for
 EPOCHS more, and random channels after half the epochs without a penalty, fine-tuned for the other half.
 Everything is in logs/compare/; what was made with other settings than stand here is not trained on or shown, but named,
-to be removed by hand. The README's plot and table are of a copy of its comparison.csv in results/.
+to be removed by hand. The README's plot and table are of a copy of its comparison.csv here.
 """
 import csv
 import os
@@ -19,7 +19,7 @@ import sys
 from itertools import zip_longest
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import torch
@@ -27,8 +27,9 @@ import torch
 from common import UserError, cli, compute_flops, models
 from common.device import device_of, hardware
 from magnitude.networks import network
-from results import summary, tables_compare
-from results.stages import Stage, run, up_to_date
+from results import summary
+from results.comparison import tables
+from results.comparison.stages import Stage, run, up_to_date
 
 # ---- what is compared
 DATASET, ARCH, DENSE_EPOCHS, EPOCHS, SEEDS = "cifar10", "resnet20", 20, 20, (1,)
@@ -200,8 +201,8 @@ def main(argv=None):
             row |= {"name": stage.row, "weights_asked": stage.weights, "macs_asked": stage.macs, "seed": stage.seed,
                     "hardware": hardware(device), "torch": torch.__version__}
         summary.write(f"{FOLDER}/comparison.csv", measured)
-        print(tables_compare.text(measured))
-        tables_compare.draw(f"{FOLDER}/comparison.png", measured)
+        print(tables.text(measured))
+        tables.draw(f"{FOLDER}/comparison.png", measured)
         print(f"wrote {FOLDER}/comparison.png")
     elif not failed:
         print(f"nothing is finished yet in {FOLDER}")

@@ -1,13 +1,18 @@
-"""The comparison of all methods: its table and its plot, from the rows that results/compare.py measured."""
+"""The comparison of all methods: its tables and its plot, from the rows that compare.py measured."""
 import csv
 import statistics
 from pathlib import Path
 
 from common import plots
 
-PATH = Path(__file__).resolve().parent / "comparison.csv"
-WORDS = ("file", "method", "stage", "dataset", "network", "seed", "command", "name", "hardware", "torch")
-COLOURS = ("magnitude", "reweighted", "Hoyer", "group-HS", "soft mask", "network slimming")    # C0, C1, ...
+PATH = Path(__file__).with_name("comparison.csv")
+WORDS = ("file", "method", "stage", "way", "dataset", "network", "seed", "command", "name", "hardware", "torch")
+COLOURS = {"magnitude": "C0", "reweighted L1": "C1", "reweighted L1 of filters": "C1", "Hoyer-Square": "C2",
+           "group-HS": "C3", "soft mask": "C4", "soft mask of channels": "C4", "network slimming": "C5",
+           "random masks": "0.3", "random channels": "0.3", "random channels, half fine-tuning": "0.65"}
+# of the digest on the front page: (name, weights, MACs asked for in percent)
+DIGEST = (("dense, trained on", 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
+          ("network slimming", 0, 50), ("random channels", 0, 50))
 
 
 def read(path=PATH):
@@ -34,19 +39,15 @@ def deviation(rows, column):
     return statistics.stdev(row[column] for row in rows) if len(rows) > 1 else 0.0
 
 
-def spread(rows, column):
-    """'89.10', or with several seeds '89.10 ± 0.21'."""
-    return f"{mean(rows, column):.2f}" + (f" ± {deviation(rows, column):.2f}" if len(rows) > 1 else "")
-
-
-def comparison(rows):
+def table(rows):
     """(header, cells): what is left and how accurate it is, a row for each method and target."""
     trained_on = {row["seed"]: row["accuracy"] for row in rows if row["name"] == "dense, trained on"}
     cells = []
     for (name, weights, macs), runs in groups(rows).items():
         more = [row["accuracy"] - trained_on[row["seed"]] for row in runs if row["seed"] in trained_on]
         asked = [f"{macs:g} % of the MACs"] * (macs > 0) + [f"{weights:g} % of the weights"] * (weights > 0)
-        cells.append([name, ", ".join(asked), spread(runs, "accuracy"),
+        cells.append([name, ", ".join(asked),
+                      f"{mean(runs, 'accuracy'):.2f}" + f" ± {deviation(runs, 'accuracy'):.2f}" * (len(runs) > 1),
                       f"{statistics.mean(more):+.2f}" if more and name != "dense, trained on" else "",
                       f"{mean(runs, 'params'):,.0f}", f"{mean(runs, 'nonzeros'):,.0f}",
                       f"{mean(runs, 'sparse_macs') / 1e6:.2f}M", f"{mean(runs, 'kib'):,.0f}",
@@ -56,25 +57,23 @@ def comparison(rows):
             "KiB", "ms at batch 1 / 128", "MicroNet score, rules / published"], cells
 
 
-def coefficients(ledger):
-    """(header, cells): what results/choose.py tried, from the rows of its prunings."""
-    names = {"slim": "slimming, s", "hs": "Hoyer-Square, decay", "ghs": "group-HS, decay", "rew": "reweighted, lambda",
-             "rewf": "reweighted filters, lambda", "soft": "soft masks of channels, wg, tw",
-             "nfp": "soft masks of weights, wg, tw"}
-    tried = {}
-    for row in ledger:
-        folder = Path(row["args"].get("save") or "").parts
-        if folder[:2] == ("logs", "search15") and folder[-1] == "cut":
-            name, _, value = folder[2].partition("-")
-            tried.setdefault(name, []).append(f"{value}: {row['accuracy']}")
-    return ["coefficient", "left", "value: top-1 on the validation set right after pruning, %"], [
-        [names[name], "10 % of the weights" if name in ("hs", "rew", "nfp") else "50 % of the MACs", "; ".join(values)]
-        for name, values in tried.items()]
+def comparison(ledger):
+    """All methods on one network; `ledger` has the same runs, command by command."""
+    return table(read())
+
+
+def digest(ledger):
+    """Six rows of it for the front page."""
+    chosen = [row for row in read() if (row["name"], row["weights_asked"], row["macs_asked"]) in DIGEST]
+    header, cells = table(chosen)
+    columns = [header.index(name) for name in ("method", "asked for", "top-1, %", "to dense trained on", "KiB",
+                                               "ms at batch 1 / 128")]
+    return [header[i] for i in columns], [[line[i] for i in columns] for line in cells]
 
 
 def text(rows):
     """The table for a terminal."""
-    header, cells = comparison(rows)
+    header, cells = table(rows)
     widths = [max(len(line[i]) for line in [header, *cells]) for i in range(len(header))]
     return "\n".join("  ".join(word.ljust(width) if i < 2 else word.rjust(width)
                                for i, (word, width) in enumerate(zip(line, widths, strict=True))).rstrip()
@@ -90,22 +89,18 @@ def draw(path, rows):
     found = groups(rows)
     single = {(name, weights): group for (name, weights, macs), group in found.items() if weights and not macs}
     channels = {(name, macs): group for (name, weights, macs), group in found.items() if macs and not weights}
+    others = {name for name, _ in [*single, *channels] if name not in COLOURS}
+    colours = COLOURS | {name: f"C{number}" for number, name in enumerate(sorted(others), 6)}
     for axis, panel, column in zip(panels, (single, channels), ("weights_left", "macs_left"), strict=True):
-        names = list(dict.fromkeys(name for name, _ in panel))
-        random = [name for name in names if name.startswith("random")]
-        others = [name for name in names if name not in random and not name.startswith(COLOURS)]
-        for name in names:
+        for name in dict.fromkeys(name for name, _ in panel):
             runs = [group for (other, _), group in panel.items() if other == name]
             axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
                           [deviation(group, "accuracy") for group in runs], marker="o", label=name,
-                          linestyle="--" if name in random else "-", color=(
-                              f"{0.3 + 0.35 * random.index(name) / max(1, len(random) - 1)}" if name in random else
-                              f"C{len(COLOURS) + others.index(name)}" if name in others else
-                              f"C{next(i for i, word in enumerate(COLOURS) if name.startswith(word))}"))
-        for (name, _, _), group in found.items():
-            if name.startswith("dense"):
-                axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name,
-                             linestyle=":" if name == "dense" else "-.")
+                          linestyle="-" if colours[name].startswith("C") else "--", color=colours[name])
+        for name, line in (("dense", ":"), ("dense, trained on", "-.")):
+            if (name, 0, 0) in found:
+                axis.axhline(mean(found[name, 0, 0], "accuracy"), color="black", linewidth=0.8, label=name,
+                             linestyle=line)
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
         targets = [target for _, target in panel]

@@ -1,6 +1,6 @@
-"""How the coefficients of results/compare.py were chosen: a few values each, on a validation set.
+"""How the coefficients of compare.py were chosen: a few values each, on a validation set.
 
-    python results/choose.py                the commands are run, and a line printed for each value
+    python results/comparison/choose.py                the commands are run, and a line printed for each value
 
 A dense network is trained on 45,000 images; from it each penalty is trained for 3 epochs on 15,000 of them, in as many
 steps as 3 epochs of the whole set have, pruned to 10 % of the weights or half the MACs, and tested without fine-tuning
@@ -10,19 +10,24 @@ import os
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
 from common import UserError, checkpoint, cli, data
-from results.compare import ADAM_OFF, ARCH, DATASET, seconds_an_epoch
-from results.stages import Stage, run, up_to_date
+from results.comparison.compare import ADAM_OFF, ARCH, DATASET, seconds_an_epoch
+from results.comparison.stages import Stage, run, up_to_date
 
-VALUES = {  # penalty: values of its coefficient, for soft masks wg,tw
-    "slim": ("0.0003", "0.001", "0.003"), "hs": ("1e-5", "3e-5", "1e-4"), "ghs": ("1e-4", "3e-4", "1e-3"),
-    "rew": ("3e-6", "1e-5"), "rewf": ("5e-4", "2e-3"), "soft": ("4,16", "2,8", "8,32"),
-    "nfp": ("1000,4000", "300,1200", "3000,12000")}
+WEIGHTS, MACS = "10 % of the weights", "50 % of the MACs"
+VALUES = {  # penalty: (its coefficient, what pruning leaves, the values), for soft masks wg,tw
+    "slim": ("slimming, s", MACS, ("0.0003", "0.001", "0.003")),
+    "hs": ("Hoyer-Square, decay", WEIGHTS, ("1e-5", "3e-5", "1e-4")),
+    "ghs": ("group-HS, decay", MACS, ("1e-4", "3e-4", "1e-3")),
+    "rew": ("reweighted, lambda", WEIGHTS, ("3e-6", "1e-5")),
+    "rewf": ("reweighted filters, lambda", MACS, ("5e-4", "2e-3")),
+    "soft": ("soft masks of channels, wg, tw", MACS, ("4,16", "2,8", "8,32")),
+    "nfp": ("soft masks of weights, wg, tw", WEIGHTS, ("1000,4000", "300,1200", "3000,12000"))}
 ALL, PART = "logs/compare/validation.npz", "logs/compare/validation15k.npz"
 DENSE = "logs/search/dense/checkpoint.pth.tar"
 
@@ -48,7 +53,7 @@ def stages():
     """The dense network, then training and pruning of every value."""
     made = [Stage("", f"python magnitude/main.py --dataset {ALL} --batch-size 128 --weight-decay 5e-4 --arch {ARCH} "
                   f"--epochs 6 --lr 0.3 --schedule onecycle --save {Path(DENSE).parent} --resume auto", "", DENSE, 6)]
-    for name, values in VALUES.items():
+    for name, (_, _, values) in VALUES.items():
         for value in values:
             folder, (train, prune) = f"logs/search15/{name}-{value}", commands(name, value)
             file = "pruned_model.pth.tar" if "softmask" in prune else "pruned.pth.tar"
@@ -58,6 +63,15 @@ def stages():
             made.append(Stage(name, f"python {prune} --model {trained} --save {folder}/cut --overwrite", trained,
                               f"{folder}/cut/{file}", 0, value))
     return made
+
+
+def coefficients(ledger):
+    """(header, cells): what was tried, from the ledger's rows of the prunings."""
+    accuracy = {row["args"].get("save"): row["accuracy"] for row in ledger}
+    tried = {name: [f"{stage.row}: {accuracy[str(stage.folder)]}" for stage in stages()
+                    if stage.group == name and stage.row] for name in VALUES}
+    return ["coefficient", "left", "value: top-1 on the validation set right after pruning, %"], [
+        [title, left, "; ".join(tried[name])] for name, (title, left, _) in VALUES.items()]
 
 
 def split(dataset):
