@@ -35,7 +35,7 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
     add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
-        "what the network reads; in training the side all have, if they are square)")
+        "what the network reads; in training the side all have, if they are square and at most 512 wide)")
     add("--test-batch-size", type=positive, default=256, help="test images per batch")
     add("--subset", type=positive, help="this many training and test images, classes balanced (a trial run)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")

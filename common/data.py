@@ -143,8 +143,12 @@ def check(arrays, key, name):
     if tensors["x_train"].shape[1:] != tensors["x_test"].shape[1:]:
         raise UserError(f"{name}: training and test images differ in size")
     num_classes = int(tensors["y_train"].max()) + 1
-    if int(tensors["y_test"].max()) >= num_classes:
-        raise UserError(f"{name}: test label {int(tensors['y_test'].max())}, but {num_classes} classes in training")
+    trained, tested = (set(tensors[f"y_{split}"].unique().tolist()) for split in ("train", "test"))
+    if tested - trained:
+        raise UserError(f"{name}: there are test images of class {numbers(tested - trained)}, but no training images")
+    if missing := set(range(num_classes)) - trained:
+        print(f"note: {name} has no images of class {numbers(missing)}; labels count from 0, so a network for it has "
+              f"{num_classes} classes")
     if num_classes < 2:
         raise UserError(f"{name}: {num_classes} class; at least 2 are needed")
     if key in STATISTICS and len(STATISTICS[key][0]) == tensors["x_train"].shape[-1]:
@@ -155,6 +159,11 @@ def check(arrays, key, name):
         mean, std = tuple(pixels.mean(0).tolist()), tuple(pixels.std(0).clamp_min(1e-3).tolist())
     return Dataset(name, **tensors, num_classes=num_classes, mean=mean, std=std,
                    classes=tuple(arrays.get("classes", ())))
+
+
+def numbers(labels):
+    """Class numbers as text, the first ten of them."""
+    return ", ".join(map(str, sorted(labels)[:10])) + (", ..." if len(labels) > 10 else "")
 
 
 def check_fit(data, model, path):
@@ -176,10 +185,15 @@ def check_fit(data, model, path):
                             f"{model.arch}, which usually reads {reads[1]} x {reads[2]}") from error
         print(f"note: from here on {path} is counted for images of {data.shape[1]} x {data.shape[2]}, as {data.name} "
               f"has them, not of {reads[1]} x {reads[2]}")
-    names = (getattr(model, "images", None) or {}).get("classes") or []
-    if data.classes and names and list(data.classes) != list(names):
-        print(f"note: {path} knows the classes {', '.join(names)}; {data.name} has {', '.join(data.classes)}")
-    model.images = {"classes": list(data.classes), "mean": list(data.mean), "std": list(data.std)}
+    names, theirs = (getattr(model, "images", None) or {}).get("classes") or [], list(data.classes)
+    if names and theirs and names != theirs:
+        raise UserError(f"{path} was trained on the classes {', '.join(names)}; {data.name} has {', '.join(theirs)}; "
+                        "rename its folders, or give the --dataset it was trained on")
+    if hasattr(model, "images") and bool(names) != bool(theirs):       # of a file, not new
+        print(f"note: {path if theirs else data.name} has no class names; its labels are taken as "
+              f"{', '.join(f'{i} {name}' for i, name in enumerate((names or theirs)[:20]))}"
+              f"{', ...' * (model.cfg['num_classes'] > 20)}")
+    model.images = {"classes": theirs or names, "mean": list(data.mean), "std": list(data.std)}
 
 
 def balanced(labels, count, num_classes, seed=0):

@@ -7,27 +7,53 @@ import numpy as np
 
 from common import UserError
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
-LARGEST = 256                  # larger images are not taken as they are, unless --image-size says so
+SUFFIXES = (".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".webp", ".avif", ".bmp", ".gif", ".tif", ".tiff", ".ppm",
+            ".pgm", ".pbm", ".pnm", ".tga")
+LARGEST = 512                  # a common side above it needs --image-size
 MOST_PIXELS = 100_000_000      # in one file: 300 MB decoded; beyond it is a mistake, or a file made to fill the memory
 
 
-def image_files(folder):
-    """The images in a folder, sorted; hidden files are passed over. UserError for what only has an image's name."""
-    found = [f for f in sorted(folder.iterdir()) if f.suffix.lower() in SUFFIXES and not f.name.startswith(".")]
-    for file in found:
-        try:
-            regular = stat.S_ISREG(file.stat().st_mode)
-        except OSError as error:
-            raise UserError(f"{file} cannot be read ({error.strerror})") from error
-        if not regular:                                      # a FIFO would be waited for
-            raise UserError(f"{file} is no file; take it out of the folder")
-    return found
+def image_files(folder, passed):
+    """The images in a folder and in the folders inside it, sorted. The other files are counted in the Counter `passed`,
+    by their suffix, hidden ones aside. UserError for what only has an image's name."""
+    found, todo = [], [folder]
+    while todo:
+        for file in todo.pop().iterdir():
+            kind = file.suffix.lower()
+            if file.name.startswith("."):
+                continue
+            if kind in SUFFIXES:
+                check_regular(file)
+                found.append(file)
+            elif not file.is_dir():
+                passed[f"{kind or 'without suffix'} (not read)"] += 1
+            elif file.is_symlink():                          # it may lead back to where it is
+                passed["linked folder"] += 1
+            elif not file.name.startswith("__"):
+                todo.append(file)
+    return sorted(found)
+
+
+def check_regular(file):
+    try:
+        regular = stat.S_ISREG(file.stat().st_mode)
+    except OSError as error:
+        raise UserError(f"{file} cannot be read ({error.strerror})") from error
+    if not regular:                                          # a FIFO would be waited for
+        raise UserError(f"{file} is no file; take it out of the folder")
+
+
+def passed_over(passed):
+    """A Counter of image_files as text: what was passed over, and why."""
+    return "; passed over: " + ", ".join(f"{count} {what}" for what, count in sorted(passed.items())) if passed else ""
 
 
 def folders(path):
-    """The folders in a folder, sorted, without hidden ones and what unpacking on a Mac leaves."""
-    return sorted(p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__")))
+    """The folders in a folder, without hidden ones and what unpacking on a Mac leaves; sorted, as numbers if all their
+    names are numbers."""
+    found = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    numbers = all(p.name.isascii() and p.name.isdecimal() for p in found)
+    return sorted(found, key=lambda p: (int(p.name) if numbers else 0, p.name))
 
 
 def opened(file):
@@ -49,17 +75,21 @@ def opened(file):
     return image
 
 
-def shape_of(files, usual):
-    """(side, channels) to decode to: the side all have, if they are square and not large, else `usual`; grey if all
-    are."""
+def shape_of(files, usual, side=None):
+    """(side, channels, sizes as text) to decode to: `side`, else the side all have, if they are square, else `usual`;
+    grey if all are. UserError for a common side above LARGEST."""
     sizes, modes = set(), set()
     for file in files:
         with opened(file) as image:
             sizes.add(image.size)
             modes.add("L" if image.mode in ("1", "L") else "RGB")
-    width, height = min(sizes)
-    side = width if len(sizes) == 1 and width == height <= LARGEST else usual
-    return side, 3 if "RGB" in modes else 1
+    (width, height), last = min(sizes), max(sizes)
+    square = len(sizes) == 1 and width == height
+    if not side and square and width > LARGEST:
+        raise UserError(f"the images, such as {files[0]}, are {width} x {height}; give the --image-size to resize them "
+                        "to, such as 224")
+    text = f"{width} x {height}" + (f" to {last[0]} x {last[1]}" if len(sizes) > 1 else "")
+    return side or (width if square else usual), 3 if "RGB" in modes else 1, text
 
 
 def decode(file, side, channels):
@@ -78,7 +108,9 @@ def decode(file, side, channels):
 
 def decode_all(files, side, channels):
     """uint8 (N, side, side, channels) of the files. UserError where that does not fit into the memory."""
-    size, memory = len(files) * side * side * channels, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    size, memory = len(files) * side * side * channels, float("inf")
+    if hasattr(os, "sysconf"):                               # not on Windows
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     if 2 * size > memory:                                    # once more on the device, or while it is shuffled
         raise UserError(f"{len(files):,} images of {side} x {side} need {2 * size / 1e9:.0f} GB, this machine has "
                         f"{memory / 1e9:.0f}; give a smaller --image-size")

@@ -1,10 +1,13 @@
 """Data sets on disk: an .npz of arrays, or a folder of images, a folder for each class, decoded once."""
 import os
+from collections import Counter
 
 import numpy as np
 
 from common import UserError, checks
-from common.decoding import SUFFIXES, decode_all, folders, image_files, shape_of
+from common.decoding import SUFFIXES, decode_all, folders, image_files, passed_over, shape_of
+
+TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")       # in capitals too
 
 
 def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
@@ -32,35 +35,32 @@ def save_npz(path, arrays):
             partial.unlink()
 
 
-def is_folder(path):
-    """Whether it has a train/, or folders with images right inside."""
-    return (path / "train").is_dir() or any(f.suffix.lower() in SUFFIXES for d in folders(path) for f in d.iterdir())
-
-
 def read_folder(path, size=None, usual=32, channels=None):
     """{"x_train": uint8 (N, side, side, C), "y_train": labels, ..., "classes": their names} of a folder of images.
 
-    {train,test}/<class>/*; val/ or valid/ for test/; with neither, or with the classes right inside, some of each
-    class, chosen by a fixed seed, are the test set, which a line says. Decoded once, to size x size (None: the side all
-    have, or `usual`), and kept in the folder as long as its files are the same. channels None: 1 where all are grey.
+    {train,test}/<class>/, or other names of TRAIN and TEST; with no test set, or with the classes right inside, some of
+    each class, chosen by a fixed seed, are the test set. Decoded once, to size x size (None: the side all have, or
+    `usual`), and kept in the folder as long as its files are the same. channels None: 1 where all are grey. Prints how
+    many images there are, and which files and folders are not used.
     """
-    top = path / "train" if (path / "train").is_dir() else path
-    classes = [folder.name for folder in folders(top)]
-    if not classes:
-        raise UserError(f"{top} holds no folders; one for each class is needed")
-    test = next((path / name for name in ("test", "val", "valid") if (path / name).is_dir()), None)
-    if test and top == path:
-        raise UserError(f"{path} has a {test.name}/ but no train/")
-    files = {"train": labelled(top, classes), "test": labelled(test, classes) if test else []}
+    train, test, unused = layout(path)
+    classes, passed = [folder.name for folder in folders(train)], Counter()
+    files = {"train": labelled(train, classes, passed), "test": labelled(test, classes, passed) if test else []}
+    beside = sum(file.suffix.lower() in SUFFIXES for top in {path, train, test or path} for file in top.iterdir())
+    passed += Counter({"outside the class folders": beside})
     if not test:
-        files = split(files["train"])
-        if os.environ.get("RANK", "0") == "0":               # under torchrun one process says so
-            print(f"note: {path} has no test/, val/ or valid/; {len(files['test'])} of its "
-                  f"{len(files['train']) + len(files['test'])} images, chosen by a fixed seed, are the test set")
-    every = [file for listed in files.values() for file, _ in listed]
+        files = split(files["train"], path)
+    every, resized = [file for listed in files.values() for file, _ in listed], ""
     if size is None or channels is None:
-        side, colours = shape_of(every, usual)
-        size, channels = size or side, channels or colours
+        side, colours, sizes = shape_of(every, usual, size)
+        if side != size and sizes != f"{side} x {side}":
+            resized = f", resized from {sizes} (--image-size changes that)"
+        size, channels = side, channels or colours
+    if os.environ.get("RANK", "0") == "0":                   # under torchrun one process says so
+        print(f"{path}: {len(files['train'])} training and {len(files['test'])} test images "
+              f"({f'{test.name}/' if test else 'a fifth of each class, chosen by a fixed seed'}), {len(classes)} "
+              f"classes, {size} x {size}{resized}{passed_over(passed)}{'; not used: ' if unused else ''}"
+              f"{', '.join(unused)}")
     stats = [file.stat() for file in every]
     listing = [f"{size} {channels} {' '.join(classes)}"] + [
         f"{split} {file.relative_to(path)} {s.st_size} {s.st_mtime_ns}" for (split, file), s in zip(
@@ -73,22 +73,55 @@ def read_folder(path, size=None, usual=32, channels=None):
     return {**arrays, "classes": classes}
 
 
-def labelled(path, classes):
-    """[(file, label), ...] of the images in path/<class>/. UserError for a class without any, or one too many."""
-    unknown = sorted({folder.name for folder in folders(path)} - set(classes))
+def layout(path):
+    """(folder of the training classes, that of the test classes or None, the folders beside them as text). UserError
+    that says what is there and what is expected."""
+    inside = {folder.name.lower(): folder for folder in folders(path)}
+    train = next((inside[name] for name in TRAIN if name in inside), None)
+    tests = [inside[name] for name in TEST if name in inside]
+    top = train or path
+    classes = {folder.name for folder in folders(top)}
+    if not classes or not train and (tests or not has_images(path)):
+        kinds = Counter(file.suffix.lower() or "other" for file in top.iterdir() if file.is_file())
+        there = [*sorted(f"{name}/" for name in classes), *(f"{n} {kind} file(s)" for kind, n in kinds.items())]
+        raise UserError(f"{top} has {', '.join(there) or 'nothing in it'}; expected are {path}/train/<class>/ and "
+                        f"{path}/test/<class>/ (or val/), or {path}/<class>/, with images in them")
+    for folder in folders(path) if not train else ():
+        if {inner.name.lower() for inner in folders(folder)} & {*TRAIN, *TEST}:
+            raise UserError(f"{folder} has {', '.join(f'{p.name}/' for p in folders(folder))} in it; give --dataset "
+                            f"{folder}, or rename them if {folder.name} is a class")
+    labelled = [folder for folder in tests if folders(folder)]
+    fit = [folder for folder in labelled if classes >= {p.name for p in folders(folder)}]
+    test = (fit or labelled or [None])[0]
+    return top, test, [f"{folder.name}/{'' if folders(folder) else ' (it has no class folders)'}"
+                       for folder in folders(path) if train and folder not in (train, test)]
+
+
+def has_images(path):
+    """Whether there is one in the folders of a folder."""
+    return any(file.suffix.lower() in SUFFIXES for folder in folders(path) for file in folder.rglob("*"))
+
+
+def labelled(path, classes, passed):
+    """[(file, label), ...] of the images in path/<class>/; other files are counted in `passed`. UserError for a class
+    without images, or one too many."""
+    unknown = [folder.name for folder in folders(path) if folder.name not in classes]
     if unknown:
-        raise UserError(f"{path / unknown[0]} is a class that {path.parent / 'train'} does not have")
+        raise UserError(f"{path} has {', '.join(unknown)}, of which there are no training images; the classes are "
+                        f"{', '.join(classes)}")
     found = []
     for label, cls in enumerate(classes):
-        images = image_files(path / cls) if (path / cls).is_dir() else []
+        others = Counter()
+        images = image_files(path / cls, others) if (path / cls).is_dir() else []
         if not images:
-            raise UserError(f"{path / cls} holds no {', '.join(SUFFIXES)}")
+            raise UserError(f"{path / cls} holds no images{passed_over(others)}; read are {', '.join(SUFFIXES)}")
         found += [(file, label) for file in images]
+        passed += others
     return found
 
 
-def split(listed):
-    """{"train": ..., "test": ...}: of every class a fifth, chosen by a fixed seed, at least one where there are two."""
+def split(listed, path):
+    """{"train": ..., "test": a fifth of every class, chosen by a fixed seed, at least one where there are two}."""
     rng, files = np.random.default_rng(0), {"train": [], "test": []}
     for label in range(listed[-1][1] + 1):
         mine = [pair for pair in listed if pair[1] == label]
@@ -97,7 +130,7 @@ def split(listed):
         files["test"] += [mine[i] for i in sorted(order[:count])]
         files["train"] += [mine[i] for i in sorted(order[count:])]
     if not files["test"]:
-        raise UserError(f"{listed[0][0].parent.parent} has one image of each class; a test set needs more")
+        raise UserError(f"{path} has one image of each class; a test set needs more")
     return files
 
 

@@ -71,6 +71,7 @@ class Run:
     def loaders(self, dataset, **augment):
         """(training Loader, test Loader) on the run's device; augment: crop, flip, cutout."""
         settings = self.settings
+        settings["dataset"] = dataset.name                   # a path from the root, which is found from everywhere
         if min(settings["batch_size"], len(dataset.y_train)) < 2:
             raise UserError("a batch of one image has no variance for batch norm; give 2 or more")
         return (data.Loader(dataset, "train", settings["batch_size"], self.device, seed=settings["seed"],

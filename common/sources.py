@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from common import UserError
-from common.image_folder import is_folder, read_npz, save_npz
+from common.image_folder import has_images, read_npz, save_npz
 
 DOWNLOADS = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 SYNTHETIC = ("shapes10", "shapes100")
@@ -20,12 +20,17 @@ def find(name, folder):
     name = str(Path(name))                                   # without a last slash
     for kept, images in ((folder / f"{name}.npz", folder / name), (Path(f"{name}.npz"), Path(name))):
         for path in (kept, images):
-            if path.is_file() and path.suffix == ".npz" or path.is_dir() and is_folder(path):
+            if path.is_file() and path.suffix == ".npz":
                 return path, path.stem
+        if images.is_dir() and (name not in DOWNLOADS or has_images(images)):
+            return images, images.stem
+        if images.exists() and name not in DOWNLOADS:
+            raise UserError(f"{images} is neither an .npz nor a folder; unpack an archive and give its folder, or make "
+                            "an .npz with x_train, y_train, x_test, y_test")
         if name in DOWNLOADS:
             return None, name
     raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *SYNTHETIC])}, and there is no "
-                    f"{folder / name}.npz, no folder of images {folder / name} and no such path")
+                    f"{folder / name}.npz, no folder {folder / name} and no such path")
 
 
 def synthetic(name, folder, grey):

@@ -7,6 +7,7 @@ probability.
 """
 import csv
 import sys
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -14,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, cli, models
-from common.decoding import SUFFIXES, decode, image_files
+from common.decoding import SUFFIXES, decode, image_files, passed_over
 from common.evaluate import names_of
 from deploy import network
 
@@ -30,11 +31,10 @@ def predict(args):
     if path.exists():
         raise UserError(f"{path} is there already; give another --csv")
     cli.check_writable(path.parent, "--csv")
-    inside = [folder, *sorted(p for p in folder.rglob("*") if p.is_dir() and not any(
-        part.startswith(".") for part in p.relative_to(folder).parts))]
-    files = [file for place in inside for file in image_files(place)]
+    passed = Counter()
+    files = image_files(folder, passed)
     if not files:
-        raise UserError(f"{folder} holds no {', '.join(SUFFIXES)}")
+        raise UserError(f"{folder} holds no images{passed_over(passed)}; read are {', '.join(SUFFIXES)}")
     images, channels = model.images, models.input_shape(model.arch, model.cfg)[0]
     if not images:                                           # an older file: the statistics are the data set's
         network.images(args, ckpt, model)
@@ -56,7 +56,7 @@ def predict(args):
             csv.writer(file).writerows([("file", "class", "probability"), *rows])
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); give another --csv") from error
-    print(f"labelled {len(rows)} images of {folder}; wrote {path}")
+    print(f"labelled {len(rows)} images of {folder}{passed_over(passed)}; wrote {path}")
 
 
 def main(argv=None):

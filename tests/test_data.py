@@ -198,7 +198,8 @@ BAD = {
     "float label": (dict(y_train=np.zeros(12)), "class numbers from 0"),
     "other size": (dict(x_test=np.zeros((6, 9, 9, 3), np.uint8)), "differ in size"),
     "one class": (dict(y_train=np.zeros(12, int), y_test=np.zeros(6, int)), "at least 2"),
-    "unknown test label": (dict(y_test=np.full(6, 9)), "test label 9, but 3 classes"),
+    "unknown test label": (dict(y_test=np.array([0, 1, 9, 9, 7, 2])), "test images of class 7, 9, but no training"),
+    "a gap in training alone": (dict(y_train=np.arange(12) % 2 * 2), "test images of class 1, but no training"),
     "empty": (dict(x_train=np.zeros((0, 8, 8, 3), np.uint8), y_train=np.zeros(0, int)), "0 train images"),
     "objects": (dict(y_train=np.array([{}] * 12)), "plain arrays"),
 }
@@ -210,6 +211,16 @@ def test_unusable_arrays_are_named(what, tmp_path):
     np.savez(tmp_path / "bad.npz", **{**arrays(), **change})
     with pytest.raises(UserError, match=f"bad.*{message}"):
         data.load("bad", tmp_path)
+
+
+@pytest.mark.parametrize("first, step, missing", [
+    (1, 1, "0"), (0, 2, "1, 3"), (3, 20, "0, 1, 2, 4, 5, 6, 7, 8, 9, 10, ...")])
+def test_labels_with_gaps_are_named(first, step, missing, tmp_path, capsys):
+    y = np.arange(12) % 3 * step + first
+    np.savez(tmp_path / "gaps.npz", **{**arrays(), "y_train": y, "y_test": y[:6]})
+    count = data.load("gaps", tmp_path).num_classes
+    assert f"gaps has no images of class {missing}; labels count from 0, so a network for it has {count}" in (
+        capsys.readouterr().out)
 
 
 def test_unusable_files_are_named(tmp_path):
@@ -235,9 +246,10 @@ def test_unusable_files_are_named(tmp_path):
     (tmp_path / "damaged.npz").write_bytes(damaged)
     for name, message in (("deep", "deep/train/cat/0.png has more than 8 bits"), ("array", "array.npz is no readable"),
                           ("damaged", "damaged.npz is no readable"),
-                          ("more", "more/test/fox is a class that .*more/train does not"),
+                          ("more", "more/test has fox, of which there are no training images; the classes are"),
                           ("text", "text.npz"), ("half", "half.npz.*needed are"), ("cut", "cut.npz"),
-                          ("notes.txt", "no data set"), ("bare", "bare/train"), ("nowhere", "nowhere.npz"),
+                          ("notes.txt", "notes.txt is neither an .npz nor a folder"),
+                          ("bare", "bare/train has nothing in it"), ("nowhere", "nowhere.npz"),
                           ("torn", "torn/test/dog/0.png"),
                           ("hole", "hole/test/dog holds no")):
         with pytest.raises(UserError, match=message):

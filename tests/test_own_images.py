@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import UserError, checkpoint, compute_flops, data, decoding, evaluate, image_folder, models
+from common import UserError, checkpoint, compute_flops, data, decoding, evaluate, image_folder, models, sources
 from results import add_run
 from slimming.networks import network
 
@@ -28,7 +28,7 @@ def write(path, size=(20, 20), count=5, parts=("train", "test"), suffix="png", c
     return path
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "PNG"])
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "PNG", "gif", "tif", "tiff", "ppm", "jfif", "tga"])
 def test_formats(suffix, tmp_path):
     d = data.load(str(write(tmp_path / "set", suffix=suffix)))
     assert d.classes == CLASSES and d.shape == (3, 20, 20) and len(d.y_train) == 15
@@ -55,13 +55,85 @@ def test_the_middle_square_is_resized_once(tmp_path, monkeypatch):
     assert torch.equal(data.load(str(tmp_path / "set"), size=16).x_test, d.x_test)
 
 
-@pytest.mark.parametrize("sizes, side", [([(48, 48)] * 2, 48), ([(48, 48), (50, 48)], 32), ([(60, 40)] * 2, 32),
-                                         ([(300, 300)] * 2, 32)])
-def test_without_a_size_it_is_that_of_all_or_the_networks(sizes, side, tmp_path):
+@pytest.mark.parametrize("sizes, side, text", [
+    ([(48, 48)] * 2, 48, "48 x 48\n"), ([(500, 500)] * 2, 500, "500 x 500\n"),
+    ([(48, 48), (50, 48)], 32, "32 x 32, resized from 48 x 48 to 50 x 48 (--image-size changes that)\n"),
+    ([(60, 40)] * 2, 32, "32 x 32, resized from 60 x 40 (--image-size changes that)\n")])
+def test_without_a_size_it_is_that_of_all_or_the_networks(sizes, side, text, tmp_path, capsys):
     for i, size in enumerate(sizes):
-        write(tmp_path / "set", size=size, parts=(("train", "test")[i],))
+        write(tmp_path / "set", size=size, parts=(("train", "test")[i],), count=1)
     assert data.load(str(tmp_path / "set")).shape == (3, side, side)
+    assert capsys.readouterr().out.endswith(f"3 classes, {text}")
     assert data.load(str(tmp_path / "set"), size=24).shape == (3, 24, 24)
+    assert capsys.readouterr().out.endswith("3 classes, 24 x 24\n")
+
+
+def test_large_images_need_a_size(tmp_path):
+    write(tmp_path / "set", size=(600, 600), count=1)
+    with pytest.raises(UserError, match="train0.png, are 600 x 600; give the --image-size"):
+        data.load(str(tmp_path / "set"))
+    assert data.load(str(tmp_path / "set"), size=16).shape == (3, 16, 16)
+
+
+def test_no_image_is_left_out_and_other_files_are_counted(tmp_path, capsys):
+    """8 .png beside 4 .tif, 3 images in folders of the class folder, and what is no image."""
+    path = write(tmp_path / "set", count=8)
+    write(path / "train/cat", parts=("2023",), count=1)
+    for i in range(4):
+        Image.new("RGB", (20, 20)).save(path / f"train/cow/{i}.tif")
+    for file in ("train/cat/notes.txt", "train/cat/2023/raw.heic", "test/cow/LICENSE", "test/dog/.hidden"):
+        (path / file).write_bytes(b"")
+    Image.new("RGB", (20, 20)).save(path / "train/stray.png")
+    (path / "train/dog/again").symlink_to(path / "train")
+    d = data.load(str(path))
+    assert d.y_train.bincount().tolist() == [11, 12, 8] and len(d.y_test) == 24
+    assert ("set: 31 training and 24 test images (test/), 3 classes, 20 x 20; passed over: 1 .heic (not read), 1 .txt "
+            "(not read), 1 linked folder, 1 outside the class folders, 1 without suffix (not read)\n"
+            ) in capsys.readouterr().out
+
+
+def test_of_a_moving_image_the_first_frame_is_read(tmp_path):
+    path = write(tmp_path / "set")
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ((255, 0, 0), (0, 0, 255))]
+    frames[0].save(path / "train/cat/a.gif", save_all=True, append_images=frames[1:])
+    d = data.load(str(path))
+    assert [255, 0, 0] in d.x_train[:, 0, 0].tolist() and [0, 0, 255] not in d.x_train[:, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("names, order", [
+    ([str(i) for i in range(12)], [str(i) for i in range(12)]), (["01", "1", "10", "2"], ["01", "1", "2", "10"]),
+    (["1", "10", "2", "b"], ["1", "10", "2", "b"])])
+def test_classes_whose_names_are_numbers_are_in_their_order(names, order, tmp_path):
+    path = write(tmp_path / "set", classes=names, count=1)
+    for cls in names:
+        Image.new("RGB", (20, 20), (order.index(cls),) * 3).save(path / "test" / cls / "test0.png")
+    d = data.load(str(path))
+    assert d.classes == tuple(order) and all(d.x_test[i].eq(label).all() for i, label in enumerate(d.y_test))
+
+
+@pytest.mark.parametrize("theirs", [["cow", "cat", "dog"], ["cat", "cow", "fox"]])
+def test_other_class_names_than_the_file_s_are_refused(theirs, tmp_path, capsys):
+    flags = args_for(write(tmp_path / "set", size=(32, 32)))
+    model = models.build("resnet", depth=8, num_classes=3)
+    model.images = {"classes": theirs, "mean": [0.5] * 3, "std": [0.2] * 3}
+    with pytest.raises(UserError, match=f"f.pth was trained on the classes {', '.join(theirs)}; .*set has cat, cow, d"):
+        data.for_network(model, flags, "f.pth")
+    model.images["classes"] = list(CLASSES)
+    data.for_network(model, flags, "f.pth")
+    assert "note" not in capsys.readouterr().out
+
+
+def test_class_names_that_one_side_does_not_know_are_said(tmp_path, capsys):
+    write(tmp_path / "set", size=(32, 32))
+    np.savez(tmp_path / "arrays.npz", **{f"{k}_{part}": v for part in ("train", "test") for k, v in (
+        ("x", np.zeros((6, 32, 32, 3), np.uint8)), ("y", np.arange(6) % 3))})
+    for name, file_knows, without in (("set", None, "f.pth"), ("arrays.npz", list(CLASSES), tmp_path / "arrays.npz")):
+        model = models.build("resnet", depth=8, num_classes=3)
+        model.images = file_knows and {"classes": file_knows, "mean": [0.5] * 3, "std": [0.2] * 3}
+        data.for_network(model, args_for(tmp_path / name), "f.pth")
+        assert f"note: {without} has no class names; its labels are taken as 0 cat, 1 cow, 2 dog\n" in (
+            capsys.readouterr().out)
+        assert model.images["classes"] == list(CLASSES)
 
 
 def test_sizes_are_kept_side_by_side(tmp_path, monkeypatch):
@@ -72,10 +144,46 @@ def test_sizes_are_kept_side_by_side(tmp_path, monkeypatch):
     assert [data.load(str(tmp_path / "set"), size=size).shape[1] for size in (20, 8)] == [20, 8]
 
 
-@pytest.mark.parametrize("name", ["val", "valid"])
-def test_val_serves_as_test(name, tmp_path, capsys):
-    d = data.load(str(write(tmp_path / "set", parts=("train", name))))
-    assert (len(d.y_train), len(d.y_test)) == (15, 15) and not capsys.readouterr().out
+@pytest.mark.parametrize("train, test, unused", [
+    ("Train", "Test", ()), ("training", "testing", ()), ("train", "validation", ()), ("TRAIN", "VAL", ()),
+    ("train", "valid", ()), ("train", "test", ("val/", "extra/")), ("train", "val", ("test/", "more/")),
+    ("train", "val", ("test/ (it has no class folders)",))])
+def test_splits_by_other_names(train, test, unused, tmp_path, capsys):
+    path = write(tmp_path / "set", parts=(train, test))
+    for name in unused:                                      # with folders of other classes, or images right inside
+        write(path, parts=(name.partition("/")[0],), classes=("",) if "(" in name else ("bird", "unknown"))
+    d = data.load(str(path))
+    assert (len(d.y_train), len(d.y_test), d.classes) == (15, 15, CLASSES)
+    unused = f"; not used: {', '.join(sorted(unused))}" if unused else ""
+    assert capsys.readouterr().out == (f"{path}: 15 training and 15 test images ({test}/), 3 classes, 20 x 20"
+                                       f"{unused}\n")
+
+
+@pytest.mark.parametrize("make, message", [
+    (lambda p: write(p, parts=("",), classes=("",)), "set has 5 .png file(s); expected are {p}/train/<class>/ and "
+     "{p}/test/<class>/ (or val/), or {p}/<class>/, with images in them"),
+    (lambda p: write(p, parts=("train", "test"), classes=("",)), "set/train has 5 .png file(s); expected are"),
+    (lambda p: write(p, parts=("val", "test")), "set has test/, val/; expected are {p}/train/<class>/"),
+    (lambda p: write(p / "pets"), "set/pets has test/, train/ in it; give --dataset {p}/pets"),
+    (lambda p: (p / "arrays").mkdir(parents=True), "set has arrays/; expected are"),
+    (lambda p: p.mkdir(), "set has nothing in it; expected are"),
+    (lambda p: (write(p), [f.rename(f.with_suffix(".heic")) for f in (p / "train/cow").iterdir()]),
+     "train/cow holds no images; passed over: 5 .heic (not read); read are .png"),
+    (lambda p: p.write_bytes(b""), "set is neither an .npz nor a folder; unpack an archive")])
+@pytest.mark.parametrize("name", ["set", "{}/set"])
+def test_folders_of_another_form_are_described(make, message, name, tmp_path, monkeypatch):
+    make(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError) as error:
+        data.load(name.format(tmp_path), tmp_path)
+    assert message.format(p=tmp_path / "set") in str(error.value) and "no such path" not in str(error.value)
+
+
+def test_a_folder_without_images_does_not_hide_a_download(tmp_path):
+    (tmp_path / "mnist" / "raw").mkdir(parents=True)
+    assert sources.find("mnist", tmp_path) == (None, "mnist")
+    write(tmp_path / "mnist", parts=("",))
+    assert sources.find("mnist", tmp_path) == (tmp_path / "mnist", "mnist")
 
 
 @pytest.mark.parametrize("parts, count", [(("train",), 10), (("",), 10), (("",), 2)])
@@ -86,7 +194,8 @@ def test_without_a_test_set_some_of_each_class_are_it(parts, count, tmp_path, ca
     assert d.y_test.bincount().tolist() == [held] * 3 and d.y_train.bincount().tolist() == [count - held] * 3
     everything = torch.cat([d.x_train, d.x_test]).flatten(1).unique(dim=0)
     assert len(everything) == 3 * count                      # no image in both
-    assert f"has no test/, val/ or valid/; {3 * held} of its {3 * count} images, chosen by a" in capsys.readouterr().out
+    assert (f"{3 * (count - held)} training and {3 * held} test images (a fifth of each class, chosen by a fixed seed)"
+            in capsys.readouterr().out)
     for file in path.glob("decoded*"):
         file.unlink()
     assert torch.equal(data.load(str(path)).x_test, d.x_test)
@@ -190,13 +299,13 @@ def test_more_images_than_memory_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(UserError, match="30 images of 64 x 64 need .*give a smaller --image-size"):
         decoding.decode_all([tmp_path / "x.png"] * 30, 64, 3)
+    monkeypatch.delattr("os.sysconf")                        # Windows
+    assert decoding.decode_all([], 64, 3).shape == (0, 64, 64, 3)
 
 
-def test_folders_without_sense_are_named(tmp_path):
-    for name, parts, message in (("only-test", ("test",), "has a test/ but no train/"),
-                                 ("lonely", ("",), "one image of each class")):
-        with pytest.raises(UserError, match=message):
-            image_folder.read_folder(write(tmp_path / name, parts=parts, count=1))
+def test_one_image_of_each_class_is_refused(tmp_path):
+    with pytest.raises(UserError, match="one image of each class"):
+        image_folder.read_folder(write(tmp_path / "lonely", parts=("",), count=1))
 
 
 # Networks and their image size
@@ -329,7 +438,7 @@ def test_per_class_counts_by_hand():
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda p: None, "is no folder"), (lambda p: p.mkdir(), "holds no .png"),
+    (lambda p: None, "is no folder"), (lambda p: p.mkdir(), "holds no images; read are .png"),
     (lambda p: (p.mkdir(), (p / "x.png").write_bytes(b"hello")), "x.png is no readable image")])
 def test_what_cannot_be_labelled_is_named(make, message, run, tmp_path):
     make(tmp_path / "new")
