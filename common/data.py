@@ -24,6 +24,12 @@ STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's fo
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "mnist": ((0.0,), (1.0,)),
+    "shapes10": ((0.4968482441023285, 0.5000743363204658, 0.5002044883578431),
+                 (0.28528036582598065, 0.28603824039470355, 0.2864997272972898)),
+    "shapes10-grey": ((0.26340734993997594,), (0.25191033655996636,)),
+    "shapes100": ((0.49906940755208345, 0.4980050643382354, 0.4925536086856618),
+                  (0.28646099262979247, 0.2843556542337836, 0.2840030096177332)),
+    "shapes100-grey": ((0.2647650210084033,), (0.2522351952640675,)),
 }
 
 
@@ -58,7 +64,7 @@ def load(name, folder=None, grey=False, subset=None, holdout=0, size=None, usual
     """
     folder = data_dir(folder)
     if name in SYNTHETIC:
-        arrays, key = synthetic(name, folder, grey), name
+        arrays, key = synthetic(name, folder, grey), f"{name}{'-grey' * grey}"
     else:
         path, key = find(name, folder)
         if path and path.parent != folder:                   # one that is found from everywhere

@@ -5,18 +5,17 @@ import torch
 import torch.nn.functional as F
 
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
-from common.device import device_of
+from common.device import device_of, in_half
 
 
 @torch.no_grad()
-def evaluate(model, loader, half=False):
-    """{"loss": mean cross-entropy, "top1": percent, "top5": percent} over the loader, in fp32 unless half."""
+def evaluate(model, loader):
+    """{"loss": mean cross-entropy, "top1": percent, "top5": percent} over the loader."""
     was_training = model.training
     model.eval()
     loss, top1, top5, seen = 0.0, 0, 0, 0
     for images, labels in loader:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
-            logits = model(images).float()
+        logits = model(images).float()
         loss += F.cross_entropy(logits, labels, reduction="sum").double()
         hit = logits.topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
         top1, top5, seen = top1 + hit[:, 0].sum(), top5 + hit.sum(), seen + len(labels)
@@ -31,13 +30,12 @@ def names_of(model, dataset=None):
 
 
 @torch.no_grad()
-def per_class(model, loader, names, half=False):
+def per_class(model, loader, names):
     """Text: for each class its accuracy, how many images it has and what they are taken for most often."""
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     model.eval()
     for images, labels in loader:
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=half):
-            guesses = model(images).argmax(1)
+        guesses = model(images).argmax(1)
         confusion.view(-1).index_add_(0, (labels * len(names) + guesses).cpu(), torch.ones_like(labels.cpu()))
     width = max(5, *map(len, names))
     lines = [f"{'class':{width}} {'images':>7} {'right, %':>9}  most often taken for"]
@@ -70,7 +68,7 @@ def evaluate_file(argv, description, network):
     add("--model", "--pruned", "--resume", dest="named", metavar="FILE", help="the same")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
-    add("--half", action="store_true", help="evaluate in bf16 instead of fp32")
+    add("--half", action="store_true", help="evaluate in half precision (bf16) instead of fp32")
     add("--per-class", action="store_true", help="print accuracy and number of images of each class")
     args = parser.parse_args(argv)
     if not (args.file or args.named):
@@ -108,10 +106,11 @@ def evaluate_checkpoint(path, args, network):
     if dataset.shape != size:
         print(counts(ckpt, model))
     test = data.Loader(dataset, "test", args.test_batch_size, device)
-    result = evaluate(model, test, args.half)
+    evaluated = in_half(model) if args.half else model
+    result = evaluate(evaluated, test)
     record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""
     print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.per_class:
-        print(per_class(model, test, names_of(model, dataset), args.half))
+        print(per_class(evaluated, test, names_of(model, dataset)))
     return result

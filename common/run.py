@@ -67,6 +67,9 @@ class Run:
                    f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
                    "  {epochs} epochs, batch {batch_size}, lr {lr:g}, seed {seed}, ".format(**self.settings) +
                    f"{self.device}, {self.precision}, into {self.folder}")
+        if self.precision == "bf16" and not has_bf16(self.device):
+            self.print(f"  note: {self.device} has no native bf16; emulated, a step can take 20 times as long as with "
+                       "--precision fp32")
 
     def loaders(self, dataset, **augment):
         """(training Loader, test Loader) on the run's device; augment: crop, flip, cutout."""

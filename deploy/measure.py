@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from common import compute_flops, models
-from common.device import has_bf16
+from common.device import has_bf16, in_half
 from deploy import to_onnx
 from deploy.runtime import NAMES, Failed, Worker, clock_for
 from deploy.runtime import milliseconds as mean_milliseconds
@@ -35,22 +35,21 @@ def installed(package):
     return importlib.util.find_spec(package) is not None
 
 
-def torch_cell(name, model, macs, half=False):
-    """The network in torch, channels-last, in fp32 or bf16, on the device where it is."""
+def torch_cell(name, model, macs, precision="fp32"):
+    """The network in torch, channels-last, on the device where it is; precision: what the model computes in."""
     device = next(model.parameters()).device
     model = model.eval().to(memory_format=torch.channels_last)
 
     @torch.inference_mode()
     def run(images):
         images = torch.as_tensor(images, device=device).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            return model(images).float().cpu().numpy()       # .cpu() waits for an accelerator
+        return model(images).float().cpu().numpy()           # .cpu() waits for an accelerator
 
     def time_it(batch, seconds):
         images = torch.rand(batch, *models.input_shape(model.arch, model.cfg), device=device)
         clock = clock_for(torch.get_num_threads() if device.type == "cpu" else 0)
         return mean_milliseconds(run, images, seconds, clock)
-    return Cell(name, f"torch {'bf16' if half else 'fp32'}", macs, time_it, run)
+    return Cell(name, f"torch {precision}", macs, time_it, run)
 
 
 def file_cells(name, path, macs, precision="fp32"):
@@ -77,7 +76,7 @@ def cells_of(name, model, folder, train):
     macs = compute_flops.count(model).total.macs
     cells = [torch_cell(name, model, macs)]
     if has_bf16(next(model.parameters()).device):
-        cells.append(torch_cell(name, model, macs, half=True))
+        cells.append(torch_cell(name, in_half(model), macs, "bf16"))
     if installed("onnx") and installed("onnxruntime"):
         paths = [Path(folder) / f"{name.replace(' ', '-')}-{kind}.onnx" for kind in ("fp32", "int8")]
         to_onnx.write(model, paths[0])

@@ -7,7 +7,7 @@
 
 The first block repeats the original's arithmetic: all parameters divided by 32 / --nbit whatever the file holds, FLOPs
 by its own counter (cost.py), those of convolutions halved by --freebie or --half. The last line counts what the file
-really has, by the rules of the MicroNet challenge (common/scores.py). --half evaluates in bf16.
+really has, by the rules of the MicroNet challenge (common/scores.py). --half evaluates in half precision (bf16).
 """
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, checkpoint, cli, data, models, originals, scores
-from common.device import device_of
+from common.device import device_of, in_half
 from common.evaluate import evaluate, names_of, per_class, refuse_moved
 from softmask.cost import legacy_flops
 from softmask.networks import network
@@ -30,7 +30,7 @@ def parse(argv=None):
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", help="the network")
     add("--pruned", "--model", "--resume", dest="pruned", metavar="FILE", help="the same")
-    add("--half", action="store_true", help="evaluate in bf16, and halve the FLOPs of convolutions")
+    add("--half", action="store_true", help="evaluate in half precision (bf16), and halve the FLOPs of convolutions")
     add("--nbit", type=cli.positive, default=32, help="bits of a parameter")
     add("--freebie", action="store_true", help="16-bit parameters and halved FLOPs for a network without quantization")
     add("--arch", help="what the file cannot say, for one of another repository")
@@ -100,12 +100,13 @@ def main(argv=None):
         printed, rules = tallies(model, ckpt, args)
         print(printed)
     test = data.Loader(dataset, "test", args.test_batch_size, device)
-    result = evaluate(model, test, args.half)
+    evaluated = in_half(model) if args.half else model
+    result = evaluate(evaluated, test)
     count = len(dataset.y_test)
     right = round(result["top1"] * count / 100)
     print(f"\nTest set: Average loss: {result['loss']:.4f}, Accuracy: {right}/{count} ({result['top1']:.2f}%)\n")
     if args.per_class:
-        print(per_class(model, test, names_of(model, dataset), args.half))
+        print(per_class(evaluated, test, names_of(model, dataset)))
     print(f"published: {printed.splitlines()[-2].rpartition('FLOPs = ')[2]}\n{rules}")
     return result
 

@@ -33,6 +33,7 @@ from common import checkpoint, cli, device, plots
 PARTS = ("networks", "data", "images", "kills", "payloads", "memory", "narrow", "masks")
 SMALL = "--device cpu --dataset tiny --test-batch-size 40"
 TRAIN = f"{SMALL} --precision fp32 --batch-size 16 --epochs 3"
+PRECISION = "bf16" if device.has_bf16(torch.device("cpu")) else "fp32"       # of masked steps
 STEPS = {  # what writes, each after what it reads; {b}: the folder of what the steps before wrote, {s}: where to write
     "slimming-main": ("slimming.main", f"-sr --arch densenet --depth 7 {TRAIN} --save {{s}}"),
     "slimming-prune": ("slimming.prune", f"{SMALL} --model {{b}}/slimming-main/checkpoint.pth.tar --percent 0.4 "
@@ -385,7 +386,7 @@ def payloads(base, folder, scripts=None):
 
 
 def masked_steps(base, folder, steps):
-    """Masked training of every method with momentum, weight decay and bf16: {method: (steps, masked, moved)}."""
+    """Masked training of every method with momentum and weight decay in PRECISION: {method: (steps, masked, moved)}."""
     found = {}
     for method in ("slimming", "hoyer", "magnitude", "softmask", "reweighted"):
         pruned = "slimming-mask/pruned" if method == "slimming" else "magnitude-prune/pruned"
@@ -395,15 +396,15 @@ def masked_steps(base, folder, steps):
             more = "--schedule 100000"
         epochs = math.ceil(steps / 30)                       # 60 images, 2 a step
         save = folder / f"masked-{method}"
-        words = (f"{name} {base}/{pruned}.pth.tar {SMALL} --batch-size 2 --epochs {epochs} --precision bf16 --lr 0.01 "
-                 f"--momentum 0.9 --wd 0.0005 {more} --save {save}")
+        words = (f"{name} {base}/{pruned}.pth.tar {SMALL} --batch-size 2 --epochs {epochs} --precision {PRECISION} "
+                 f"--lr 0.01 --momentum 0.9 --wd 0.0005 {more} --save {save}")
         outcome = run(f"{method}.finetune", words.split(), base, limit=7200)
         if outcome.status:
             raise RuntimeError(f"{method}: {outcome.stderr}")
         ckpt, before = checkpoint.load(save / "checkpoint.pth.tar"), checkpoint.load(base / f"{pruned}.pth.tar")
         state, masks = ckpt["state_dict"], before["masks"]
         trained = sum(int((state[k][m] != before["state_dict"][k][m]).sum()) for k, m in masks.items())
-        assert trained and ckpt["run"]["precision"] == "bf16"
+        assert trained and ckpt["run"]["precision"] == PRECISION
         found[method] = (30 * epochs, sum(int((~m).sum()) for m in masks.values()),
                          sum(int(state[k][~m].count_nonzero()) for k, m in masks.items()))
     return found
@@ -498,7 +499,7 @@ def report(parts, seed, scale=1.0, write=lambda lines: None):
         if "masks" in parts:
             found = masked_steps(base, folder, int(10_000 * scale))
             moved = sum(m for _, _, m in found.values())
-            line("masks", f"masked steps of each of {len(found)} methods with momentum, weight decay and bf16, "
+            line("masks", f"masked steps of each of {len(found)} methods with momentum, weight decay and {PRECISION}, "
                  f"{sum(n for _, n, _ in found.values()):,} masked weights", "0 moved",
                  f"{min(n for n, _, _ in found.values()):,} steps each, {moved} moved", not moved)
     return well

@@ -416,3 +416,11 @@ def test_an_unwritable_data_folder_is_named_and_done_without(tmp_path, capsys):
     assert len(data.load("shapes10", tmp_path / "file" / "sub").x_train) == 10_000
     assert "note: cannot keep" in (out := capsys.readouterr().out) and "file/sub/shapes10.npz" in out
     assert os.listdir(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("grey", [False, True])
+@pytest.mark.parametrize("name", ["shapes10", "shapes100"])
+def test_the_statistics_of_the_synthetic_sets_are_theirs(name, grey):
+    d = data.load(name, grey=grey)
+    pixels = d.x_train.double().flatten(0, 2) / 255
+    assert d.mean == pytest.approx(pixels.mean(0).tolist()) and d.std == pytest.approx(pixels.std(0).tolist())

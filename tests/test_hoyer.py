@@ -1029,8 +1029,7 @@ def test_of_two_processes_one_prunes_prints_and_writes(script, flags, written, t
     (tmp_path / "worker.py").write_text(WORKER.format(root=str(ROOT), script=script))
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2",
                            "worker.py", *flags, *QUICK, "--subset", "40", "--epochs", "2", "--batch-size", "10"],
-                          cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True,
-                          timeout=300)
+                          cwd=tmp_path, env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     out, silent = ((tmp_path / f"output{rank}.txt").read_text() for rank in (0, 1))
     assert silent == "" and out.count("epoch   2/2") == 1 and out.endswith(f"wrote {written}\n")

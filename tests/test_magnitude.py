@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from by_hand import assert_same_network, train_by_hand
+from conftest import PRECISIONS
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, models, originals
@@ -234,8 +235,8 @@ def test_a_round_comes_from_the_network_that_has_its_weights_under_its_masks():
 
 @pytest.mark.parametrize("warm", [False, True])
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("bf16", [False, True])
-def test_pruned_weights_stay_zero(optimizer, warm, bf16):
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_pruned_weights_stay_zero(optimizer, warm, precision):
     torch.manual_seed(0)
     model = models.build("resnet", depth=8, shortcut="pad")
     parameters = dict(model.named_parameters())
@@ -244,7 +245,7 @@ def test_pruned_weights_stay_zero(optimizer, warm, bf16):
     images, labels = torch.randn(8, 3, 32, 32), torch.arange(8)
 
     def train(masks):
-        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
             loss = nn.functional.cross_entropy(model(images), labels)
         step.zero_grad()
         loss.backward()
@@ -557,7 +558,7 @@ def test_rates_epoch_by_epoch(trained, tmp_path):
     assert log(tmp_path / "d") == pytest.approx(rates, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_script_itself_keeps_the_zeros_at_a_large_rate(precision, trained, tmp_path):
     ckpt = checkpoint.load(trained / "pruned/pruned.pth.tar")
     tuned = tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--epochs", 2, "--lr", 0.1, "--batch-size", 10,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import NATIVE_BF16
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -146,7 +147,7 @@ def test_trains_in_channels_last_and_bf16(arch):
     torch.manual_seed(0)
     model = build(arch, **{"num_classes": 7, **SMALL[arch]}).to(memory_format=torch.channels_last)
     images = torch.randn(2, *input_shape(arch)).to(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=NATIVE_BF16):
         logits = model(images)
     assert logits.shape == (2, 7)
     logits.float().logsumexp(1).sum().backward()

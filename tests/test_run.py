@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -121,25 +120,17 @@ def test_killed_and_resumed_is_as_if_it_had_never_stopped(tmp_path):
     def command(script, save, *flags):
         return [sys.executable, script, *TINY, "--save", str(tmp_path / save), *flags]
     done = subprocess.run(command(str(ROOT / "slimming" / "main.py"), "whole"), cwd=tmp_path, env=ONE_CORE,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True)
     assert done.returncode == 0 and done.stderr == "", done.stderr
 
-    killed = subprocess.Popen(command("main.py", "killed", "--resume", "auto"), cwd=ROOT / "slimming", env=ONE_CORE,
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(3000):
-            if (tmp_path / "killed" / "checkpoint.pth.tar").exists() or killed.poll() is not None:
-                break
-            time.sleep(0.02)
-        time.sleep(0.1)
-        assert killed.poll() is None, "it ended before it could be killed"
-    finally:
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
+    (tmp_path / "dying.py").write_text(DYING.format(root=str(ROOT), rank=0))
+    done = subprocess.run(command(str(tmp_path / "dying.py"), "killed", "--resume", "auto"), cwd=ROOT / "slimming",
+                          env=ONE_CORE, capture_output=True)
+    assert done.returncode == -signal.SIGKILL
     assert 1 <= checkpoint.load(tmp_path / "killed" / "checkpoint.pth.tar")["epoch"] < 4
 
     done = subprocess.run(command("slimming/main.py", "killed", "--resume", "auto"), cwd=ROOT, env=ONE_CORE,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True)
     assert done.returncode == 0 and "resumed" in done.stdout and done.stderr == "", done.stderr
     assert same_run(tmp_path / "whole", tmp_path / "killed") is True
 
@@ -404,7 +395,7 @@ def torchrun(*words, cwd):
     except OSError as error:
         pytest.skip(f"no local sockets: {error}")
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", *map(str, words)], cwd=cwd, env=ONE_CORE,
-                          capture_output=True, text=True, timeout=300)
+                          capture_output=True, text=True, timeout=3600)                  # a hang
 
 
 def test_two_processes_end_with_the_same_weights(tmp_path):
@@ -428,8 +419,8 @@ from common.run import Run
 from slimming import main
 log = Run.log
 def die(self, epoch, **scalars):
-    open(f"pid{{self.rank}}", "w").write(str(os.getpid()))
-    if epoch == 1 and self.rank == 1:
+    open(os.path.join(os.path.dirname(__file__), f"pid{{self.rank}}"), "w").write(str(os.getpid()))
+    if epoch == 1 and self.rank == {rank}:
         os.kill(os.getpid(), signal.SIGKILL)
     log(self, epoch, **scalars)
 Run.log = die
@@ -438,11 +429,10 @@ cli.script(main.main)
 
 
 def test_a_process_that_dies_ends_the_job_which_one_process_can_continue(tmp_path, capsys):
-    (tmp_path / "worker.py").write_text(DYING.format(root=str(ROOT)))
+    (tmp_path / "worker.py").write_text(DYING.format(root=str(ROOT), rank=1))
     flags = [*TINY, "--batch-size", "16"]
-    began = time.monotonic()
     done = torchrun("--standalone", "--nproc-per-node", 2, "worker.py", *flags, "--save", "run", cwd=tmp_path)
-    assert done.returncode != 0 and time.monotonic() - began < 120
+    assert done.returncode != 0
     for rank in (0, 1):                                      # none is left
         with pytest.raises(ProcessLookupError):
             os.kill(int((tmp_path / f"pid{rank}").read_text()), 0)
@@ -609,9 +599,9 @@ def test_which_methods_can_have_more_epochs(script, flags, extends, tmp_path):
 
 def held(folder):
     """A process that holds the folder's lock, as a run does."""
-    code = (f"import sys, time; sys.path.insert(0, {str(ROOT)!r}); from common import lock; "
-            f"lock.take({str(folder)!r}); print('held', flush=True); time.sleep(300)")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from common import lock; "
+            f"lock.take({str(folder)!r}); print('held', flush=True); sys.stdin.read()")
+    process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"
     return process
 
