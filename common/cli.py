@@ -53,6 +53,21 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
     add("--compile", action="store_true", help="torch.compile the network")
 
 
+def settings(script, given=None, **changes):
+    """The flags of a script (a module with flags(), its parser) for another one that calls its functions: their
+    defaults, then the values of `given` for those that both have, then the changes."""
+    parser = script.flags()
+    for action in parser._actions:
+        action.required = False
+    own = parser.parse_args([])
+    unknown = changes.keys() - vars(own).keys()
+    if unknown:
+        raise TypeError(f"{script.__name__} has no flag {', '.join(sorted(unknown))}")
+    shared = {name: value for name, value in vars(given or own).items() if name in own}
+    vars(own).update(shared | changes)
+    return own
+
+
 # argparse prints a type's name where a value is refused: "invalid positive integer value: '0'"
 
 

@@ -12,7 +12,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import cli
 from hoyer import launchers
-from hoyer.finetune import finetune
 
 
 def main(argv=None):
@@ -21,9 +20,7 @@ def main(argv=None):
     parser.set_defaults(rule="T")
     args = parser.parse_args(argv)
     args.save = args.save or str(Path(args.model).parent / f"finetune_{launchers.pruned_name(args)}")
-    launchers.prune_once(args)
-    if not args.evaluate:
-        finetune(args)
+    launchers.prune_and_finetune(args)
 
 
 if __name__ == "__main__":

@@ -47,11 +47,15 @@ def add_flags(parser):
         "and report on it instead of on the test set")
 
 
-def parse(argv=None):
+def flags():
     parser = cli.parser(__doc__)
     add_flags(parser)
     parser.add_argument("--model", metavar="FILE", required=True, help="the pruned.pth.tar that prune.py wrote")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
 
 
 @torch.no_grad()

@@ -63,7 +63,7 @@ def train_lenet(args, kind, number):
     if not arch.startswith("lenet"):
         raise UserError(f"this script trains the LeNets, --arch mlp and cnn; for a {arch} take cifar_group.py")
     args.save = args.save or f"saves/{'cnn/' if arch == 'lenet5' else ''}{kind}_{args.decay}_{number}"
-    main.train(args)
+    main.train(cli.settings(main, args))
     keep(f"{args.save}/checkpoint.pth.tar", f"{args.save}.pth")
 
 
@@ -73,7 +73,7 @@ def train_cifar(args):
         return evaluate(args)
     if args.pretrained is None:
         args.arch = args.arch or "resnet"
-    main.train(args)
+    main.train(cli.settings(main, args))
 
 
 def evaluate(args):
@@ -93,46 +93,52 @@ def pruning_flags(doc, sensitivity):
     parser = cli.parser(doc)
     finetune.add_flags(parser)
     prune.add_flags(parser, sensitivity)
-    parser.set_defaults(keep_weights=None, keep_macs=None)
     parser.add_argument("-e", "--evaluate", action="store_true", help="stop after pruning")
     return parser
 
 
 def pruned_name(args):
-    """What tells prunings of one network apart: 0.01, or 0.01_group where it is not done in the original's way."""
+    """File-name suffix for a pruning run: 0.01, or 0.01_group where it is not done in the original's way."""
     how = [word for word in (args.granularity, args.criterion) if word not in ("element", "magnitude")]
     return "_".join([str(args.sensitivity), *how])
 
 
-def prune_once(args):
-    """prune.prune(args) into args.save by the first process, for which the others wait; args.model is then its file.
+def prune_once(args, resume, **changes):
+    """The path of the network that rank 0 prunes with the flags of prune.py in args and the changes; other ranks wait.
 
-    Where --resume continues a run whose network is pruned already it stays so, and must have been pruned so.
+    With `resume` a network that an earlier command has pruned is kept. UserError where that had other flags.
     """
-    check_schedule(args.schedule)                            # what would stop the fine-tuning stops the pruning
+    check_schedule(args.schedule)                            # before the pruning: the fine-tuning would stop at it
+    flags = cli.settings(prune, args, **changes)
+    flags.model, pruned = find(flags.model), Path(flags.save) / "pruned.pth.tar"
     if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    args.model, pruned = find(args.model), Path(args.save) / "pruned.pth.tar"
     if first_process():
-        cli.output_folder(args.save, args.overwrite, args.resume)
-        if args.resume and pruned.exists():
+        cli.output_folder(flags.save, flags.overwrite, resume)
+        if resume and pruned.exists():
             was, names = checkpoint.load(pruned)["args"], ("model", "rule", "sensitivity", "granularity", "criterion")
-            changed = [f"--{name} {was.get(name)}" for name in names if was.get(name) != getattr(args, name)]
+            changed = [f"--{name} {was.get(name)}" for name in names if was.get(name) != getattr(flags, name)]
             if changed:
                 raise UserError(f"{pruned} was pruned with {', '.join(changed)}; give the same, or another --save")
         else:
-            prune.prune(argparse.Namespace(**vars(args)))
+            prune.prune(flags)
     if world > 1:
         torch.distributed.all_reduce(torch.zeros(1))         # returns when all processes are here
-    args.model = str(pruned)
+    return str(pruned)
+
+
+def prune_and_finetune(args):
+    """prune.py and then finetune.py, with the flags of both in args; with -e prune.py alone."""
+    pruned = prune_once(args, args.resume)
+    if not args.evaluate:
+        finetune.finetune(cli.settings(finetune, args, model=pruned))
 
 
 def prune_and_finetune_lenet(args):
     """Both into <model>_<rule>_<sensitivity>, with the fine-tuned network as a .pth beside; -e: without fine-tuning."""
     args.save = args.save or f"{stem(find(args.model))}_{args.rule}_{pruned_name(args)}"
-    prune_once(args)
+    prune_and_finetune(args)
     if not args.evaluate:
-        finetune.finetune(args)
         keep(f"{args.save}/finetuned.pth.tar", f"{args.save}.pth")
 
 

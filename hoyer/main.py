@@ -56,11 +56,15 @@ def add_flags(parser):
         "and report on it instead of on the test set: for choosing --decay and thresholds")
 
 
-def parse(argv=None):
+def flags():
     parser = cli.parser(__doc__)
     add_flags(parser)
     parser.add_argument("--reg", choices=("none", *PENALTIES), default="none", help="the penalty")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
 
 
 def starting_point(args):

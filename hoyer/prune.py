@@ -54,7 +54,7 @@ def add_flags(parser, sensitivity=None):
     add("--criterion", choices=("magnitude", "random"), default="magnitude")
 
 
-def parse(argv=None):
+def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     add_flags(parser)
@@ -65,7 +65,11 @@ def parse(argv=None):
     add("--holdout", type=int, default=0, metavar="N", help="report on the last N training images")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
 
 
 def prunable(model):

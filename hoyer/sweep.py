@@ -24,7 +24,6 @@ four element-wise penalties and the dense network, hours of LeNet-300-100 on a C
 import csv
 import os
 import sys
-from argparse import Namespace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -32,10 +31,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, checkpoint, cli, compute_flops, data, keep, plots
 from common.evaluate import evaluate
 from common.schedule import check_schedule, epoch_or_word
-from hoyer.finetune import finetune
+from hoyer import finetune, prune
+from hoyer import main as training
 from hoyer.launchers import prune_once
-from hoyer.main import train
-from hoyer.prune import NothingLeft
 from hoyer.regularizers import ELEMENT, GROUP, PENALTIES
 
 DECAYS = {  # around what works on MNIST
@@ -87,7 +85,7 @@ def main(argv=None):
     if len({(ckpt["arch"], ckpt["dataset"]) for ckpt in given}) > 1:
         raise UserError(f"{args.pretrained} and {args.refit} are of two networks or of two data sets")
     if not args.pretrained:
-        train(training(args, args.holdout, f"{args.save}/dense"))
+        train(args, f"{args.save}/dense", args.holdout)
     made = {reg: [] for reg in args.regs}
     for reg in args.regs:
         for decay in args.decays or DECAYS[reg]:
@@ -115,33 +113,17 @@ def check_dense(args, path, holdout):
     return ckpt
 
 
-def shared(args, holdout):
-    """What every training of the sweep is called with, named as the flags of main.py and finetune.py are."""
-    return dict(dataset=args.dataset, data_dir=args.data_dir, subset=args.subset, device=args.device, arch=args.arch,
-                depth=None, batch_size=None, test_batch_size=args.test_batch_size, seed=args.seed, holdout=holdout,
-                schedule=args.schedule, gamma=0.1, momentum=0.9, precision="auto", compile=False, resume="auto",
-                overwrite=False, image_size=None)
-
-
-def training(args, holdout, save, reg="none", decay=0.0, pretrained=None, weight_decay=None):
-    """The args of main.train."""
-    return Namespace(**shared(args, holdout), reg=reg, decay=decay, pretrained=pretrained, weight_decay=weight_decay,
-                     epochs=args.epochs, lr=None, save=save, dropout=None, block_name=None, cardinality=None,
-                     widen_factor=None, growth=None, compression=None)
-
-
-def tuning(args, holdout, save, model, sensitivity):
-    """The args of prune.prune and finetune.finetune."""
-    return Namespace(**shared(args, holdout), model=model, rule="T", sensitivity=sensitivity, keep_weights=None,
-                     keep_macs=None, granularity=args.granularity, criterion="magnitude",
-                     epochs=args.tune_epochs, lr=args.tune_lr, weight_decay=args.tune_wd, save=save)
+def train(args, save, holdout, reg="none", decay=0.0, pretrained=None):
+    """main.py into the folder save, continuing what is there."""
+    training.train(cli.settings(training, args, save=save, holdout=holdout, reg=reg, decay=decay, pretrained=pretrained,
+                                weight_decay=args.wd if reg != "none" else None, resume="auto"))
 
 
 def trained(args, save, reg, decay, sensitivities, dense, holdout):
     """One coefficient of one penalty, into folders of `save`: the sparse training, then pruning and fine-tuning for
     each threshold. Yields for each of these a row of sweep.csv and the thresholds up to there."""
     folder = f"{save}/{reg}-{decay}{tag('wd', args.wd, None)}{tag('epochs', args.epochs, 250)}"
-    train(training(args, holdout, folder, reg, decay, dense, args.wd))
+    train(args, folder, holdout, reg, decay, dense)
     source, epochs = f"{folder}/checkpoint.pth.tar", args.epochs
     ckpt = checkpoint.load(source)
     minutes, wd = ckpt["run"]["minutes"], ckpt["args"]["weight_decay"]
@@ -150,13 +132,13 @@ def trained(args, save, reg, decay, sensitivities, dense, holdout):
     for sensitivity in sensitivities:
         steps = [*taken, sensitivity] if args.iterate else [sensitivity]
         tuned = f"{folder}/{args.granularity}-{'-'.join(map(str, steps))}{how}"
-        tune = tuning(args, holdout, tuned, source, sensitivity)
         try:
-            prune_once(tune)
-        except NothingLeft as error:
+            pruned = prune_once(args, "auto", model=source, sensitivity=sensitivity, save=tuned, holdout=holdout)
+        except prune.NothingLeft as error:
             print(f"{reg}, coefficient {decay:g}: left out, as {error}", flush=True)
             continue
-        finetune(tune)
+        finetune.finetune(cli.settings(finetune, args, model=pruned, save=tuned, holdout=holdout, resume="auto",
+                                       epochs=args.tune_epochs, lr=args.tune_lr, weight_decay=args.tune_wd))
         row = {"reg": reg, "decay": decay, "wd": wd, "seed": args.seed, "granularity": args.granularity,
                "sensitivity": sensitivity, **measured(args, tuned, epochs, minutes)}
         yield row, steps

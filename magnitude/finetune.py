@@ -64,8 +64,8 @@ def add_training(parser):
     add("--weight-decay", "--wd", type=cli.nonnegative)
 
 
-def checked(args):
-    """args, or a UserError about flags that do not go together."""
+def check(args):
+    """UserError where flags exclude each other."""
     if not (args.model or args.resume):
         raise UserError("--resume FILE is needed: the network to start from")
     if args.resume == "auto" and not (args.model or args.save):
@@ -76,13 +76,16 @@ def checked(args):
     if args.retrain == "onecycle" and unused:
         raise UserError("--retrain onecycle has a cycle of its own for learning rate and momentum; leave out "
                         f"{unused[0]}")
-    return args
+
+
+def flags():
+    parser = cli.parser(__doc__)
+    add_training(parser)
+    return parser
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    add_training(parser)
-    return checked(parser.parse_args(argv))
+    return flags().parse_args(argv)
 
 
 def plan(args, recipe, k=0, stretch=1.0):
@@ -176,6 +179,7 @@ def main(argv=None):
 
 
 def retrain(args):
+    check(args)
     ckpt, path = start_from(args)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     name = models.name(ckpt["arch"], ckpt["cfg"])

@@ -12,7 +12,7 @@ network. A command that was stopped continues with --resume auto, and rounds tha
 
 Expect as many retrainings as rounds: 11 for 90 %. At high sparsity the accuracy is above that of pruning all at once.
 """
-import argparse
+import copy
 import os
 import sys
 from pathlib import Path
@@ -22,21 +22,23 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, checkpoint, cli, lock, models, originals
-from magnitude.finetune import add_training, checked, fill_in, retrain
+from magnitude import finetune, prune
 from magnitude.networks import network
-from magnitude.prune import PERCENT, add_rule, prune, recipe_of
 
 RULE = ("percent", "scope", "per_layer", "criterion", "faithful", "seed")
-TRAINING = (*RULE, "retrain", "rewind_to", "subset", "epochs", "lr", "schedule", "batch_size", "gamma", "momentum",
+TRAINING = ("retrain", "rewind_to", "subset", "epochs", "lr", "schedule", "batch_size", "gamma", "momentum",
             "weight_decay")
 
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    add_training(parser)
-    add_rule(parser.add_argument_group("which weights go, as in prune.py"))
-    parser.set_defaults(percent=PERCENT, iterative=True)     # iterative: for the files, how their weights were chosen
-    args = checked(parser.parse_args(argv))
+    finetune.add_training(parser)
+    rule = parser.add_argument_group("which weights are pruned, as in prune.py")
+    rule.add_argument("--percent", type=cli.fraction, default=prune.PERCENT, help="fraction of the weights that is "
+                      f"zero after the last round (default: {prune.PERCENT:g})")
+    prune.add_rule(rule)
+    args = parser.parse_args(argv)
+    finetune.check(args)
     if args.retrain.startswith("scratch"):
         raise UserError(f"rounds prune what was trained, --retrain {args.retrain} draws new weights; choose another")
     return args
@@ -84,7 +86,7 @@ def main(argv=None):
     args = parse(argv)
     try:
         iterate(args)
-    except KeyboardInterrupt:                                # a round's own words would name its own folder
+    except KeyboardInterrupt:                                # replace the message, which names the round's folder
         started = args.save and (Path(args.save) / "round-01" / "pruned.pth.tar").exists()
         cli.when_stopped = f"stopped; --save {args.save} --resume auto continues" if started else "stopped"
         raise
@@ -101,7 +103,7 @@ def iterate(args):
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
                                             f"iterative-{args.retrain}")
     k = originals.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
-    fill_in(argparse.Namespace(**vars(args)), recipe_of(ckpt) or {}, k)                  # refuses what cannot be
+    finetune.fill_in(copy.copy(args), prune.recipe_of(ckpt) or {}, k)    # validates the plan before starting
     root, continues, epochs, minutes, lines = Path(args.save), args.resume == "auto", 0, 0.0, []
     earlier = [*root.glob("round-*/*.pth.tar"), *root.glob("finetuned.pth.tar")]
     if earlier and not continues and not args.overwrite:
@@ -111,24 +113,23 @@ def iterate(args):
         folder = root / f"round-{number:02}"
         pruned, tuned = folder / "pruned.pth.tar", folder / "finetuned.pth.tar"
         print(f"\nround {number}: {100 * percent:.2f} % pruned, in {folder}")
-        step = argparse.Namespace(**{**vars(args), "model": None, "keep_weights": None, "resume": str(source),
-                                     "save": str(folder), "percent": percent})
-        if continues and pruned.exists():
+        step = cli.settings(prune, args, resume=str(source), save=str(folder), percent=percent)
+        was_pruned = continues and pruned.exists()
+        if was_pruned:
             check_origin(made_with(pruned, step, RULE), ckpt, source)
         else:
-            prune(step)
+            prune.prune(step, "iterative")
             if number == 1:                                  # lest a later --resume auto takes them for its own
                 for file in {*earlier} - {pruned}:
                     file.unlink()
-        again = argparse.Namespace(**{**vars(args), "model": str(pruned), "resume": "auto", "save": str(folder),
-                                      "percent": percent, "overwrite": False})
-        if tuned.exists():
-            fill_in(again, recipe_of(ckpt) or {}, k)
+        again = cli.settings(finetune, args, model=str(pruned), resume="auto", save=str(folder), overwrite=False)
+        if was_pruned and tuned.exists():
+            finetune.fill_in(again, prune.recipe_of(ckpt) or {}, k)
             made_with(tuned, again, TRAINING)
             lock.take(folder)                                # nobody writes there, and a killed run's file goes
             lock.release(folder)
         else:
-            retrain(again)
+            finetune.retrain(again)
         source, ckpt = tuned, checkpoint.load(tuned)
         epochs, minutes = epochs + ckpt["epoch"], minutes + ckpt["run"]["minutes"]
         lines.append(f"{100 * percent:10.2f} % {checkpoint.load(pruned)['prec1']:12.2f} % {ckpt['prec1']:12.2f} %")

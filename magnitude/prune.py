@@ -40,13 +40,12 @@ from magnitude.networks import network
 
 SPEED = ("Speed: the zeros are scattered over tensors of unchanged shape, and ordinary kernels multiply by them as by "
          "any other number, so this network is smaller on disk but not faster.")
-PERCENT = 0.6                                                # where no flag says how many weights go
+PERCENT = 0.6                                                # default fraction to prune
 
 
 def add_rule(parser):
-    """The flags that say which weights go; iterative.py has them too."""
+    """The flags of the rule but --percent; iterative.py has them too."""
     add = parser.add_argument
-    add("--percent", type=cli.fraction, help=f"fraction of the weights that is zero afterwards (default: {PERCENT:g})")
     add("--scope", choices=("conv", "conv+linear"), default="conv", help="the layers that are pruned")
     add("--per-layer", action="store_true", help="the same fraction of every layer")
     add("--criterion", choices=("magnitude", "random"), default="magnitude")
@@ -54,24 +53,27 @@ def add_rule(parser):
         "weight more, and every tie")
 
 
-def parse(argv=None):
+def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--percent", type=cli.fraction, default=PERCENT, help="fraction of the weights that is zero "
+                        f"afterwards (default: {PERCENT:g})")
+    keep.add_flags(amount, macs=False)
     add_rule(parser)
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--resume", "--model", metavar="FILE", required=True, help="the network to prune")
     add("--save", "--save_dir", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    keep.add_flags(parser, macs=False)
     add("-a", "--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
     add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
-    args = parser.parse_args(argv)
-    if args.keep_weights and args.percent is not None:
-        raise UserError("give one of --percent and --keep-weights")
-    args.percent = PERCENT if args.percent is None else args.percent
-    return args
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
 
 
 def prunable(model, scope="conv"):
@@ -135,10 +137,10 @@ def recipe_of(ckpt):
     return ckpt.get("recipe")
 
 
-def rule_of(args, ckpt):
+def rule_of(args, ckpt, way=""):
     """How the weights were chosen, for the ledger: such as 'magnitude, per layer'."""
     words = [args.criterion, args.scope if args.scope != "conv" else "", "per layer" if args.per_layer else "",
-             "faithful" if args.faithful else "", "iterative" if getattr(args, "iterative", False) else ""]
+             "faithful" if args.faithful else "", way]
     rule, before = ", ".join(word for word in words if word), ckpt.get("rule")
     return rule if before in (None, rule) else f"{before}, then {rule}"
 
@@ -201,8 +203,11 @@ def main(argv=None):
 
 
 @torch.no_grad()
-def prune(args):
-    """Prunes the network in args.resume into the folder args.save; returns the path of pruned.pth.tar."""
+def prune(args, way=""):
+    """Prunes the network in args.resume into the folder args.save; returns the path of pruned.pth.tar.
+
+    way: iterative, for the rule in the file.
+    """
     # load
     ckpt = originals.load(args.resume, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
@@ -258,7 +263,7 @@ def prune(args):
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         model, "magnitude", "pruned", args.dataset, prec1=after["top1"], best_prec1=after["top1"], args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=all_masks, recipe=recipe_of(ckpt),
-        rule=rule_of(args, ckpt), run=facts(device)))
+        rule=rule_of(args, ckpt, way), run=facts(device)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
     return path
 

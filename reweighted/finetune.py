@@ -25,7 +25,7 @@ from reweighted.networks import network
 from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
 
 
-def parse(argv=None):
+def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
     add_recipe(parser)
@@ -33,7 +33,11 @@ def parse(argv=None):
     add("--model", metavar="FILE", help="the pruned.pth.tar that prune.py wrote")
     add("--arch", help="compared with what the file holds")
     add("--depth", type=int)
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
 
 
 def main(argv=None):

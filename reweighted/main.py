@@ -30,7 +30,7 @@ from reweighted.networks import network
 from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedule, smoothed_loss
 
 
-def parse(argv=None):
+def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
     add_recipe(parser)
@@ -47,7 +47,11 @@ def parse(argv=None):
     add("--faithful", action="store_true", help="with --rew, as in the original: gamma = 1 / (w + eps) without the "
         "absolute value; lambda, the learning rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any "
         "--epochs")
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
 
 
 def refreshes(epochs, faithful=False):

@@ -47,7 +47,7 @@ from reweighted.ratios import read_ratios
 from reweighted.testers import describe
 
 
-def parse(argv=None):
+def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     add = parser.add_argument
@@ -64,7 +64,11 @@ def parse(argv=None):
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
-    return parser.parse_args(argv)
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
 
 
 def smallest(scores, count):

@@ -15,7 +15,7 @@ import torch
 from by_hand import like_trained
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models
+from common import UserError, checkpoint, cli, compute_flops, data, models
 from common.compact import architecture, compact_masked, compaction_report, removable, sparsity_report
 from common.compact import compact as take_out
 from common.evaluate import evaluate
@@ -233,13 +233,13 @@ def test_defaults_of_training(script, flags, expected, monkeypatch):
     class Stop(Exception):
         pass
 
-    def start(args, *_):
-        raise Stop(args)
+    def start(*_, **settings):
+        raise Stop(settings)
     monkeypatch.setattr(main, "Run", start)
     with pytest.raises(Stop) as stop:
         script.main(flags)
-    args = stop.value.args[0]
-    assert (args.dataset, args.epochs, args.batch_size, args.lr, args.schedule, args.weight_decay) == expected
+    names = ("dataset", "epochs", "batch_size", "lr", "schedule", "weight_decay")
+    assert tuple(stop.value.args[0][name] for name in names) == expected
 
 
 @pytest.mark.parametrize("script", [main, finetune])
@@ -434,8 +434,8 @@ def test_the_nine_networks_of_the_trainer(flags, truth):
 
 
 def test_a_name_that_says_depth_and_width_leaves_the_dropout_to_choose():
-    long, short = (main.starting_point(main.parse(["--arch", *words.split(), "--drop", "0.3"])) for words in (
-        "wrn --depth 28 --widen-factor 10", "wrn_28_10"))
+    long, short = (main.starting_point(cli.settings(main, arch=arch, **sizes, dropout=0.3)) for arch, sizes in (
+        ("wrn", dict(depth=28, widen_factor=10)), ("wrn_28_10", {})))
     assert long == short and short[2] == {"depth": 28, "widen_factor": 10, "dropout": 0.3}
     with pytest.raises(UserError, match="wrn_28_10 has no widen factor to choose; leave out 4"):
         networks.network("wrn_28_10", widen_factor=4)
@@ -838,8 +838,8 @@ def test_defaults_of_prune_and_tune(tmp_path, monkeypatch):
     class Stop(Exception):
         pass
 
-    def start(args, *_):
-        raise Stop(args)
+    def start(*_, **settings):
+        raise Stop(settings)
     saved(tmp_path / "m.pth.tar")
     saved(tmp_path / "r.pth.tar", "resnet", depth=8)
     for rule in "TV":
@@ -857,9 +857,11 @@ def test_defaults_of_prune_and_tune(tmp_path, monkeypatch):
             (finetune, ["--model", str(tmp_path / "C/pruned.pth.tar")], (300, 0.1, 5e-4, 128, [150, 225], None))):
         with pytest.raises(Stop) as stop:
             script.main([*QUICK, "--subset", "20", *flags])
-        args = stop.value.args[0]
-        assert (args.epochs, args.lr, args.weight_decay, args.batch_size, args.schedule,
-                getattr(args, "sensitivity", None)) == expected
+        names = ("epochs", "lr", "weight_decay", "batch_size", "schedule")
+        assert tuple(stop.value.args[0][name] for name in names) == expected[:-1]
+        if expected[-1]:
+            pruned = checkpoint.load(stop.value.args[0]["model"])
+            assert pruned["args"]["sensitivity"] == expected[-1]
 
 
 def test_the_result_is_the_last_epochs_not_the_best(tmp_path):
@@ -1178,10 +1180,10 @@ def test_a_refit_that_prunes_everything_is_not_tested(tmp_path, capsys, monkeypa
         main.main(["--epochs", "1", "--save", str(tmp_path / name), "--holdout", held, *shared])
     once = sweep.prune_once
 
-    def nothing_left_of_the_refit(args):
-        if "/s/refit/" in args.save:
+    def nothing_left_of_the_refit(args, resume, save, **changes):
+        if "/s/refit/" in save:
             raise prune.NothingLeft("--sensitivity 0.01 prunes every weight")
-        once(args)
+        return once(args, resume, save=save, **changes)
     monkeypatch.setattr(sweep, "prune_once", nothing_left_of_the_refit)
     sweep.main(["--regs", "hs", "--decays", "1e-4", "--sensitivities", "0.01", "--epochs", "1", "--tune-epochs", "1",
                 "--holdout", "20", "--pretrained", str(tmp_path / "part/checkpoint.pth.tar"), "--target", "0",

@@ -182,7 +182,7 @@ def test_a_schedule_that_cannot_be_is_refused():
     assert planned("weight-rewind", recipe={}, start=2, epochs=10, lr=0.2, schedule=[5]) == (8, 64, 0.2, [3])
     for flag in ("schedule", "gamma", "momentum"):
         with pytest.raises(UserError, match=f"leave out --{flag}"):
-            finetune.parse(["--model", "m.pth.tar", "--retrain", "onecycle", f"--{flag}", "1"])
+            finetune.check(finetune.parse(["--model", "m.pth.tar", "--retrain", "onecycle", f"--{flag}", "1"]))
 
 
 def test_fresh_weights_have_the_std_of_the_fan_out_that_is_left():
@@ -203,7 +203,7 @@ def test_a_round_takes_a_fifth_of_what_is_left():
 
 
 ROUND = {"percent": 0.2, "scope": "conv", "per_layer": False, "criterion": "magnitude", "faithful": False, "seed": 1}
-RETRAINED = {**ROUND, "retrain": "small", "rewind_to": None, "subset": 20, "epochs": 2, "lr": 0.1, "schedule": [1],
+RETRAINED = {"retrain": "small", "rewind_to": None, "subset": 20, "epochs": 2, "lr": 0.1, "schedule": [1],
              "batch_size": 10, "gamma": 0.1, "momentum": 0.9, "weight_decay": 1e-4}
 
 
@@ -216,7 +216,7 @@ def test_a_round_made_with_any_other_flag_is_not_continued(made, checked, tmp_pa
         with pytest.raises(UserError, match=f"was made with --{flag.replace('_', '-')} "):
             iterative.made_with(path, argparse.Namespace(**{**made, flag: "other"}), checked)
     checkpoint.save(path, checkpoint.of(models.build("lenet5"), "magnitude", "finetuned", "shapes10"))
-    with pytest.raises(UserError, match="--percent None, --scope None"):
+    with pytest.raises(UserError, match=f"--{checked[0]} None, --"):
         iterative.made_with(path, argparse.Namespace(**made), checked)
 
 
@@ -504,7 +504,7 @@ def test_keep_weights_counts_what_is_not_zero_in_the_layers_out_of_scope(tmp_pat
 def test_percent_and_keep_weights_are_two_ways(trained, tmp_path):
     dense = trained / "dense/checkpoint.pth.tar"
     for percent in ("0.5", "0.6"):
-        with pytest.raises(UserError, match="^give one of --percent and --keep-weights$"):
+        with pytest.raises(UserError, match="--keep-weights: not allowed with argument --percent"):
             cut(dense, tmp_path / "p", "--percent", percent, "--keep-weights", "0.3")
     assert cut(dense, tmp_path / "p")["args"]["percent"] == 0.6
     assert iterative.parse(["--model", "x"]).percent == 0.6

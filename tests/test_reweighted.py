@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from by_hand import assert_same_network, like_trained
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models, packing, scores
+from common import UserError, checkpoint, cli, compute_flops, data, models, packing, scores
 from common.evaluate import evaluate_file
 from common.run import Run
 from reweighted import check_model_operations as operations
@@ -1059,7 +1059,7 @@ def test_the_published_flags(tmp_path):
                           "--optmzr adam --lr 0.001 --lr-scheduler cosine --warmup --warmup-epochs 5 --mixup "
                           "--alpha 0.3 --smooth --smooth-eps 0.1 -j 4 --log-interval 10 --logger --verbose".split())
     for script, flags in ((main, []), (finetune, [])):
-        made, usual = launcher.arguments(script, args), script.parse(flags)
+        made, usual = cli.settings(script, args), script.parse(flags)
         for name in ("epochs", "batch_size", "lr", "optmzr", "lr_scheduler", "warmup_epochs", "alpha", "smooth_eps"):
             assert getattr(made, name) == getattr(usual, name)           # the defaults are the published run
     masked = launcher.parse("--masked-retrain --sparsity-type threshold --config-file config_mobile_v2_0.7".split())

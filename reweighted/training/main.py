@@ -52,13 +52,6 @@ def parse(argv=None):
     return parser.parse_args(argv)
 
 
-def arguments(script, args, **more):
-    """The arguments of a script: its defaults, then the flags given here that it has too, then more."""
-    own = script.parse([])
-    shared = {name: value for name, value in vars(args).items() if name in vars(own)}
-    return argparse.Namespace(**{**vars(own), **shared, **more})
-
-
 def run(args):
     if args.multi_gpu:
         raise UserError("--multi-gpu is not needed: torchrun --nproc-per-node N main.py (or finetune.py) trains on N")
@@ -92,22 +85,22 @@ def run(args):
     dense, sparse = args.pretrained or folder / "dense" / "checkpoint.pth.tar", folder / "reweighted/checkpoint.pth.tar"
     if everything and not args.pretrained:
         title("dense training")
-        main.train(arguments(main, args, rew=False, sparsity_type="irregular", lam=None, save=f"{folder}/dense"))
+        main.train(cli.settings(main, args, rew=False, sparsity_type="irregular", lam=None, save=f"{folder}/dense"))
     if not args.masked_retrain:
         title("reweighted L1")
-        main.train(arguments(main, args, rew=True, pretrained=str(dense), sparsity_type=kind, arch=None, depth=None,
-                             width=None, save=f"{folder}/reweighted"))
+        main.train(cli.settings(main, args, rew=True, pretrained=str(dense), sparsity_type=kind, arch=None, depth=None,
+                                width=None, save=f"{folder}/reweighted"))
     if not args.rew:
         title("pruning")
         pruned = folder / "pruned" / "pruned.pth.tar"
         if args.resume and pruned.exists():
             print(f"{pruned} is there already")
         else:
-            prune.prune(arguments(prune, args, model=str(sparse), arch=None, depth=None, save=str(pruned.parent),
-                                  **rule(args)))
+            prune.prune(cli.settings(prune, args, model=str(sparse), arch=None, depth=None, save=str(pruned.parent),
+                                     **rule(args)))
         title("masked retraining")
-        finetune.retrain(arguments(finetune, args, model=str(pruned), arch=None, depth=None,
-                                   save=f"{folder}/retrained"))
+        finetune.retrain(cli.settings(finetune, args, model=str(pruned), arch=None, depth=None,
+                                      save=f"{folder}/retrained"))
 
 
 def rule(args):
