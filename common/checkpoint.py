@@ -16,11 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import UserError, checks, models, packing
+from common import UserError, checks, foreign, models, packing
 
 FORMAT = 1
-# Originals may hold an accuracy as a numpy number, which is plain data too.
-NUMPY_NUMBERS = [type(np.dtype(np.float64)), type(np.dtype(np.float32)), np.dtype, np.float64(0).__reduce__()[0]]
+# Originals may hold an accuracy as a numpy number, which is plain data too; numpy 1 had its function elsewhere.
+MAKES_NUMBER = np.float64(0).__reduce__()[0]
+NUMPY_NUMBERS = [*{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}, np.dtype, MAKES_NUMBER,
+                 (MAKES_NUMBER, "numpy.core.multiarray.scalar")]
 STAGES = ("dense", "sparse", "pruned", "finetuned", "quantized")
 
 
@@ -82,6 +84,8 @@ def read(path):
     if not path.is_file():
         raise UserError(f"no checkpoint {path}")
     try:
+        if what := foreign.kind(path):
+            raise UserError(f"{path} {what}")
         checks.archive(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
             warnings.simplefilter("ignore")

@@ -80,6 +80,9 @@ def archive(path):
         return
     try:
         with zipfile.ZipFile(path) as records:
+            if any(record.filename.endswith("/constants.pkl") for record in records.infolist()):
+                raise UserError(f"{path} is a TorchScript archive, which is a program; save the state_dict() of "
+                                "torch.jit.load(FILE) with torch.save")
             if sum(record.file_size for record in records.infolist()) > size:
                 raise UserError(f"{path} declares more bytes than it has, as a zip bomb does; save it with torch.save")
             if not sealed and (end[-22:-18], end[-2:]) != (b"PK\5\6", b"\0\0"):         # not the end without comment

@@ -1,7 +1,9 @@
 """Checkpoints come back as they went in; whatever else a user hands over is refused in one sentence, or translated."""
 import os
 import pickle
+import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -159,12 +161,52 @@ def test_a_modern_pickle_runs_no_code_either(tmp_path):
     assert not Evil.trace.exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"accuracy: 0.9\n", b"<!DOCTYPE html>\n", b"\0" * 1000,
+@pytest.mark.parametrize("content", [b"", b"hello", b"accuracy: 0.9\n", b"\0" * 1000,
                                      b"PK\x03\x04 no zip", b"\x80\x02}", bytes(range(128, 256))])
 def test_junk_is_named_and_not_called_dangerous(content, tmp_path):
     (tmp_path / "bad.pth.tar").write_bytes(content)
     with pytest.raises(UserError, match="bad.pth.tar is truncated, or was not written by torch.save; copy or "):
         originals.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+
+
+@pytest.mark.parametrize("content, message", [
+    (b"\n<!DOCTYPE html>\n<html lang=en>", "is an HTML page"), (b"<html><body>404", "is an HTML page"),
+    (b"version https://git-lfs.github.com/spec/v1\noid sha256:12\nsize 9\n", "is a Git LFS pointer.*git lfs pull"),
+    (b"\x50\0\0\0\0\0\0\0" + b'{"fc.weight":{"dtype":"F32"', "is a safetensors file.*torch.save"),
+])
+def test_files_of_other_kinds_are_called_what_they_are(content, message, tmp_path):
+    (tmp_path / "other.pth").write_bytes(content)
+    with pytest.raises(UserError, match=f"other.pth {message}"):
+        originals.load(tmp_path / "other.pth", network)
+
+
+def test_torchscript_is_called_what_it_is(tmp_path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")                      # torch advises against it
+        torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "script.pt"))
+    with pytest.raises(UserError, match="script.pt is a TorchScript archive.*torch.jit.load"):
+        originals.load(tmp_path / "script.pt", network)
+
+
+@pytest.mark.parametrize("extra, best", [
+    ({"acc": np.float16(91.5), "epoch": np.int64(7)}, 91.5), ({"best_acc": np.float32(0.915)}, 91.5),
+    ({"best_acc": 9150, "epoch": -1}, None), ({"best_prec1": -1, "acc": None}, None), ({"accuracy": "high"}, None),
+    ({"prec1": torch.tensor(0.5), "improved": np.bool_(True)}, 50), ({"best_acc": 0}, None),
+])
+def test_what_an_intact_file_holds_besides_does_not_make_it_damaged(extra, best, tmp_path):
+    torch.save({"net": make().state_dict(), **extra}, tmp_path / "theirs.pth")
+    ckpt = originals.load(tmp_path / "theirs.pth", network)
+    assert ckpt["best_prec1"] == pytest.approx(best, rel=1e-3) if best else ckpt["best_prec1"] is None
+    assert ckpt["epoch"] == (7 if extra.get("epoch", 0) > 0 else 0)
+
+
+def test_numbers_of_numpy_1_load(tmp_path):
+    torch.save({"net": make().state_dict(), "acc": np.float64(91.5)}, tmp_path / "new.pth",
+               _use_new_zipfile_serialization=False)
+    content = (tmp_path / "new.pth").read_bytes()
+    assert b"numpy._core.multiarray" in content
+    (tmp_path / "old.pth").write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert originals.load(tmp_path / "old.pth", network)["best_prec1"] == 91.5
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
@@ -191,7 +233,7 @@ STRANGE = {
     "numbered": ({1: torch.zeros(3)}, "holds no weights"),
     "empty": ({}, "holds no weights"),
     "optimizer": ({"state_dict": {"state": {}, "param_groups": []}}, "holds no weights"),
-    "other weights": ({"encoder.weight": torch.zeros(3)}, "none of the networks here. The nearest is"),
+    "other weights": ({"encoder.weight": torch.zeros(3)}, "none of the networks here. There are"),
     "odd cfg": ({"state_dict": {"w": torch.zeros(3)}, "cfg": 5}, "none of the networks here"),
     "later format": ({"format": 99}, "format 99.*reads format 1"),
     "half of ours": ({"format": 1, "arch": "vgg"}, "missing or wrong: method, stage, cfg, dataset, state_dict"),

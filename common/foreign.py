@@ -1,0 +1,116 @@
+"""Files that others wrote, up to tensors under bare names: what kind of file it is, and where the weights are in it.
+
+    outer, state, key = find(ckpt)          # {"net": {...}, "acc": 91.5}: the dictionary around the weights, and "net"
+    state, left_out = bare(state)           # without module., backbone., ...; without criterion.weight, n_averaged, ...
+    prec1 = accuracy(outer, "acc", "prec1")                     # 91.5, None where there is none
+    state, soft_masks = folded(model, state, mask_parameters)   # of the soft-mask code, into its weights
+"""
+import re
+from collections import Counter
+
+import torch
+
+from common import UserError
+
+# Keys that may hold the weights, in this order where there are several; others are looked into after them.
+WRAPPERS = ("pruned_state_dict", "state_dict", "model_state_dict", "model_state", "net", "model", "network", "weights",
+            "params", "ema")
+PREFIXES = ("model", "net", "network", "backbone")                       # that most names may begin with
+NO_LAYER = re.compile(r"n_averaged$|(criterion|loss|loss_fn|metrics?|acc|accuracy|ema|ema_model|model_ema|"
+                      r"(train|val|valid|test)_\w*)\.|(.*\.)?total_(ops|params)$")
+HEADS = ("fc", "linear", "classifier.6", "classifier")
+
+
+def kind(path):
+    """What a file is that torch.save has not written, and what to do, as text; "" of all others."""
+    with open(path, "rb") as file:
+        head = file.read(64)
+    text = head.lstrip().lower()
+    if text.startswith((b"<!doctype html", b"<html")):
+        return "is an HTML page, not the file that the link leads to; download that"
+    if text.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, the file itself is elsewhere; git lfs pull fetches it"
+    if head[8:10] == b'{"':
+        return "is a safetensors file; torch.save(safetensors.torch.load_file(FILE), 'FILE.pth') makes one that loads"
+    return ""
+
+
+def find(ckpt, depth=4, known=True):
+    """(dictionary, state_dict, key): the weights inside it, and the dictionary and key they are under; None if none.
+
+    Whatever is not a tensor is left out of the state_dict. depth: a dictionary may hold itself.
+    """
+    tensors = {name: value for name, value in ckpt.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
+    if tensors and (any(name.endswith(".weight") for name in tensors) or known and len(tensors) == len(ckpt)):
+        return ckpt, tensors, ""
+    for key in sorted(ckpt, key=lambda key: WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS)):
+        if depth and isinstance(ckpt[key], dict) and (found := find(ckpt[key], depth - 1, key in WRAPPERS)):
+            return found if found[2] else (ckpt, found[1], str(key))
+    return None
+
+
+def bare(state):
+    """({bare name: tensor}, [names left out, which are of no layer])."""
+    state = {".".join(part for part in name.split(".") if part not in ("module", "_orig_mod")): tensor
+             for name, tensor in state.items()}
+    left_out = [name for name in state if NO_LAYER.match(name)]
+    if len(left_out) < len(state):
+        state = {name: tensor for name, tensor in state.items() if name not in left_out}
+    while state:
+        prefix, count = Counter(name.partition(".")[0] for name in state).most_common(1)[0]
+        common = count == len(state) and all(name.count(".") > 1 for name in state)
+        renamed = {name.removeprefix(f"{prefix}."): tensor for name, tensor in state.items()}
+        if len(renamed) < len(state) or not common and not (
+                2 * count > len(state) and (prefix in PREFIXES or prefix.isdigit())):
+            break
+        state = renamed
+    for head in HEADS:                                       # Sequential(Dropout, Linear), by the name of the latter
+        inside = {name[len(head) + 1:].partition(".")[0] for name in state if name.startswith(f"{head}.")}
+        if len(inside) == 1 and (number := inside.pop()).isdigit():
+            state = {name.replace(f"{head}.{number}.", f"{head}.", 1) if name.startswith(head) else name: tensor
+                     for name, tensor in state.items()}
+    return state, [name for name in left_out if not name.endswith(("total_ops", "total_params"))]
+
+
+def number(value):
+    """The value as a float, 0 where it is none."""
+    try:
+        return float(value) if abs(float(value)) < 1e9 else 0.0
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        return 0.0
+
+
+def accuracy(outer, *keys):
+    """The first of these that is one, fraction or percentage, in percent; None where none is: a count, -1, text."""
+    values = [number(outer.get(key)) for key in keys]
+    return next((100 * value if value <= 1 else value for value in values if 0 < value <= 100), None)
+
+
+def folded(path, model, state, parameters):
+    """(state_dict, {layer: its mask (channels,)}): masks clamp(m + 0.5, 0, 1) put into the weights that they scale.
+
+    parameters: {layer.mweight: m} of the soft-mask code. All layers of a residual stream have the same m there, as wide
+    as the widest stream; one of C channels takes every (widest / C)-th entry. Batch norms have the mask of what they
+    read.
+    """
+    parameters = {name.removesuffix(".mweight"): m for name, m in parameters.items()}
+    state, soft_masks, used = dict(state), {}, set()
+    for record in model.channels():
+        layers = [layer for layer, _ in record.producers]
+        if not parameters.keys() & set(layers):
+            continue
+        m, channels = parameters.get(layers[0]), len(state[f"{layers[0]}.weight"])
+        if m is None or not parameters.keys() >= set(layers) or m.numel() % channels or m.numel() != len(m):
+            raise UserError(f"{path}: its masks (mweight) are not one for each output channel of {', '.join(layers)}; "
+                            "take the file's pruned network")
+        mask = soft_masks[layers[0]] = (m.flatten()[::m.numel() // channels].float() + 0.5).clamp(0, 1)
+        norms = [norm for _, norm in record.producers] + [consumer.norm for consumer in record.consumers]
+        for layer in dict.fromkeys([*layers, *norms]):
+            for name in (f"{layer}.weight", f"{layer}.bias"):
+                if name in state:
+                    state[name] = state[name] * mask.view(-1, *[1] * (state[name].dim() - 1))
+        used |= set(layers)
+    if rest := sorted(parameters.keys() - used):
+        raise UserError(f"{path}: its mask of {rest[0]} (mweight) is of a layer that has none here; take the file's "
+                        "pruned network")
+    return state, soft_masks
