@@ -2,69 +2,17 @@
 
     ckpt = load("resnet18.pth", network)
 
-The result is what checkpoint.load gives for our own files, which this reads as well. FORMATS says which names a
+The result is what checkpoint.load gives for our own files, which this reads as well. formats.py says which names a
 repository gives its layers; depth, widths and class count are read off the tensors' shapes.
 """
 import re
-from dataclasses import dataclass, field
 
-from common import UserError, checkpoint, models
-from common.shapes import complete, misfits, sized, told
+import torch
+from torch import nn
 
-WRAPPERS = ("state_dict", "model_state_dict", "net", "model")            # keys that may hold the weights
-PREFIXES = ("module.", "model.", "net.", "_orig_mod.")                   # that may begin every name
-
-
-@dataclass
-class Format:
-    """Names of layers: `has` are some that the file has, `lacks` some that it has not, `names` their way to ours.
-
-    pixels: (mean, std) that the repository normalizes images with, where it is not CIFAR-10's as in common/data.py.
-    """
-    who: str
-    arch: str
-    has: str
-    lacks: str = ""
-    cfg: dict = field(default_factory=dict)
-    names: tuple = ()
-    pixels: tuple = ()
-
-
-IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-CIFAR100 = ((0.507075, 0.486549, 0.440892), (0.267334, 0.256438, 0.276150))
-LINEAR = ((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample."))
-UNITS = ((r"^conv1\.0\.", "conv1."), (r"^conv1\.1\.", "bn1."), (r"^conv(\d)_x", lambda m: f"layer{int(m[1]) - 1}"),
-         (r"residual_function\.([0369])\.", lambda m: f"conv{int(m[1]) // 3 + 1}."),
-         (r"residual_function\.([147])\.", lambda m: f"bn{int(m[1]) // 3 + 1}."), (r"\.shortcut\.", ".downsample."))
-FORMATS = (
-    Format("kuangliu ResNet", "resnet_imagenet", "layer4 bn1 linear", names=LINEAR),
-    Format("kuangliu PreActResNet", "resnet_imagenet", "layer4 linear", "bn1", {"preact": True}, LINEAR),
-    Format("weiaicunzai ResNet", "resnet_imagenet", "conv1.0 conv5_x fc", names=UNITS, pixels=CIFAR100),
-    Format("torchvision ResNet", "resnet_imagenet", "layer4 bn1 fc", pixels=IMAGENET),
-    Format("four-stage pre-activation ResNet", "resnet_imagenet", "layer4 fc", "bn1", {"preact": True}),
-    Format("akamaster ResNet", "resnet", "layer3 bn1 linear", "layer4 layer2.0.shortcut", {"shortcut": "slice"},
-           LINEAR, IMAGENET),
-    Format("akamaster ResNet, option B", "resnet", "layer3 bn1 linear layer2.0.shortcut", "layer4", {}, LINEAR,
-           IMAGENET),
-    Format("soft-mask WideResNet", "wideresnet", "layer3 bn1 fc layer2.0.downsample.weight", "layer4",
-           {"variant": "softmask"}, ((r"^layer(\d)\.", r"block\1.layer."), (r"\.downsample\.", ".convShortcut."))),
-    Format("chenyaofo or bearpaw ResNet", "resnet", "layer3 bn1 fc layer2.0.downsample.1", "layer4"),
-    Format("l1-norm ResNet, padded shortcuts", "resnet", "layer3 bn1 fc", "layer4 layer2.0.downsample",
-           {"shortcut": "pad"}),
-    Format("slimming or bearpaw PreResNet", "preresnet", "layer3 bn fc", "layer4"),
-    Format("bearpaw WideResNet", "wideresnet", "block3.layer bn1 fc"),
-    Format("slimming or bearpaw DenseNet", "densenet", "dense3 bn fc"),
-    Format("bearpaw ResNeXt", "resnext", "conv_1_3x3 stage_3 classifier"),
-    Format("kuangliu MobileNetV2", "mobilenetv2", "layers.16 linear"),
-    Format("bearpaw AlexNet", "alexnet", "features.6 features.8 features.10 classifier.weight", "features.1"),
-    Format("torchvision or chenyaofo VGG", "vgg", "features.0 classifier.6", names=((r"^features\.", "feature."),),
-           pixels=IMAGENET),
-    Format("kuangliu or bearpaw VGG", "vgg", "features.0 classifier", "classifier.6",
-           names=((r"^features\.", "feature."),)),
-    Format("slimming or l1-norm VGG", "vgg", "feature.0 classifier"),
-    Format("LeNet-300-100", "lenet300", "fc1 fc2 fc3", "conv1"),
-    Format("LeNet-5", "lenet5", "conv1 conv2 fc1 fc2", "fc3"),
-)
+from common import UserError, checkpoint, foreign, models
+from common.formats import FORMATS, PIXELS
+from common.shapes import complete, likeness, misfits, sized, told
 
 
 def load(path, network, arch=None, depth=None, image_size=None, quantized=False):
@@ -99,48 +47,72 @@ def agree(path, have, cfg, network, arch, depth):
 
 
 def convert(path, ckpt, network, arch=None, depth=None):
-    """Someone else's dictionary, the weights somewhere inside it, as a checkpoint."""
-    outer, state = ckpt, ckpt
-    for _ in range(4):                                       # a dictionary may hold itself
-        if isinstance(state, dict) and not checkpoint.weights(state):
-            outer, state = state, next((state[key] for key in WRAPPERS if key in state), {})
-    if not state or not checkpoint.weights(state):
+    """Someone else's dictionary, the weights somewhere inside it, as a checkpoint. Prints how it is read."""
+    found = foreign.find(ckpt)
+    if not found:
         raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(ckpt)[:5]))})")
-    asked = network(arch, depth) if arch else (None, {})
-    model, state, form = recognize(path, cleaned(state), *asked)
-    best = next((outer[key] for key in ("best_prec1", "best_acc", "acc") if key in outer), 0)
-    best, epoch = number(best), number(outer.get("epoch"))
-    mean, std = form.pixels or ((), ())
-    if form.pixels == IMAGENET and "linear" not in form.has and models.input_shape(model.arch, model.cfg)[1] != 224:
-        mean = std = ()                                      # torchvision's names in a network for CIFAR
-    images = {"images": {"classes": [], "mean": list(mean), "std": list(std)}} if mean else {}
-    return {"format": checkpoint.FORMAT, "method": "original", "arch": model.arch, "cfg": model.cfg, "dataset": None,
-            "stage": "pruned" if isinstance(outer.get("cfg"), list) else "dense", "state_dict": state,
-            "epoch": int(epoch), "prec1": None, "best_prec1": 100 * best if best <= 1 else best, "args": {},
-            "dense": None, **images}
+    outer, state, key = found
+    alone = not key and not any(name.startswith("module.") for name in state)
+    outer, (state, left_out) = {**ckpt, **outer}, foreign.bare(state)
+    soft = {name: state.pop(name) for name in list(state) if name.endswith(".mweight")}
+    asked, asked_cfg = network(arch, depth) if arch else (None, {})
+    wide = {k: v for k, v in asked_cfg.items() if k == "widen_factor" and str(v) in re.findall(r"\d+", arch)}
+    if key == "pruned_state_dict" and (whole := foreign.find({**outer, key: None})):        # the network before pruning
+        whole = {name: tensor for name, tensor in foreign.bare(whole[1])[0].items() if "mweight" not in name}
+        wide = {k: v for k, v in recognize(path, whole)[0].cfg.items() if k == "widen_factor"}
+    model, state, form = recognize(path, state, asked, asked_cfg, wide, alone)
+    state, soft_masks = foreign.folded(path, model, state, translated(soft, form.names)[0])
+    prec1 = foreign.accuracy(outer, "acc", "prec1", "accuracy")
+    classes = model.cfg["num_classes"]
+    pixels = PIXELS[form.pixels][{10: 0, 100: 1}.get(classes, 2)]
+    taken = [f"weights under {key!r}" if key else "", f"without {', '.join(left_out[:3])}" if left_out else "",
+             "masks clamp(m + 0.5, 0, 1) inside the weights" if soft_masks else ""]
+    print(f"{path}: read as {form.who} ({models.name(model.arch, model.cfg)}): {described(model)}"
+          f"{''.join(f'; {text}' for text in taken if text)}")
+    read = {"format": checkpoint.FORMAT, "method": "original", "arch": model.arch, "cfg": model.cfg, "dataset": None,
+            "stage": "dense", "state_dict": state, "epoch": max(0, int(foreign.number(outer.get("epoch")))),
+            "prec1": prec1, "best_prec1": foreign.accuracy(outer, "best_prec1", "best_acc") or prec1, "args": {},
+            "dense": None}
+    if pixels:
+        read["images"] = {"classes": [], "mean": list(pixels[0]), "std": list(pixels[1])}
+    if soft_masks:
+        read |= {"stage": "sparse", "soft_masks": soft_masks, "args": {"nfp": False}}
+    if isinstance(outer.get("cfg"), list):
+        read["stage"] = "pruned"
+    elif form.cfg.get("variant") == "softmask":
+        dense = models.sketch(model.arch, **{k: v for k, v in model.cfg.items() if k not in ("widths", "streams")})
+        if dense.cfg != model.cfg:
+            read |= {"stage": "pruned", "dense": summary(dense)}
+    return read
 
 
-def number(value):
-    """The value as a float, 0 where it is none."""
-    try:
-        return float(value) if abs(float(value)) < 1e9 else 0.0
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        return 0.0
+def summary(model):
+    """As compute_flops.summary, of a network without memory."""
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *models.input_shape(model.arch, model.cfg), device="meta"))
+    return {"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2,
+            "cfg": model.cfg}
 
 
-def cleaned(state):
-    """The tensors under their bare names: without DataParallel's and other prefixes and what thop leaves."""
-    while prefix := next((p for p in PREFIXES if all(name.startswith(p) for name in state)), None):
-        state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    return {name.replace(".module.", "."): tensor for name, tensor in state.items()
-            if not name.endswith(("total_ops", "total_params"))}
+def described(model):
+    """What the network computes where a state_dict does not show it, as text."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    norm = next((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), None)
+    words = []
+    if first and first.kernel_size[0] > 1:
+        words.append(f"{first.kernel_size[0]} x {first.kernel_size[0]} stem of stride {first.stride[0]}")
+    if model.arch == "resnet_imagenet":
+        words[-1] += " and max pool" if model.cfg["stem"] == "imagenet" else " without max pool"
+    return ", ".join([*words, "ReLU", *([f"batch norm eps {norm.eps:g}"] if norm else [])])
 
 
-def recognize(path, state, asked=None, asked_cfg=None):
+def recognize(path, state, asked=None, asked_cfg=None, wide=None, alone=True):
     """(the network without its weights, its state_dict in our names, the format) of the first that fits.
 
-    asked: an arch whose options are taken where the file does not say. UserError names the nearest format and the first
-    two misfits.
+    asked: an arch whose options are taken where the file does not say; wide: a widen factor that a narrowed network was
+    trained with, of which its widths only say how large it is at least; alone: whether the file is nothing but these
+    weights. UserError names the nearest format, if any is near, and the first two misfits.
     """
     def is_there(names):
         return [any(name.startswith(f"{sign}.") or name == sign for name in state) for sign in names.split()]
@@ -151,22 +123,24 @@ def recognize(path, state, asked=None, asked_cfg=None):
         ours, theirs = translated(state, form.names)
         for options in ([asked_cfg, {}] if form.arch == asked else [{}]):
             try:
-                model = sized(form.arch, {**options, **form.cfg, **told(form.arch, ours)}, ours)
+                said = told(form.arch, ours)
+                said |= {k: v for k, v in (wide or {}).items() if k in said and v > said[k]}
+                model, name = sized(form.arch, {**options, **form.cfg, **said}, ours), True
             except (UserError, AssertionError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):
                 if likely and form is not likely[-1] or options:
                     continue
-                model = models.sketch(form.arch, **form.cfg)
+                model, name = models.sketch(form.arch, **form.cfg), False
             filled = complete(model, ours)
             wrong = misfits(model, filled, theirs)
-            if not wrong and likely:
+            if not wrong and likely and form.fits({"pool": 1, **model.cfg}, alone):
                 return model, filled, form
-            if nearest is None or len(wrong) < len(nearest[0]):
-                nearest = wrong, form, model
-    wrong, form, model = nearest
+            rank = -likeness(model, filled), len(wrong)
+            if wrong and (nearest is None or rank < nearest[0]):
+                nearest = rank, wrong, f"{form.who} ({models.name(model.arch, model.cfg)})" if name else form.who
+    rank, wrong, name = nearest
     more = f" ({len(wrong) - 2} more)" if len(wrong) > 2 else ""
-    raise UserError(f"{path} is none of the networks here. The nearest is {form.who} "
-                    f"({models.name(model.arch, model.cfg)}), but {' and '.join(wrong[:2])}{more}. There are: "
-                    f"{', '.join(f.who for f in FORMATS)}")
+    near = f"The nearest is {name}, but {' and '.join(wrong[:2])}{more}. " if rank[0] < -0.5 else ""
+    raise UserError(f"{path} is none of the networks here. {near}There are: {', '.join(f.who for f in FORMATS)}")
 
 
 def translated(state, names):

@@ -5,6 +5,7 @@
 """
 import copy
 import re
+from collections import Counter
 
 import torch
 from torch import nn
@@ -29,8 +30,11 @@ def told(arch, state):
         kind = "bottleneck" if any(name.endswith("conv3.weight") for name in state) else "basic"
         return {"depth": next((depth for depth, plan in DEPTHS.items() if plan == (kind, counts)), 18),
                 "stem": "imagenet" if state["conv1.weight"].shape[-1] == 7 else "small"}
-    if arch == "wideresnet":
-        return {"depth": 2 * blocks(r"block\d\.layer\.\d+\.") + 4, "widen_factor": state["fc.weight"].shape[1] // 64}
+    if arch == "wideresnet":                                 # the smallest widen factor that holds all widths
+        made = [(len(t), int(name[5])) for name, t in state.items() if re.match(r"block\d.*conv\w*\.weight", name)]
+        return {"depth": 2 * blocks(r"block\d\.layer\.\d+\.") + 4,
+                "widen_factor": max(1 + ("block1.layer.0.convShortcut.weight" in state),
+                                    *(-(-width // (8 * 2 ** stage)) for width, stage in made))}
     if arch == "densenet":
         deep = "dense1.0.conv2.weight" in state
         wide, narrow = len(state["trans1.bn1.weight"]), len(state["trans1.conv1.weight"])
@@ -54,7 +58,7 @@ def told(arch, state):
             last = f"feature.{max(int(name.split('.')[1]) for name in state if name.startswith('feature.'))}.bias"
             found |= {"head": [len(state["classifier.0.weight"]), len(state["classifier.3.weight"])],
                       "pool": 7 if state["classifier.0.weight"].shape[1] == 49 * len(state[last]) else 1}
-        elif "classifier.3.weight" in state:
+        elif "classifier.1.running_var" in state:
             found |= {"variant": "head512"}
         return found
     return {}
@@ -65,7 +69,8 @@ def sized(arch, cfg, state):
     model = models.sketch(arch, **cfg)
     cfg = copy.deepcopy(model.cfg)
     last = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
-    cfg["num_classes"] = len(state[f"{last}.weight"])
+    if f"{last}.weight" in state:                            # else `misfits` names the head
+        cfg["num_classes"] = len(state[f"{last}.weight"])
     for record in model.channels():
         name = f"{record.producers[0][0]}.weight" if record.producers else f"{record.consumers[0].select}.indices"
         for key, position in record.places:
@@ -84,10 +89,27 @@ def complete(model, state):
     return state
 
 
+def likeness(model, state):
+    """The fraction of the weights of a network or a state_dict, whichever has more, that the other has by name and
+    number of dimensions, or of a state_dict's by shape, whichever is larger."""
+    ours, theirs = ({name: t for name, t in d.items() if name.endswith("weight")} for d in (model.state_dict(), state))
+    named = sum(name in theirs and theirs[name].dim() == t.dim() for name, t in ours.items())
+    shapes = Counter(tuple(t.shape) for t in theirs.values() if t.dim() > 1)
+    alike = (shapes & Counter(tuple(t.shape) for t in ours.values() if t.dim() > 1)).total()
+    return max(named / max(len(ours), len(theirs), 1), alike / max(shapes.total(), 1))
+
+
 def misfits(model, state, theirs):
-    """What differs between a network and a state_dict, in the words of the file."""
-    own = model.state_dict()
-    wrong = [f"it has no {name}" if name not in state else
-             f"its {theirs.get(name, name)} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
-             for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
+    """What differs between a network and a state_dict, in the words of the file; of a head of several layers as one."""
+    own, wrong = model.state_dict(), []
+    head = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
+    inside = [name for name in state if name.startswith(f"{head}.") and name not in own]
+    if inside and f"{head}.weight" not in state:
+        layers = dict.fromkeys(theirs[name].rpartition(".")[0] for name in inside)
+        wrong = [f"its head ({', '.join(layers)}) is not one linear layer"]
+        own = {name: tensor for name, tensor in own.items() if not name.startswith(f"{head}.")}
+        state = {name: tensor for name, tensor in state.items() if name not in inside}
+    wrong += [f"it has no {name}" if name not in state else
+              f"its {theirs.get(name, name)} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
+              for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
     return wrong + [f"it has {theirs.get(name, name)} too" for name in state if name not in own]

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, checkpoint, cli, data, models, originals, scores
 from common.device import device_of, in_half
-from common.evaluate import evaluate, names_of, per_class, refuse_moved
+from common.evaluate import beside_record, evaluate, names_of, per_class, refuse_moved
 from softmask.cost import legacy_flops
 from softmask.networks import network
 
@@ -104,7 +104,8 @@ def main(argv=None):
     result = evaluate(evaluated, test)
     count = len(dataset.y_test)
     right = round(result["top1"] * count / 100)
-    print(f"\nTest set: Average loss: {result['loss']:.4f}, Accuracy: {right}/{count} ({result['top1']:.2f}%)\n")
+    print(f"\nTest set: Average loss: {result['loss']:.4f}, Accuracy: {right}/{count} ({result['top1']:.2f}%)"
+          f"{beside_record(ckpt, result['top1'], count)}\n")
     if args.per_class:
         print(per_class(evaluated, test, names_of(model, dataset)))
     print(f"published: {printed.splitlines()[-2].rpartition('FLOPs = ')[2]}\n{rules}")

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from common import checkpoint, cli, data, models, originals
-from common.evaluate import evaluate
+from common.evaluate import against_record, evaluate
 from common.run import Run
 from common.schedule import WORDS, make_scheduler
 from softmask.networks import network
@@ -46,6 +46,8 @@ def main(argv=None):
     if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
         run.describe(model)
     train, test = run.loaders(dataset, **data.augmentation(model.arch), cutout=args.length)
+    if run.rank == 0:
+        against_record(ckpt, test)
     model = run.place(model)
     if ckpt["stage"] in ("dense", "sparse"):
         run.print(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")

@@ -28,7 +28,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common import keep as keeping
 from common.compact import difference, silence
 from common.device import device_of, facts
-from common.evaluate import evaluate, heading
+from common.evaluate import against_record, evaluate, heading
 from softmask.networks import network
 
 
@@ -120,6 +120,7 @@ def prune(args):
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
     print(heading(ckpt, model), flush=True)
     dataset = data.for_network(model, args, args.model)
+    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
 
     # the same network without the others
     before, order = compute_flops.count(model), scores(model, soft_masks)
@@ -136,8 +137,8 @@ def prune(args):
         silence(model, keep)
         small = models.narrow(model, keep)
     after = compute_flops.count(small)
-    dense = ckpt["dense"]
-    asked = None if args.keep_macs or args.keep_weights else ckpt["args"]
+    dense = ckpt["dense"] or compute_flops.summary(model)    # of a file of the original, whose masks are here
+    asked = None if args.keep_macs or args.keep_weights or "target" not in ckpt["args"] else ckpt["args"]
     report = describe(keep, before, after, asked, after.total.nonzeros if masks else after.total.params)
     print(report)
 

@@ -2,6 +2,7 @@
 import argparse
 import copy
 import csv
+import re
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from by_hand import assert_same_network, like_trained, train_by_hand
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models, packing
+from common import UserError, checkpoint, compute_flops, data, models, originals, packing
 from common.compact import silence
 from common.run import Run
 from slimming import finetune as slimming_finetune
@@ -973,8 +974,8 @@ def test_the_namespace_that_main_hands_to_prune_is_all_it_needs(tmp_path):
     train(tmp_path, *MASKS, "--epochs", 1)
     prune.prune(argparse.Namespace(model=str(tmp_path / "checkpoint.pth.tar"), save=str(tmp_path / "p"),
                                    overwrite=False, dataset=None, data_dir=None, subset=60, device="cpu",
-                                   test_batch_size=64, image_size=None, keep_weights=None, keep_macs=None,
-                                   round_to=1))
+                                   test_batch_size=64, image_size=None, mean=None, std=None, keep_weights=None,
+                                   keep_macs=None, round_to=1))
     assert (tmp_path / "p" / "pruned_model.pth.tar").exists()
 
 
@@ -1029,3 +1030,87 @@ def test_the_target_of_the_training_is_told_where_nothing_else_was_asked_for(tmp
     prune.main(["--model", str(tmp_path / "a/checkpoint.pth.tar"), "--keep-macs", "0.6", "--subset", "20",
                 "--device", "cpu", "--save", str(tmp_path / "b")])
     assert "the target was" not in capsys.readouterr().out
+
+
+# Files of the original
+
+
+def as_original(net):
+    """The state_dict of the original's masked network: all layers of the residual stream hold the widest mask."""
+    mask, state = dict(zip(net.names, net.masks(), strict=True)), dict(net.model.state_dict())
+    shared = net.m[:max(len(mask[record.producers[0][0]]) for record in net.records if record.stream)].detach()
+    for record, used in zip(net.records, net.used.split(net.sizes), strict=True):
+        for layer, _ in record.producers:
+            state[f"{layer}.mweight"] = (shared if record.stream else net.m[used].detach()).view(-1, 1, 1, 1)
+    return renamed(state)
+
+
+def renamed(state):
+    return {re.sub(r"^block(\d)\.layer", r"layer\1", name).replace("convShortcut", "downsample"): tensor
+            for name, tensor in state.items()}
+
+
+def random_masks(wf=3):
+    torch.manual_seed(0)
+    net = SoftMask(like_trained(models.build("wideresnet", depth=10, widen_factor=wf, variant="softmask")))
+    net.m.data.uniform_(-1, 1)
+    return net.eval()
+
+
+@torch.no_grad()
+def test_a_file_with_mask_parameters_loads_folded_and_is_pruned_on(tmp_path, capsys):
+    net, x = random_masks(), torch.randn(3, 3, 32, 32)
+    torch.save({"state_dict": as_original(net), "epoch": 2, "best_prec1": 0.1}, tmp_path / "theirs.pth")
+    ckpt = originals.load(tmp_path / "theirs.pth", network)
+    torch.testing.assert_close(checkpoint.to_model(ckpt)(x), net(x))
+    assert ckpt["stage"] == "sparse" and ckpt["soft_masks"].keys() == set(net.names)
+    assert all(torch.equal(ckpt["soft_masks"][name], mask) for name, mask in zip(net.names, net.masks(), strict=True))
+    flags = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--save", str(tmp_path / "p")]
+    prune.main(["--model", str(tmp_path / "theirs.pth"), *flags])
+    pruned = checkpoint.load(tmp_path / "p/pruned_model.pth.tar")
+    torch.testing.assert_close(checkpoint.to_model(pruned)(x), net(x), rtol=1e-4, atol=1e-4)
+    assert pruned["dense"]["cfg"]["widen_factor"] == 3 and pruned["cfg"]["widths"] != pruned["dense"]["cfg"]["widths"]
+    assert "masks clamp(m + 0.5, 0, 1) inside the weights" in capsys.readouterr().out
+
+
+def test_masks_that_the_network_has_not_are_named(tmp_path):
+    state = as_original(random_masks())
+    for change, message in (({"fc.mweight": torch.zeros(10, 1)}, "of fc"),
+                            ({"layer1.0.conv1.mweight": torch.zeros(48, 16, 3, 3)}, "each output channel of block1"),
+                            ({"layer1.0.conv1.mweight": torch.zeros(47, 1, 1, 1)}, "each output channel of block1")):
+        torch.save({**state, **change}, tmp_path / "theirs.pth")
+        with pytest.raises(UserError, match=f"theirs.pth: its mask.*{message}"):
+            originals.load(tmp_path / "theirs.pth", network)
+
+
+@torch.no_grad()
+def test_a_narrowed_wide_resnet_of_the_original(tmp_path):
+    """Its widen factor is the smallest that holds all widths, or what --arch says; the dense network is known."""
+    net, x = random_masks(), torch.randn(3, 3, 32, 32)
+    small = narrowed(net)
+    assert not any(width == 0 for width in small.cfg["widths"])
+    torch.save(renamed(small.state_dict()), tmp_path / "small.pth")
+    for arch, factor in ((None, None), ("wrn_10_3", 3), ("wrn_10_5", 5), ("wideresnet", None)):
+        ckpt = originals.load(tmp_path / "small.pth", network, arch)
+        stages = zip(small.cfg["streams"][1:], small.cfg["widths"], strict=True)
+        least = max(-(-width // (16 * 2 ** i)) for i, pair in enumerate(stages) for width in pair)
+        assert ckpt["cfg"] == {**small.cfg, "widen_factor": factor or least} and ckpt["stage"] == "pruned"
+        torch.testing.assert_close(checkpoint.to_model(ckpt)(x), small(x))
+        dense = models.build("wideresnet", depth=10, widen_factor=factor or least, variant="softmask")
+        assert ckpt["dense"] == compute_flops.summary(dense)
+    with pytest.raises(UserError, match=r"holds a wideresnet \(depth 10 widen_factor .*not --arch wrn_10_1"):
+        originals.load(tmp_path / "small.pth", network, "wrn_10_1")
+
+
+@torch.no_grad()
+def test_the_pruned_network_of_a_file_is_the_one_that_is_read(tmp_path):
+    net, x = random_masks(wf=4), torch.randn(3, 3, 32, 32)
+    net.m.data[net.m.data.abs() < 0.9] = -1                  # so narrow that its widths do not show the widen factor
+    net.m.data[::16] = 1
+    small = narrowed(net)
+    torch.save({"state_dict": as_original(net), "pruned_state_dict": renamed(small.state_dict()), "epoch": 3},
+               tmp_path / "theirs.pth")
+    ckpt = originals.load(tmp_path / "theirs.pth", network)
+    torch.testing.assert_close(checkpoint.to_model(ckpt)(x), small(x))
+    assert ckpt["stage"] == "pruned" and ckpt["cfg"]["widen_factor"] == ckpt["dense"]["cfg"]["widen_factor"] == 4
+    assert "soft_masks" not in ckpt
