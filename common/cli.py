@@ -36,6 +36,9 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
     add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
     add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
         "what the network reads; in training the side all have, if they are square and at most 512 wide)")
+    add("--mean", type=numbers, help="mean to normalize images by, one number per channel of pixels in [0, 1]: "
+        "0.49,0.48,0.45 (default: what the network was trained with, else the data set's)")
+    add("--std", type=numbers, help="standard deviation to normalize images by, in the same form")
     add("--test-batch-size", type=positive, default=256, help="test images per batch")
     add("--subset", type=positive, help="this many training and test images, classes balanced (a trial run)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
@@ -85,6 +88,13 @@ def nonnegative(text):
     return number
 
 
+def numbers(text):
+    found = [nonnegative(number) for number in text.split(",")]
+    if max(found) > 1:
+        raise ValueError
+    return found
+
+
 def fraction(text):
     number = float(text)
     if not 0 <= number < 1:
@@ -101,6 +111,7 @@ def seed_number(text):
 
 positive.__name__, nonnegative.__name__ = "positive integer", "number from 0 up"
 fraction.__name__, seed_number.__name__ = "fraction in [0, 1)", "64-bit integer"
+numbers.__name__ = "list of numbers in [0, 1]"
 
 
 def default_folder(dataset, network, what):

@@ -83,16 +83,27 @@ def for_network(model, args, path, holdout=0):
     """The data set of args, its images as the model reads them; `path` is the model's file. UserError as check_fit."""
     channels, size, _ = models.input_shape(model.arch, model.cfg)
     data = load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, channels=channels)
-    data = sized(args, normalized(data, getattr(model, "images", None)))
+    data = sized(args, normalized(data, getattr(model, "images", None), args))
     check_fit(data, model, path)
     return data
 
 
-def normalized(data, images):
-    """The data with the mean and std of the images that a network was trained on, if its file says them."""
-    if not images or len(images["mean"]) != len(data.mean):
-        return data
-    return replace(data, mean=tuple(images["mean"]), std=tuple(images["std"]))
+def normalized(data, images, args):
+    """The data with --mean and --std, else with those of the images that a network was trained on, if its file says
+    them. Prints what is used."""
+    used = {"mean": data.mean, "std": data.std}
+    if whose := images and len(images["mean"]) == len(data.mean):
+        used = {key: tuple(images[key]) for key in used}
+    given = {key: tuple(getattr(args, key)) for key in used if getattr(args, key)}
+    for key, value in given.items():
+        if len(value) != len(data.mean) or key == "std" and min(value) == 0:
+            raise UserError(f"--{key} {' '.join(map(str, value))}: {data.name} has {len(data.mean)} channels, and each "
+                            "needs its number, a standard deviation above 0")
+    used |= given
+    words = " and ".join(f"{key} {' '.join(f'{value:.4g}' for value in used[key])}" for key in used)
+    source = "as given" if given else "as the network's file says" if whose else "as usual for the data set"
+    print(f"images normalized by {words}, {source}")
+    return replace(data, **used)
 
 
 def for_arch(arch, cfg, args, holdout=0, start=None):
@@ -101,7 +112,7 @@ def for_arch(arch, cfg, args, holdout=0, start=None):
     channels, usual, _ = models.input_shape(arch, cfg)
     size = usual if start or arch in models.ONE_SIZE else args.image_size
     data = load(args.dataset, args.data_dir, channels == 1, args.subset, holdout, size, usual, channels)
-    return sized(args, normalized(data, start and checkpoint.images_of(start)))
+    return sized(args, normalized(data, start and checkpoint.images_of(start), args))
 
 
 def sized(args, data):

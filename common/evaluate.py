@@ -55,6 +55,29 @@ def refuse_moved(argv):
             raise UserError(f"{flag} is a script now: python deploy/{flag[2:]}.py FILE{more}")
 
 
+def beside_record(ckpt, top1, count):
+    """Text: the accuracy that the file records, if it does, for top1, what its network reaches here on count images;
+    for a file of another repository with a note where that differs by more than a point, and than chance explains."""
+    record = ckpt["best_prec1"] if ckpt["prec1"] is None else ckpt["prec1"]
+    if record is None:
+        return ""
+    chance = 3 * (record * (100 - record) / count) ** 0.5
+    text = f"; the file's record: {record:.2f} %"
+    if ckpt["method"] != "original" or abs(record - top1) <= max(1, chance):
+        return text
+    return (f"{text}\nnote: that is {abs(record - top1):.2f} points off. Either these are other images, or they were "
+            "normalized differently (--mean, --std), or the network has the same shapes and another forward pass "
+            "(stride, pooling, activation, batch norm eps) than the line \"read as\" says. Build your own network in "
+            "Python, load the state_dict and compare; then change its file in common/models to compute the same")
+
+
+def against_record(ckpt, test):
+    """Prints what a network of another repository reaches before it is changed, beside what its file records."""
+    if ckpt["method"] == "original" and ckpt["best_prec1"] is not None:
+        top1 = evaluate(checkpoint.to_model(ckpt).to(test.device), test)["top1"]
+        print(f"{ckpt['path']} as it is: top-1 {top1:.2f} %{beside_record(ckpt, top1, len(test.labels))}", flush=True)
+
+
 def evaluate_file(argv, description, network):
     """Counts of a checkpoint, then its accuracy.
 
@@ -108,7 +131,7 @@ def evaluate_checkpoint(path, args, network):
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     evaluated = in_half(model) if args.half else model
     result = evaluate(evaluated, test)
-    record = f"; the file's record: {ckpt['prec1']:.2f} %" if ckpt["prec1"] is not None else ""
+    record = beside_record(ckpt, result["top1"], len(dataset.y_test))
     print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.per_class:

@@ -39,6 +39,7 @@ def predict(args):
     if not images:                                           # an older file: the statistics are the data set's
         network.images(args, ckpt, model)
         images = model.images
+    images = {**images, **{key: getattr(args, key) for key in ("mean", "std") if getattr(args, key)}}
     side = models.input_shape(model.arch, model.cfg)[1]
     device = next(model.parameters()).device
     mean, std = (torch.tensor(images[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))

@@ -22,7 +22,7 @@ import torch.nn.functional as F
 
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
 from common.compact import compact_masked, compaction_report, sparsity_report
-from common.evaluate import evaluate
+from common.evaluate import against_record, evaluate
 from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
 from hoyer.networks import network
@@ -84,6 +84,8 @@ def finetune(args):
     model = run.place(checkpoint.to_model(ckpt))
     dataset = data.for_network(model, args, args.model, args.holdout)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
+    if run.rank == 0:
+        against_record(ckpt, test)
     run.print("--- Finetuning ---")
     run.describe(model)
     net = run.parallel(model)

@@ -33,7 +33,7 @@ import torch
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
 from common.compact import compact, compaction_report, sparsity_report
 from common.device import device_of, facts
-from common.evaluate import evaluate, heading
+from common.evaluate import against_record, evaluate, heading
 from hoyer.main import accuracy_line
 from hoyer.networks import find, network
 
@@ -190,6 +190,7 @@ def prune(args):
     model = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, model), flush=True)
     dataset = data.for_network(model, args, args.model, args.holdout)
+    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     dense = compute_flops.summary(keep.dense_network(ckpt, model))
     print("--- Pruning ---")
     if args.sensitivity is None:

@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
-from common.evaluate import evaluate
+from common.evaluate import against_record, evaluate
 from common.run import Run
 from common.schedule import WORDS, epoch_or_word, make_scheduler
 from magnitude.networks import network
@@ -218,6 +218,8 @@ def retrain(args):
     # data
     dataset = data.for_network(model, args, path)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
+    if run.rank == 0:
+        against_record(ckpt, test)
 
     # A fresh optimizer: the dense run's momentum would pull at weights that are pruned.
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

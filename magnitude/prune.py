@@ -34,7 +34,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
 from common.device import device_of, facts
-from common.evaluate import evaluate, heading
+from common.evaluate import against_record, evaluate, heading
 from magnitude.main import milestones
 from magnitude.networks import network
 
@@ -217,6 +217,7 @@ def prune(args, way=""):
     original = checkpoint.to_model(ckpt)
     print(heading(ckpt, original), flush=True)
     dataset = data.for_network(original, args, args.resume)
+    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     model = copy.deepcopy(original)
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
     if not weights:

@@ -33,7 +33,8 @@ def keep(ckpt, path, data_dir=None, device=None):
         rounded = checkpoint.load(checkpoint.save(Path(folder) / path.name, {
             k: v for k, v in ckpt.items() if k not in ("resume", "path")}, half=True))
     model = checkpoint.to_model(rounded).to(device_of(device))
-    flags = argparse.Namespace(dataset=ckpt["dataset"], data_dir=data_dir, subset=None, image_size=None)
+    flags = argparse.Namespace(dataset=ckpt["dataset"], data_dir=data_dir, subset=None, image_size=None, mean=None,
+                               std=None)
     dataset = data.for_network(model, flags, ckpt["path"])
     rounded["prec1"] = evaluate(model, data.Loader(dataset, "test", 256, device_of(device)))["top1"]
     checkpoint.save(path, {k: v for k, v in rounded.items() if k != "path"}, half=True)

@@ -18,7 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, checkpoint, cli, data, models, originals
-from common.evaluate import evaluate
+from common.evaluate import against_record, evaluate
 from common.run import Run
 from reweighted import recipe
 from reweighted.networks import network
@@ -70,6 +70,8 @@ def retrain(args):
     dataset = data.for_network(model, args, args.model)
     recipe.check(args, dataset.num_classes)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
+    if run.rank == 0:
+        against_record(ckpt, test)
 
     optimizer = make_optimizer(args, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args, len(train)))

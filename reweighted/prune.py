@@ -39,7 +39,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common import keep as keeping
 from common.compact import difference, narrow_masks, silence
 from common.device import device_of, facts
-from common.evaluate import evaluate, heading
+from common.evaluate import against_record, evaluate, heading
 from common.models.narrow import reads
 from reweighted import penalties
 from reweighted.networks import network
@@ -185,6 +185,7 @@ def prune(args):
     original = checkpoint.to_model(ckpt)
     print(heading(ckpt, original), flush=True)
     dataset = data.for_network(original, args, args.model)
+    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     model = copy.deepcopy(original)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     if not weights:

@@ -21,7 +21,7 @@ from torch import nn
 
 from common import UserError, checkpoint, cli, data, originals
 from common.device import device_of
-from common.evaluate import evaluate
+from common.evaluate import beside_record, evaluate
 from reweighted.networks import network
 
 BUNDLED = "chkpt/cifar100_mobilenetv2.pt"
@@ -122,7 +122,8 @@ def main(argv=None):
     dataset = data.for_network(model, args, ckpt["path"])
     result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
     right = round(result["top1"] / 100 * len(dataset.y_test))
-    print(f"Test set loss: {result['loss']:.4f},  * Acc@1: {right}/{len(dataset.y_test)} ({result['top1']:.2f}%)")
+    print(f"Test set loss: {result['loss']:.4f},  * Acc@1: {right}/{len(dataset.y_test)} ({result['top1']:.2f}%)"
+          f"{beside_record(ckpt, result['top1'], len(dataset.y_test))}")
     return result
 
 

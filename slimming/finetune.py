@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from common import UserError, checkpoint, cli, data, models, originals
-from common.evaluate import evaluate
+from common.evaluate import against_record, evaluate
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from slimming.networks import network
@@ -77,6 +77,8 @@ def finetune(args):
     if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
         run.describe(model)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
+    if run.rank == 0:
+        against_record(ckpt, test)
     model = run.place(model)
     if ckpt["stage"] in ("dense", "sparse"):
         run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")

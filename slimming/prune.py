@@ -33,7 +33,7 @@ from common import UserError, checkpoint, cli, compute_flops, data, models, orig
 from common import keep as keeping
 from common.compact import difference, narrow_masks, silence
 from common.device import device_of, facts
-from common.evaluate import evaluate, heading
+from common.evaluate import against_record, evaluate, heading
 from slimming import streams
 from slimming.networks import network
 
@@ -244,6 +244,7 @@ def prune(args):
     original = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, original), flush=True)
     dataset = data.for_network(original, args, args.model)
+    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     if not gammas:
         raise UserError(f"{args.model} has no batch norm whose channels could be removed; slimming needs one")

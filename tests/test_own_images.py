@@ -312,7 +312,8 @@ def test_one_image_of_each_class_is_refused(tmp_path):
 
 
 def args_for(path, **more):
-    return type("Args", (), {"dataset": str(path), "data_dir": None, "subset": None, "image_size": None, **more})()
+    return type("Args", (), {"dataset": str(path), "data_dir": None, "subset": None, "image_size": None, "mean": None,
+                             "std": None, **more})()
 
 
 def test_a_network_reads_its_own_size_and_colours(tmp_path):

@@ -4,6 +4,7 @@ The networks are written out here under their own names, as briefly as they can 
 """
 import argparse
 import importlib
+import re
 
 import numpy as np
 import pytest
@@ -202,6 +203,7 @@ def reference(kind):
         "chenyaofo resnet20": lambda: (Plain(3, **chenyaofo), "resnet20", 32),
         "chenyaofo resnet56": lambda: (Plain(9, **chenyaofo), "resnet56", 32),
         "chenyaofo vgg16_bn": lambda: (VGG(hidden(512, 512, 100)), "vgg16", 32),
+        "weiaicunzai vgg16_bn": lambda: (VGG(hidden(512, 4096, 100)), "vgg16", 32),
         "akamaster resnet20": lambda: (ResNet(Slicing, (3, 3, 3), 16, "linear", 10), "resnet20", 32),
         "weiaicunzai resnet18": lambda: (Weiaicunzai(100), "resnet18", 32),
         "torchvision resnet18": lambda: (ResNet(Down, (2, 2, 2, 2), 64, "fc", 1000, pool=True), "resnet18", 64),
@@ -280,16 +282,18 @@ def test_every_method_knows_every_network(method, arch):
 
 @pytest.mark.parametrize("kind, mean", [
     ("akamaster resnet20", 0.485), ("torchvision resnet18", 0.485), ("torchvision vgg16_bn", 0.485),
-    ("weiaicunzai resnet18", 0.507075), ("chenyaofo vgg16_bn", 0.4914), ("kuangliu ResNet18", 0.4914)])
+    ("weiaicunzai resnet18", 0.507075), ("weiaicunzai vgg16_bn", 0.507075), ("chenyaofo vgg16_bn", 0.507),
+    ("chenyaofo resnet20", 0.507), ("bearpaw resnet20", 0.4914), ("kuangliu ResNet18", 0.4914)])
 def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
-    net, _, side = random_network(kind)
-    torch.save(net.state_dict(), tmp_path / "theirs.pth")
+    net, _, side = random_network(kind.replace("bearpaw", "chenyaofo"))
+    state = net.state_dict()                                 # bearpaw's has the names of chenyaofo's, in a checkpoint
+    torch.save({"state_dict": state, "epoch": 1} if "bearpaw" in kind else state, tmp_path / "theirs.pth")
     model = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network))
     classes = model.cfg["num_classes"]
     y = torch.arange(2 * classes).numpy() % classes
     x = torch.randint(0, 256, (len(y), 4, 4, 3), dtype=torch.uint8).repeat(1, side // 4, side // 4, 1).numpy()
     np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:classes], y_test=y[:classes])
-    args = argparse.Namespace(dataset="cifar10", data_dir=tmp_path, subset=None, image_size=None)
+    args = argparse.Namespace(dataset="cifar10", data_dir=tmp_path, subset=None, image_size=None, mean=None, std=None)
     assert data.for_network(model, args, "theirs.pth").mean[0] == model.images["mean"][0] == mean
 
 
@@ -299,13 +303,96 @@ def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
     lambda s: {"model": {"state_dict": {f"_orig_mod.module.{k}": v for k, v in s.items()}}},
     lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
     lambda s: {"state_dict": {f"net.{k}": v for k, v in s.items()}, "epoch": "last", "acc": None},
-    lambda s: {"model": s, "epoch": float("inf"), "best_acc": torch.zeros(3)}])
+    lambda s: {"model": s, "epoch": float("inf"), "best_acc": torch.zeros(3)},
+    lambda s: {"model_state": s}, lambda s: {"weights": s}, lambda s: {"params": s}, lambda s: {"ema": {"shadow": s}},
+    lambda s: {"optimizer": {"state": {0: {"step": torch.ones(1)}}}, "trainer": {"student": s}},
+    lambda s: {"ema": {k: v + 1 for k, v in s.items()}, "model": s},
+    lambda s: {**s, "epoch": 3, "metrics": {"acc": 0.9}},
+    lambda s: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in s.items()}},
+    lambda s: {"state_dict": {**{f"model.{k}": v for k, v in s.items()}, "criterion.weight": torch.ones(10),
+                              "train_acc.confmat": torch.ones(10, 10)}},
+    lambda s: {f"backbone.{k}" if "linear" not in k else k: v for k, v in s.items()},
+    lambda s: {f"network.module.{k}": v for k, v in s.items()}, lambda s: {f"module.0.{k}": v for k, v in s.items()},
+    lambda s: {f"resnet.0._orig_mod.{k}": v for k, v in s.items()},
+    lambda s: {k.replace("linear.", "linear.1."): v for k, v in s.items()}])
 def test_wrappers_are_taken_off(wrapped, tmp_path):
     state = random_network("akamaster resnet20")[0].state_dict()
     torch.save(wrapped(state), tmp_path / "theirs.pth")
     ckpt = originals.load(tmp_path / "theirs.pth", any_network)
     assert torch.equal(ckpt["state_dict"]["layer3.2.conv2.weight"], state["layer3.2.conv2.weight"])
     assert ckpt["cfg"]["shortcut"] == "slice" and "linear.weight" not in ckpt["state_dict"]
+
+
+@pytest.mark.parametrize("kind, head", [("torchvision resnet18", "fc"), ("torchvision vgg16_bn", "classifier.6"),
+                                        ("kuangliu VGG16", "classifier")])
+def test_a_head_of_dropout_and_a_linear_layer_is_read(kind, head, tmp_path):
+    state = random_network(kind)[0].state_dict()
+    torch.save({k.replace(f"{head}.", f"{head}.1."): v for k, v in state.items()}, tmp_path / "theirs.pth")
+    ckpt = originals.load(tmp_path / "theirs.pth", any_network)
+    assert torch.equal(ckpt["state_dict"][f"{head}.weight"], state[f"{head}.weight"])
+
+
+@pytest.mark.parametrize("kind, head", [("torchvision resnet18", "fc"), ("akamaster resnet20", "linear"),
+                                        ("kuangliu VGG16", "classifier")])
+def test_of_another_head_that_is_the_difference(kind, head, tmp_path):
+    state = random_network(kind)[0].state_dict()
+    classes, inputs = state.pop(f"{head}.weight").shape
+    state |= {f"{head}.0.weight": torch.ones(7, inputs), f"{head}.3.weight": torch.ones(classes, 7)}
+    del state[f"{head}.bias"]
+    torch.save(state, tmp_path / "theirs.pth")
+    with pytest.raises(UserError, match=rf"but its head \({head}.0, {head}.3\) is not one linear layer\. There"):
+        originals.load(tmp_path / "theirs.pth", any_network)
+
+
+@pytest.mark.parametrize("kind, words", [
+    ("torchvision resnet18", "torchvision ResNet (resnet18): 7 x 7 stem of stride 2 and max pool"),
+    ("kuangliu ResNet18", "kuangliu ResNet (resnet18): 3 x 3 stem of stride 1 without max pool")])
+def test_how_a_file_is_read_is_said(kind, words, tmp_path, capsys):
+    torch.save({"ema": {**random_network(kind)[0].state_dict(), "criterion.weight": torch.ones(3)}}, tmp_path / "t.pth")
+    originals.load(tmp_path / "t.pth", any_network)
+    said = capsys.readouterr().out
+    assert f"t.pth: read as {words}, ReLU, batch norm eps 1e-05; weights under 'ema'; without criterion.weight" in said
+
+
+@pytest.mark.parametrize("record, shown", [({"acc": 0.99, "best_acc": 0.5}, "99.00"), ({"best_prec1": 12.0}, "12.00"),
+                                           ({"accuracy": "0.1"}, "10.00")])
+def test_the_accuracy_that_a_file_records_is_shown_beside_ours(record, shown, tmp_path, capsys):
+    """By every method's eval.py and prune.py, with a note where it differs by more than a point and chance."""
+    torch.save({"state_dict": random_network("akamaster resnet20")[0].state_dict(), **record}, tmp_path / "t.th")
+    common = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
+    for method, steps in STEPS.items() if shown == "99.00" else [("slimming", STEPS["slimming"])]:
+        importlib.import_module(f"{method}.eval").main([str(tmp_path / "t.th"), *common])
+        said = capsys.readouterr().out
+        assert f"; the file's record: {shown} %" in said, method
+        assert ("note: that is" in said and "batch norm eps" in said) == (shown == "99.00"), method
+        script, flags, _ = steps[0]
+        if method != "softmask":                             # its prune.py needs masks
+            importlib.import_module(f"{method}.{script}").main([*[flag.format(tmp_path / "t.th") for flag in flags],
+                                                                *common, "--save", str(tmp_path / method)])
+            said = capsys.readouterr().out
+            assert "as it is: top-1 " in said and f"; the file's record: {shown} %" in said, method
+    importlib.import_module("slimming.finetune").main(["--refine", str(tmp_path / "t.th"), "--epochs", "1", *common,
+                                                       "--save", str(tmp_path / "tuned")])
+    assert f"; the file's record: {shown} %" in capsys.readouterr().out
+
+
+def test_mean_and_std_of_the_command_line_win(tmp_path, capsys):
+    torch.save(random_network("akamaster resnet20")[0].state_dict(), tmp_path / "t.th")
+    common = [str(tmp_path / "t.th"), "--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
+    evaluation = importlib.import_module("slimming.eval")
+    for flags in ([], ["--mean", "0.5,0.5,0.5", "--std", "0.25,0.25,0.25"], ["--mean", "0.5,0.5,0.5"]):
+        evaluation.main([*common, *flags])
+    said = capsys.readouterr().out
+    assert "normalized by mean 0.485 0.456 0.406 and std 0.229 0.224 0.225, as the network's file says" in said
+    assert all(f"by mean 0.5 0.5 0.5 and std {std}" in said for std in ("0.25 0.25 0.25, as given", "0.229 0.224"))
+    assert len(set(re.findall(r"loss \d\.\d+", said))) == 3
+    for flags, message in ((["--mean", "0.5"], "--mean 0.5: shapes10 has 3 channels"), (["--std", "0,1,1"], "above 0"),
+                           (["--mean", "123,117,104"], "list of numbers in"), (["--std", "a"], "list of numbers in")):
+        with pytest.raises(UserError, match=message):
+            evaluation.main([*common, *flags])
+    save = ["--epochs", "1", "--save", str(tmp_path / "run"), "--mean", "0.1,0.2,0.3"]
+    importlib.import_module("slimming.main").main(["--pretrained", *common, *save])
+    assert checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["images"]["mean"] == [0.1, 0.2, 0.3]
 
 
 def test_narrowed_files_load_by_their_shapes(tmp_path):
@@ -339,7 +426,9 @@ def changed(state, **changes):
     (lambda s: changed(s, **{f"layer1.0.se.{i}.weight": torch.zeros(3) for i in range(4)}),
      r"nearest is akamaster.*it has layer1.0.se.0.weight too and it has layer1.0.se.1.weight too \(2 more\)"),
     (lambda s: {k.replace("layer", "stage"): v for k, v in s.items()}, "The nearest is .*There are: kuangliu ResNet"),
-    (lambda s: {"encoder.weight": torch.zeros(3, 4), "encoder.bias": torch.zeros(3)}, "nearest is .*There are: "),
+    (lambda s: {"encoder.weight": torch.zeros(3, 4), "encoder.bias": torch.zeros(3)}, "(?!.*nearest).*There"),
+    (lambda s: {f"features.{i}.conv.{j}.weight": torch.zeros(8 * i + 8, 1, 3, 3) for i in range(9) for j in range(3)},
+     "(?!.*nearest).*There"),
 ])
 def test_what_fits_nowhere_is_told_with_the_nearest_network(change, message, tmp_path):
     torch.save(change(random_network("akamaster resnet20")[0].state_dict()), tmp_path / "odd.pth")
