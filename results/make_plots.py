@@ -116,8 +116,9 @@ def main(argv=None):
     for draw in (hoyer_mnist, magnitude_cifar10):
         draw(plt, rows).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
         print(f"wrote results/{draw.__name__}.png")
-    comparison.draw(ROOT / "results/comparison/comparison.png", comparison.read())
-    print("wrote results/comparison/comparison.png")
+    for path in (comparison.PATH, comparison.SHORT):
+        comparison.draw(path.with_suffix(".png"), comparison.read(path))
+        print(f"wrote {path.relative_to(ROOT).with_suffix('.png')}")
 
 
 if __name__ == "__main__":

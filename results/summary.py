@@ -26,9 +26,8 @@ TITLES = {"accuracy": "top-1 %", "weights_left": "weights", "macs_left": "MACs %
           "nonzeros": "not zero", "kib": "KiB", "ms_1": "ms at 1", "ms_128": "at 128"}
 
 
-def measure(files, device):
-    """A dictionary for each file, with the columns of the table and more."""
-    ckpts = [checkpoint.load(file) for file in files]
+def measure(ckpts, device):
+    """A dictionary for each checkpoint, with the columns of the table and more."""
     networks = [checkpoint.to_model(ckpt).to(device) for ckpt in ckpts]
     # a mask or another training does not change the time of a network
     shapes = [(ckpt["arch"], str(ckpt["cfg"]), "activations" in ckpt) for ckpt in ckpts]
@@ -36,11 +35,11 @@ def measure(files, device):
     times = [dict(zip(distinct, milliseconds([*distinct.values()], batch), strict=True))
              for batch in (1, 128)]
     rows = []
-    for file, ckpt, model, shape in zip(files, ckpts, networks, shapes, strict=True):
+    for ckpt, model, shape in zip(ckpts, networks, shapes, strict=True):
         total, dense = compute_flops.count(model).total, keep.dense_total(ckpt, model)
-        args = ckpt["args"]
+        args, run = ckpt["args"], ckpt.get("run") or {}
         rows.append({
-            "file": str(file), "method": ckpt["method"], "stage": ckpt["stage"],
+            "file": str(ckpt["path"]), "method": ckpt["method"], "stage": ckpt["stage"],
             "way": "random" if args.get("criterion") == "random" else args.get("retrain") or "",
             "dataset": Path(ckpt["dataset"]).stem, "network": models.name(ckpt["arch"], ckpt["cfg"]),
             "epochs": ckpt["epoch"] or "", "accuracy": ckpt["prec1"],
@@ -50,7 +49,8 @@ def measure(files, device):
             "kib": size(ckpt) / 1024, "ms_1": times[0][shape], "ms_128": times[1][shape],
             "score": scores.of_checkpoint(ckpt, model).score,
             "published_score": scores.published(total.nonzeros, 2 * total.sparse_macs)[-1],
-            "seed": args.get("seed", ""), "command": (ckpt.get("run") or {}).get("command", "")})
+            "seed": args.get("seed", ""), "peak_lr": args.get("lr", ""),
+            "trained_on": f"{run['precision']}, {run['hardware']}" if run else "", "command": run.get("command", "")})
     return rows
 
 
@@ -119,7 +119,7 @@ def main(argv=None):
     add("--csv")
     add("--device")
     args = parser.parse_args(argv)
-    rows = measure(args.files, device_of(args.device))
+    rows = measure([checkpoint.load(file) for file in args.files], device_of(args.device))
     print(table(rows))
     if args.plot:
         draw(args.plot, rows, "what is left, and how accurate it is")

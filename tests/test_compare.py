@@ -4,6 +4,7 @@ import importlib
 import os
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -243,9 +244,11 @@ def test_a_channel_goes_with_the_weaker_of_its_filter_and_its_readers():
 
 # the comparison
 
-def test_every_command_of_the_comparison_is_one_that_its_script_takes():
-    made = set()
-    for stage in compare.stages(1):
+@pytest.mark.parametrize("dense", [compare.DENSE, ""])
+def test_every_command_of_the_comparison_is_one_that_its_script_takes(dense, monkeypatch):
+    monkeypatch.setattr(compare, "DENSE", dense)
+    made = {dense}
+    for stage in compare.stages(1)[bool(dense):]:
         python, script, *flags = shlex.split(stage.command)
         args = importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse(flags)
         assert not stage.reads or stage.reads in made, f"{stage.command} reads what is not made yet"
@@ -253,7 +256,21 @@ def test_every_command_of_the_comparison_is_one_that_its_script_takes():
         made.add(stage.makes)
         if stage.epochs:
             assert (args.epochs, args.batch_size, args.weight_decay) == (stage.epochs, 128, 5e-4)
-            assert "onecycle" in stage.command and args.lr == (compare.DENSE_LR if "dense" == stage.row else compare.LR)
+            peak = {"small": compare.SMALL_LR}.get(stage.group, compare.LR)
+            assert "onecycle" in stage.command and args.lr == (compare.DENSE_LR if "dense" == stage.row else peak)
+
+
+def test_the_small_learning_rate_is_the_only_difference_of_its_rows():
+    everything = compare.stages(1)
+    small = [stage for stage in everything if stage.group == "small"]
+    assert [(stage.row, stage.weights, stage.macs) for stage in small] == [
+        ("magnitude", 10, 0), ("random masks", 10, 0), ("network slimming", 0, 50), ("random channels", 0, 50),
+        ("random channels, half fine-tuning", 0, 50)]
+    for stage in small:
+        same, = (other for other in everything if f"{other.folder}-small" == str(stage.folder))
+        assert (same.row, same.reads, same.epochs) == (stage.row, stage.reads, stage.epochs)
+        words = set(shlex.split(same.command)) ^ set(shlex.split(stage.command))
+        assert words == {"0.1", "0.01", str(same.folder), str(stage.folder)}
 
 
 def test_every_command_that_chooses_coefficients_is_one_that_its_script_takes(monkeypatch):
@@ -283,7 +300,7 @@ def keys(seed=1):
 def test_what_a_reader_edits_changes_the_commands_with_it(monkeypatch):
     """More of the one than of the other, none of one, an odd number of epochs."""
     monkeypatch.setattr(compare, "WEIGHTS", (0.2,))
-    assert ("magnitude", 20, 0) in keys() and ("network slimming", 0, 30) in keys()
+    assert ("magnitude", 20, 0) in keys() and ("network slimming", 0, 73) in keys()
     monkeypatch.setattr(compare, "WEIGHTS", ())
     assert {weights for row, weights, _ in keys() if "then" not in row} == {0} and ("group-HS", 0, 50) in keys()
     monkeypatch.setattr(compare, "WEIGHTS", (0.1,))
@@ -300,7 +317,7 @@ def test_what_a_reader_edits_changes_the_commands_with_it(monkeypatch):
 def test_a_group_brings_what_it_reads():
     everything = compare.stages(1)
     todo = compare.chosen(everything, ["chain"])
-    assert [stage.folder.name for stage in todo] == ["dense", "more", "slimming", "pruned", "slimming-50", "pruned",
+    assert [stage.folder.name for stage in todo] == ["data", "more", "slimming", "pruned", "slimming-50", "pruned",
                                                      "chain", "8bit"]
     assert compare.chosen(everything, []) == everything
 
@@ -324,16 +341,18 @@ def test_the_validation_images_are_in_neither_part_that_is_trained_on(tmp_path, 
             assert arrays["y_test"].tolist() == list(range(45_000, 50_000))
 
 
-@pytest.mark.parametrize("epochs", [20, 5])
-def test_every_row_has_the_same_epochs_after_the_dense_network(epochs, monkeypatch):
+@pytest.mark.parametrize("epochs, dense", [(20, compare.DENSE), (5, "")])
+def test_every_row_has_the_same_epochs_after_the_dense_network(epochs, dense, monkeypatch):
     monkeypatch.setattr(compare, "EPOCHS", epochs)
-    todo = {stage.makes: stage for stage in compare.stages(1)}
-    for stage in todo.values():
-        if stage.row and stage.row != "dense" and not stage.row.startswith("slimming, then"):
-            epochs, at = 0, stage
-            while at.row != "dense":
-                epochs, at = epochs + at.epochs, todo[at.reads]
-            assert epochs == compare.EPOCHS, stage.row
+    monkeypatch.setattr(compare, "DENSE", dense)
+    makers = {stage.makes: stage for stage in compare.stages(1)}
+    found = {}
+    for stage in makers.values():
+        if stage.row:
+            found.setdefault(compare.further_epochs(stage, makers), set()).add(stage.row)
+    assert found.pop(0) == {"dense"} and found.pop(2 * epochs) == {"slimming, then magnitude",
+                                                                   "slimming, then magnitude, then 8 bits"}
+    assert list(found) == [epochs] and len(found[epochs]) == 12
 
 
 @pytest.fixture
@@ -342,8 +361,8 @@ def small(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare.py"])
     root = compare.ROOT
-    for name, value in {"DATASET": "shapes10", "ARCH": "resnet20", "DENSE_EPOCHS": 1, "EPOCHS": 2, "WEIGHTS": (0.1,),
-                        "MACS": (0.5,), "ROOT": tmp_path,
+    for name, value in {"DATASET": "shapes10", "ARCH": "resnet20", "DENSE": "", "DENSE_EPOCHS": 1, "EPOCHS": 2,
+                        "WEIGHTS": (0.1,), "MACS": (0.5,), "ROOT": tmp_path,
                         "RECIPE": "--dataset shapes10 --batch-size 20 --weight-decay 5e-4 --subset 40 "
                         "--precision fp32 --device cpu"}.items():
         monkeypatch.setattr(compare, name, value)
@@ -429,14 +448,40 @@ def test_a_dry_run_says_how_long_it_takes_and_runs_nothing(small, capsys, monkey
         compare.main(["slimmming"])
 
 
-def row(name, accuracy, seed=1, weights=0, macs=0, **more):
+def test_the_dense_network_may_be_a_file_of_another_repository(small, capsys, monkeypatch):
+    """Its row has the accuracy measured here; without the file nothing begins."""
+    monkeypatch.setattr(compare, "DENSE", "data/resnet20.th")
+    with pytest.raises(UserError, match="data/resnet20.th is not there; https://github.com/akamaster"):
+        compare.main(["magnitude"])
+    compare.main(["--dry-run", "magnitude"])
+    assert "3 commands, about " in capsys.readouterr().out
+    torch.manual_seed(0)
+    state = models.build("resnet", depth=20, shortcut="slice").state_dict()
+    Path("data").mkdir()
+    torch.save({"state_dict": {f"module.{name.replace('fc.', 'linear.')}": value for name, value in state.items()},
+                "best_prec1": 99.0}, "data/resnet20.th")
+    images = compare.data.load("shapes10", subset=40)
+    monkeypatch.setattr(compare.data, "load", lambda name, folder: images)
+    monkeypatch.setattr(compare, "SEEDS", (1, 2))            # one file, one row
+    compare.main(["--table"])
+    dense, = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("dense "))
+    assert dense[0] == "dense" and dense[2] == "269,722" and dense[-1] == "data/resnet20.th"
+    loader = compare.data.Loader(replace(images, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225)), "test", 40,
+                                 "cpu")
+    model = models.build("resnet", depth=20, shortcut="slice").eval()
+    model.load_state_dict(state)
+    assert float(dense[1]) == round(compare.evaluate(model, loader)["top1"], 2) != 99
+
+
+def row(name, accuracy, seed=1, weights=0, macs=0, peak_lr=0.1, **more):
     return {"name": name, "weights_asked": weights, "macs_asked": macs, "accuracy": accuracy, "seed": str(seed),
+            "start": "a file", "further_epochs": 20, "peak_lr": peak_lr, "trained_on": "bf16, a CPU",
             "params": 1000, "nonzeros": 900, "sparse_macs": 2e6, "kib": 4, "ms_1": 1, "ms_128": 9, "score": 0.5,
             "published_score": 0.6, "weights_left": 10, "macs_left": 50, "network": "net", "dataset": "cifar10", **more}
 
 
 def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, monkeypatch):
-    rows = [row("slimming, then magnitude", 70, 1, 10.0, 50.0), row("random masks", 80, 1, 10.0), row("dense", 90),
+    rows = [row("slimming, then magnitude", 70, 1, 10.0, 50.0), row("random masks", 80, 1, 10.0), row("dense", 90, ""),
             row("dense, trained on", 92), row("dense, trained on", 94, 2), row("magnitude", 91, 1, 10.0),
             row("magnitude", 92, 2, 10.0)]
     header, cells = tables.table(rows)
@@ -445,29 +490,39 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
     assert cells[3][1:4] == ["10 % of the weights", "91.50 ± 0.71", "-1.50"]
     assert cells[2][2:4] == ["80.00", "-12.00"] and cells[1][3] == ""
     assert cells[4][1] == "50 % of the MACs, 10 % of the weights"
+    assert cells[0][3] == "-3.00" and cells[0][-2:] == ["a file", ""]          # one file, of no seed
+    assert cells[3][-2:] == ["20, 0.1", "1, 2: bf16, a CPU"]
+    small = row("magnitude", 60, 1, 10.0, peak_lr=0.01)
+    assert [line[-2] for line in tables.table([*rows, small])[1] if line[0] == "magnitude"] == ["20, 0.1", "20, 0.01"]
     assert len(tables.text(rows).splitlines()) == 6
-    rows += [row("network slimming", 88, 1, 0, 50.0), row("reweighted L1", 80, 1, 10.0), row("a sixth", 81, 1, 10.0),
-             row("reweighted L1 of filters", 80, 1, 0, 50.0), row("a seventh", 81, 1, 10.0),
-             *(row(f"random {i}", 70, 1, 10.0) for i in range(5))]
+    rows += [small, row("network slimming", 88, 1, 0, 50.0), row("reweighted L1", 80, 1, 10.0),
+             row("a sixth", 81, 1, 10.0), row("reweighted L1 of filters", 80, 1, 0, 50.0),
+             row("a seventh", 81, 1, 10.0), *(row(f"random {i}", 70, 1, 10.0) for i in range(5))]
     import matplotlib.pyplot as plt
     with monkeypatch.context() as patch:
         patch.setattr(plt, "close", lambda figure: None)
         tables.draw(tmp_path / "plot.png", rows)
+    lines = plt.gcf().axes[0].containers
     colours = [{line.get_label(): line[0].get_color() for line in axis.containers} for axis in plt.gcf().axes]
     plt.close()
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     assert colours[0]["reweighted L1"] == colours[1]["reweighted L1 of filters"]
     assert len(set(colours[0].values())) == len(colours[0])
     assert "slimming, then magnitude" not in colours[0] | colours[1]
+    magnitude, = (line[0].get_ydata() for line in lines if line.get_label() == "magnitude")
+    assert list(magnitude) == [91.5]                         # without the small learning rate
 
 
 def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():
     runs = {(line["command"], f"{float(line['accuracy']):.2f}"): line for line in ledger.read()}
-    rows = tables.read()
+    rows = tables.read(tables.PATH) + tables.read(tables.SHORT)
     assert {"dense", "dense, trained on", "magnitude", "random masks"} <= {line["name"] for line in rows}
     for line in rows:
+        if not line["command"]:                              # a file of another repository
+            assert line["name"] == "dense" and line["file"] == line["start"] == compare.DENSE
+            continue
         run = runs[line["command"], f"{line['accuracy']:.2f}"]
         for ours, theirs in (("params", "params"), ("nonzeros", "nonzeros"), ("sparse_macs", "macs")):
             assert line[ours] == int(run[theirs]), line["file"]
         assert abs(1024 * line["kib"] - int(run["bytes"])) < 1024          # the path of its data is in it, too
-        assert line["hardware"] and line["torch"]
+        assert line["hardware"] and line["torch"] and line["trained_on"] == f"{run['precision']}, {run['hardware']}"

@@ -2,20 +2,22 @@
 
     bash run_all.sh compare --dry-run             the commands, with an estimate of their time
     bash run_all.sh compare                       runs them; a comparison that was stopped continues
-    bash run_all.sh compare slimming hoyer        the dense network and these alone, such as for two at once
+    bash run_all.sh compare slimming hoyer        the dense networks and these alone, such as for two at once
     bash run_all.sh compare --jobs 16             so many commands at once, for a GPU that one small network leaves idle
     bash run_all.sh compare --table               only the table and plot, of what is finished
 
-Every method starts from the same dense network and has EPOCHS further epochs, half of them with its penalty and half to
-fine-tune, all of them to fine-tune where it has none; batch size, weight decay and learning-rate schedule are the same.
-Each prunes at the threshold that leaves what is asked for. Two networks to compare with: the dense one trained on for
-EPOCHS more, and random channels after half the epochs without a penalty, fine-tuned for the other half.
+Every method starts from the same dense network, DENSE, and has EPOCHS further epochs, half of them with its penalty and
+half to fine-tune, all of them to fine-tune if it has none; batch size, weight decay and learning-rate schedule are the
+same. Each prunes at the threshold that leaves what is asked for. Two networks to compare with: the dense one trained on
+for EPOCHS more, and random channels after half the epochs without a penalty, fine-tuned for the other half. The group
+"small" fine-tunes some of these networks once more, from before fine-tuning, with a small learning rate.
 Everything is in logs/compare/; what was made with other settings than stand here is not trained on or shown, but named,
 to be removed by hand. The README's plot and table are of a copy of its comparison.csv here.
 """
 import csv
 import os
 import sys
+from dataclasses import replace
 from itertools import zip_longest
 from pathlib import Path
 
@@ -24,20 +26,24 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from common import UserError, cli, compute_flops, models
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals
 from common.device import device_of, hardware
+from common.evaluate import evaluate
 from magnitude.networks import network
 from results import summary
 from results.comparison import tables
 from results.comparison.stages import Stage, run, up_to_date
 
 # ---- what is compared
-DATASET, ARCH, DENSE_EPOCHS, EPOCHS, SEEDS = "cifar10", "resnet20", 20, 20, (1,)
-WEIGHTS = (0.1, 0.3, 0.05)                                   # fractions of the weights that are left
-MACS = (0.5, 0.3)                                            # fractions of the MACs that are left
+DATASET, ARCH, EPOCHS, SEEDS = "cifar10", "resnet20", 20, (1,)
+DENSE = "data/resnet20-12fca82f.th"                          # the dense network; "" trains one of DENSE_EPOCHS a seed
+FROM = "https://github.com/akamaster/pytorch_resnet_cifar10/tree/master/pretrained_models"
+DENSE_EPOCHS, DENSE_LR = 20, 0.3
+WEIGHTS = (0.1, 0.05)                                        # fractions of the weights that are left
+MACS = (0.5, 0.73)                                           # fractions of the MACs that are left
 CHAIN = (0.5, 0.1)                                           # MACs left by slimming, one of MACS; then weights left
 RECIPE = f"--dataset {DATASET} --batch-size 128 --weight-decay 5e-4"
-DENSE_LR, LR = 0.3, 0.1                                      # highest learning rates of the cycles
+LR, SMALL_LR = 0.1, 0.01                                     # peaks of the learning-rate cycles
 ADAM_OFF = "--optmzr sgd --alpha 0 --smooth-eps 0"           # reweighted with the recipe of the others
 # Chosen on the last 5,000 training images, at 10 % of the weights and half the MACs; see the README.
 SLIMMING, HOYER_SQUARE, GROUP_HS, REWEIGHTED, FILTERS = "3e-4", "3e-5", "1e-3", "1e-5", "2e-3"
@@ -47,7 +53,8 @@ SECONDS, SECONDS_MACS = 70, 40_551_040                       # an epoch of ResNe
 FOLDER = "logs/compare"
 # ----
 
-ALL = ("magnitude", "random", "reweighted", "hoyer", "softmask", "slimming", "chain")
+SMALL = ("magnitude", "random masks", "network slimming", "random channels", "random channels, half fine-tuning")
+ALL = ("magnitude", "random", "reweighted", "hoyer", "softmask", "slimming", "chain", "small")
 
 
 def stages(seed):
@@ -55,7 +62,7 @@ def stages(seed):
     d, half, made = f"{FOLDER}/seed{seed}", EPOCHS // 2, []
     rest = EPOCHS - half
     again = f"--lr {LR} --seed {seed} --resume auto"
-    cycle, dense = "--schedule onecycle", f"{d}/dense/checkpoint.pth.tar"
+    cycle, dense = "--schedule onecycle", DENSE or f"{d}/dense/checkpoint.pth.tar"
     sgd = f"{ADAM_OFF} --lr-scheduler onecycle"
 
     def add(group, script, flags, reads, save, file, epochs=0, row="", **asked):
@@ -74,8 +81,11 @@ def stages(seed):
     def tune(group, script, flags, model, save, row, epochs=rest, file="finetuned.pth.tar", **asked):
         return add(group, script, f"{RECIPE} {flags} {model} {again}", model, save, file, epochs, row, **asked)
 
-    add("", "magnitude/main.py", f"{RECIPE} --arch {ARCH} {cycle} --lr {DENSE_LR} --seed {seed} --resume auto", "",
-        "dense", "checkpoint.pth.tar", DENSE_EPOCHS, "dense")
+    if DENSE:
+        made.append(Stage("", "", "", DENSE, row="dense"))
+    else:
+        add("", "magnitude/main.py", f"{RECIPE} --arch {ARCH} {cycle} --lr {DENSE_LR} --seed {seed} --resume auto", "",
+            "dense", "checkpoint.pth.tar", DENSE_EPOCHS, "dense")
     train("", "magnitude/main.py", cycle, "more", EPOCHS, "dense, trained on")
 
     for number, (weights, macs) in enumerate(zip_longest(WEIGHTS, MACS)):
@@ -136,12 +146,23 @@ def stages(seed):
                             "slimming, then magnitude", EPOCHS, **asked)
                 add("chain", "softmask/quantize_model.py", f"--pruned {file} --wbit 8", file, "chain/8bit",
                     "quantized_model.pth.tar", row="slimming, then magnitude, then 8 bits", **asked)
+    first = {*((round(100 * w, 6), 0) for w in WEIGHTS[:1]), *((0, round(100 * m, 6)) for m in MACS[:1])}
+    for stage in list(made):                                 # where the choice must carry the result
+        if stage.row in SMALL and (stage.weights, stage.macs) in first:
+            command = stage.command.replace(f"--lr {LR} ", f"--lr {SMALL_LR} ")
+            made.append(replace(stage, group="small", command=f"{command}-small",
+                                makes=f"{stage.folder}-small/finetuned.pth.tar"))
     return made
 
 
+def further_epochs(stage, makers):
+    """Epochs of the stage's network after the dense one; makers: {file: its stage}."""
+    return 0 if stage.row == "dense" else stage.epochs + further_epochs(makers[stage.reads], makers)
+
+
 def seconds_an_epoch(todo):
-    """What an epoch of the dense network took here; before there is one SECONDS, more for larger networks."""
-    log = todo[0].folder / "log.csv"
+    """What an epoch of the first network took here; before there is one SECONDS, more for larger networks."""
+    log = next(stage for stage in todo if stage.epochs).folder / "log.csv"
     if not log.exists():
         arch, cfg = network(ARCH, None)
         return SECONDS * compute_flops.count(models.build(arch, **cfg)).total.macs / SECONDS_MACS
@@ -167,6 +188,16 @@ def parse(argv=None):
     return args
 
 
+def dense_file(data_dir, device):
+    """The checkpoint of DENSE, with its accuracy on the test set."""
+    ckpt = originals.load(DENSE, network, ARCH)
+    model = checkpoint.to_model(ckpt).to(device)
+    dataset = data.load(DATASET, data_dir)
+    if model.images:                                         # normalized as its repository does
+        dataset = replace(dataset, mean=tuple(model.images["mean"]), std=tuple(model.images["std"]))
+    return ckpt | {"dataset": DATASET, "prec1": evaluate(model, data.Loader(dataset, "test", 256, device))["top1"]}
+
+
 def chosen(everything, groups):
     """The stages of these groups, of all where there are none, and those that they read."""
     made, needed = [], set()
@@ -186,8 +217,11 @@ def main(argv=None):
     os.chdir(ROOT)                                           # where the commands and their folders are
     everything = [stage for seed in SEEDS for stage in stages(seed)]
     todo = chosen(everything, args.groups)
+    if not args.dry_run and DENSE and not Path(DENSE).exists():
+        raise UserError(f"{DENSE} is not there; {FROM} has it, and DENSE = '' in {Path(__file__).name} trains one")
+    todo = [stage for stage in todo if stage.command]
     if args.dry_run:
-        an_epoch, done = seconds_an_epoch(todo), up_to_date(todo)
+        an_epoch, done = seconds_an_epoch(todo), up_to_date(everything)
         for stage in todo:
             print(f"{'finished' if stage in done else f'{stage.epochs * an_epoch / 60:5.0f} min'}  {stage.command}")
         hours = an_epoch / 3600 * sum(stage.epochs for stage in todo if stage not in done)
@@ -196,10 +230,15 @@ def main(argv=None):
     failed = [] if args.table else run(todo, args.data_dir, seconds_an_epoch(todo), args.jobs)
     device, rows = device_of(None), [stage for stage in up_to_date(everything) if stage.row]
     if rows:
-        measured = summary.measure([stage.makes for stage in rows], device)
+        makers = {stage.makes: stage for stage in everything}
+        measured = summary.measure([checkpoint.load(stage.makes) if stage.command else dense_file(args.data_dir, device)
+                                    for stage in rows], device)
         for row, stage in zip(measured, rows, strict=True):
-            row |= {"name": stage.row, "weights_asked": stage.weights, "macs_asked": stage.macs, "seed": stage.seed,
-                    "hardware": hardware(device), "torch": torch.__version__}
+            row |= {"name": stage.row, "weights_asked": stage.weights, "macs_asked": stage.macs,
+                    "seed": stage.seed or "", "start": DENSE or f"{DENSE_EPOCHS} epochs, peak {DENSE_LR:g}",
+                    "further_epochs": further_epochs(stage, makers), "hardware": hardware(device),
+                    "torch": torch.__version__}
+        Path(FOLDER).mkdir(parents=True, exist_ok=True)
         summary.write(f"{FOLDER}/comparison.csv", measured)
         print(tables.text(measured))
         tables.draw(f"{FOLDER}/comparison.png", measured)

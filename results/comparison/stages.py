@@ -11,7 +11,8 @@ from common import checkpoint
 
 @dataclass(eq=False)                                        # a stage can be a key
 class Stage:
-    """One command: its words, the file it reads ('' for none) and makes, the epochs it trains (0: pruning)."""
+    """One command: its words ('': the file is there), the file it reads ('' for none) and makes, the epochs it trains
+    (0: pruning)."""
     group: str
     command: str
     reads: str
@@ -30,6 +31,8 @@ class Stage:
 def finished(stage):
     """Whether the stage's file is there with all its epochs, and up to date."""
     made, reads = Path(stage.makes), Path(stage.reads)
+    if not stage.command:
+        return made.exists()
     if not made.exists() or stage.reads and not reads.exists() or outdated(stage, made):
         return False
     return not stage.epochs or checkpoint.load(made)["epoch"] == stage.epochs

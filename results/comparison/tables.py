@@ -1,4 +1,7 @@
-"""The comparison of all methods: its tables and its plot, from the rows that compare.py measured."""
+"""The comparison of all methods: its tables and its plot, from the rows that compare.py measured.
+
+comparison.csv starts from a public dense network, short.csv from dense networks of 20 epochs.
+"""
 import csv
 import statistics
 from pathlib import Path
@@ -6,16 +9,19 @@ from pathlib import Path
 from common import plots
 
 PATH = Path(__file__).with_name("comparison.csv")
-WORDS = ("file", "method", "stage", "way", "dataset", "network", "seed", "command", "name", "hardware", "torch")
+SHORT = Path(__file__).with_name("short.csv")
+WORDS = ("file", "method", "stage", "way", "dataset", "network", "seed", "trained_on", "command", "name", "start",
+         "hardware", "torch")
 COLOURS = {"magnitude": "C0", "reweighted L1": "C1", "reweighted L1 of filters": "C1", "Hoyer-Square": "C2",
            "group-HS": "C3", "soft mask": "C4", "soft mask of channels": "C4", "network slimming": "C5",
            "random masks": "0.3", "random channels": "0.3", "random channels, half fine-tuning": "0.65"}
+DENSE = {"dense": ":", "dense, trained on": "-."}            # the lines of dense networks
 # of the digest on the front page: (name, weights, MACs asked for in percent)
 DIGEST = (("dense, trained on", 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
           ("network slimming", 0, 50), ("random channels", 0, 50))
 
 
-def read(path=PATH):
+def read(path):
     """Rows with numbers as floats."""
     with open(path, newline="") as file:
         return [{name: value if name in WORDS else float(value or 0) for name, value in row.items()}
@@ -23,10 +29,11 @@ def read(path=PATH):
 
 
 def groups(rows):
-    """{(name, weights, MACs asked for in percent, 0: none): rows of its seeds}: nothing asked, weights, MACs, both."""
+    """{(name, weights, MACs asked for in percent, 0: none, peak learning rate): rows of its seeds}: nothing asked,
+    weights, MACs, both."""
     found = {}
     for row in rows:
-        found.setdefault((row["name"], row["weights_asked"], row["macs_asked"]), []).append(row)
+        found.setdefault((row["name"], row["weights_asked"], row["macs_asked"], row["peak_lr"]), []).append(row)
     return {key: found[key] for key in sorted(found, key=lambda key: (key[2] > 0, key[1] > 0, -key[2], -key[1]))}
 
 
@@ -39,12 +46,23 @@ def deviation(rows, column):
     return statistics.stdev(row[column] for row in rows) if len(rows) > 1 else 0.0
 
 
+def seeds(rows):
+    """'1, 2: bf16, AMD EPYC': seeds, and what they were trained on."""
+    found = {}
+    for row in rows:
+        if row["seed"]:
+            found.setdefault(row["trained_on"], []).append(row["seed"])
+    return "; ".join(f"{', '.join(map(str, numbers))}: {place}" for place, numbers in found.items())
+
+
 def table(rows):
     """(header, cells): what is left and how accurate it is, a row for each method and target."""
-    trained_on = {row["seed"]: row["accuracy"] for row in rows if row["name"] == "dense, trained on"}
+    references = {row["seed"]: row["accuracy"] for row in rows if row["name"] == "dense, trained on"}
     cells = []
-    for (name, weights, macs), runs in groups(rows).items():
-        more = [row["accuracy"] - trained_on[row["seed"]] for row in runs if row["seed"] in trained_on]
+    for (name, weights, macs, peak), runs in groups(rows).items():
+        more = [row["accuracy"] - references.get(row["seed"], statistics.mean(references.values())) for row in runs
+                if row["seed"] in references or references and not row["seed"]]
+        recipe = runs[0]["start"] if name == "dense" else f"{runs[0]['further_epochs']:g}" + f", {peak:g}" * (peak > 0)
         asked = [f"{macs:g} % of the MACs"] * (macs > 0) + [f"{weights:g} % of the weights"] * (weights > 0)
         cells.append([name, ", ".join(asked),
                       f"{mean(runs, 'accuracy'):.2f}" + f" ± {deviation(runs, 'accuracy'):.2f}" * (len(runs) > 1),
@@ -52,19 +70,25 @@ def table(rows):
                       f"{mean(runs, 'params'):,.0f}", f"{mean(runs, 'nonzeros'):,.0f}",
                       f"{mean(runs, 'sparse_macs') / 1e6:.2f}M", f"{mean(runs, 'kib'):,.0f}",
                       f"{mean(runs, 'ms_1'):.2f} / {mean(runs, 'ms_128'):.1f}",
-                      f"{mean(runs, 'score'):.5f} / {mean(runs, 'published_score'):.5f}"])
+                      f"{mean(runs, 'score'):.5f} / {mean(runs, 'published_score'):.5f}", recipe, seeds(runs)])
     return ["method", "asked for", "top-1, %", "to dense trained on", "parameters", "not zero", "MACs, zeros left out",
-            "KiB", "ms at batch 1 / 128", "MicroNet score, rules / published"], cells
+            "KiB", "ms at batch 1 / 128", "MicroNet score, rules / published", "further epochs, peak learning rate",
+            "seeds, trained on"], cells
 
 
 def comparison(ledger):
     """All methods on one network; `ledger` has the same runs, command by command."""
-    return table(read())
+    return table(read(PATH))
+
+
+def short(ledger):
+    """The same from dense networks of 20 epochs."""
+    return table(read(SHORT))
 
 
 def digest(ledger):
     """Six rows of it for the front page."""
-    chosen = [row for row in read() if (row["name"], row["weights_asked"], row["macs_asked"]) in DIGEST]
+    chosen = [row for row in read(SHORT) if (row["name"], row["weights_asked"], row["macs_asked"]) in DIGEST]
     header, cells = table(chosen)
     columns = [header.index(name) for name in ("method", "asked for", "top-1, %", "to dense trained on", "KiB",
                                                "ms at batch 1 / 128")]
@@ -81,14 +105,19 @@ def text(rows):
 
 
 def draw(path, rows):
-    """Accuracy against weights left, and against MACs left: a line for each method, random controls dashed."""
+    """Accuracy against weights left, and against MACs left: a line for each method, random controls dashed. Rows of the
+    small learning rate are only in the table."""
     plt = plots.pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
     network = f"{rows[0]['network']} on {rows[0]['dataset']}"
     figure.suptitle(f"{network}: five methods from the same dense network, the same number of further epochs")
     found = groups(rows)
-    single = {(name, weights): group for (name, weights, macs), group in found.items() if weights and not macs}
-    channels = {(name, macs): group for (name, weights, macs), group in found.items() if macs and not weights}
+    asked = {key: group for key, group in found.items() if key[1] or key[2]}
+    top = max((peak for *_, peak in asked), default=0)
+    single = {(name, weights): group for (name, weights, macs, peak), group in asked.items()
+              if not macs and peak == top}
+    channels = {(name, macs): group for (name, weights, macs, peak), group in asked.items()
+                if not weights and peak == top}
     others = {name for name, _ in [*single, *channels] if name not in COLOURS}
     colours = COLOURS | {name: f"C{number}" for number, name in enumerate(sorted(others), 6)}
     for axis, panel, column in zip(panels, (single, channels), ("weights_left", "macs_left"), strict=True):
@@ -97,10 +126,9 @@ def draw(path, rows):
             axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
                           [deviation(group, "accuracy") for group in runs], marker="o", label=name,
                           linestyle="-" if colours[name].startswith("C") else "--", color=colours[name])
-        for name, line in (("dense", ":"), ("dense, trained on", "-.")):
-            if (name, 0, 0) in found:
-                axis.axhline(mean(found[name, 0, 0], "accuracy"), color="black", linewidth=0.8, label=name,
-                             linestyle=line)
+        for (name, *_), group in found.items():
+            if name in DENSE:
+                axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name, linestyle=DENSE[name])
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8, loc="lower right")
         targets = [target for _, target in panel]
