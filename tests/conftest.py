@@ -1,7 +1,10 @@
 """What several test files need: the synthetic data sets, made once, and a script run as a user runs it."""
 import os
+import runpy
 import subprocess
 import sys
+import tempfile
+import traceback
 from pathlib import Path
 
 import pytest
@@ -31,8 +34,41 @@ def data_folder(tmp_path_factory):
 
 @pytest.fixture
 def run():
-    """run("slimming/main.py", "--epochs", 1, cwd=folder) -> CompletedProcess, with text output."""
-    def run(script, *args, cwd=None, **options):
-        command = [sys.executable, str(ROOT / script), *map(str, args)]
-        return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=3600, **options)    # a hang
-    return run
+    """run("slimming/main.py", "--epochs", 1, cwd=folder) -> CompletedProcess, with text output.
+
+    In a fork, which saves the import of torch, most of what a small command takes; `before` is called in it first.
+    """
+    if not hasattr(os, "fork"):
+        pytest.skip("scripts run in forks")
+    return run_script
+
+
+def run_script(script, *args, cwd=None, before=None):
+    command = [str(ROOT / script), *map(str, args)]
+    with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        sys.stdout.flush()
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                os.chdir(cwd or ".")
+                sys.stdout, sys.stderr = out, err
+                os.dup2(out.fileno(), 1)
+                os.dup2(err.fileno(), 2)
+                sys.argv = command
+                if before:
+                    before()
+                runpy.run_path(command[0], run_name="__main__")
+                code = 0
+            except SystemExit as end:
+                code = end.code or 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                out.flush()
+                err.flush()
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        out.seek(0)
+        err.seek(0)
+        return subprocess.CompletedProcess(command, code, out.read(), err.read())

@@ -18,7 +18,8 @@ SMALL = {  # what makes a printed command small: its value there -> its value he
                 "100": "10", "190": "10"},
     "--arch": {"vgg16": "vgg11", "resnet20": "resnet8", "resnet56": "resnet8", "preresnet110": "preresnet8",
                "wrn_28_10": "wrn_10_1", "densenet40": "densenet10"},
-    "--epochs": dict.fromkeys("20 60 99 100 160 164 200 250 300".split(), "1"),
+    "--epochs": dict.fromkeys("8 9 20 30 38 60 99 100 160 164 200 250 300".split(), "1"),
+    "--warmup-epochs": {"1": "0", "2": "0"},
     "--holdout": {"5000": "5"},
     "--least-bits": {"4": "7"},
     "--batch-size": {"512": "10", "256": "10"},
@@ -34,7 +35,7 @@ MORE = {  # and what is added to a script's flags, which win over those before
     "element.py": MNIST, "structure.py": MNIST,
     "prun_tune_T.py": ["--epochs", "1"], "prun_tune_V.py": ["--epochs", "1"],
     "training/main.py": ["--dataset", "shapes100", "--epochs", "1", "--width", "0.5", "--warmup-epochs", "0"],
-    "testers.py": ["--dataset", "shapes100"], "iterative.py": ["--percent", "0.5"],
+    "testers.py": ["--dataset", "shapes100"], "iterative.py": ["--percent", "0.3"],
     "sweep.py": [*MNIST, "--tune-epochs", "1", "--decays", "0.001", "--sensitivities", "0.01", "--holdout", "5"],
 }
 
