@@ -209,7 +209,8 @@ def test_the_depth_chooses_the_block():
     (("resnet", 44), "resnet", {"depth": 44}), (("resnet34",), "resnet_imagenet", {"depth": 34}),
     (("preresnet18",), "resnet_imagenet", {"depth": 18, "preact": True}), (("lenet5",), "lenet5", {}),
     (("wrn_16_8",), "wideresnet", {"depth": 16, "widen_factor": 8}), (("alexnet",), "alexnet", {}),
-    (("mobilenetv2_1.4",), "mobilenetv2", {"width_multiplier": 1.4})])
+    (("mobilenetv2_1.4",), "mobilenetv2", {"width_multiplier": 1.4}),
+    (("vgg11_0.25",), "vgg", {"depth": 11, "widths": [16, "M", 32, "M", 64, 64, "M", 128, 128, "M", 128, 128]})])
 def test_any_network_goes_by_its_usual_name(asked, arch, cfg):
     assert any_network(*asked) == (arch, cfg) and build(arch, **cfg).arch == arch
 
@@ -217,6 +218,7 @@ def test_any_network_goes_by_its_usual_name(asked, arch, cfg):
 @pytest.mark.parametrize("asked, message", [
     (("resnetx",), "no --arch resnetx; there are lenet300"), (("alexnet", 5), "no --depth"),
     (("vgg13", 16), "--arch vgg13 and --depth 16 disagree"), (("wrn_16_8", 28), "disagree"),
+    (("vgg11_0.25", 13), "--arch vgg11 and --depth 13 disagree"),
     (("mobilenetv2_1.4", 99), "--arch mobilenetv2_1.4 has no --depth")])
 def test_a_name_of_no_network_is_refused(asked, message):
     with pytest.raises(UserError, match=message):

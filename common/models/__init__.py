@@ -100,7 +100,10 @@ def split_name(arch, depth=None):
 
 
 def any_network(arch, depth=None):
-    """(arch, cfg) of any network here by its usual name: vgg13, vgg16_bn, resnet18, wrn_28_10, mobilenetv2_1.4."""
+    """(arch, cfg) of any network here by its usual name: vgg13, vgg16_bn, resnet18, wrn_28_10, mobilenetv2_1.4.
+
+    vgg11_0.25 is a VGG-11 with a quarter of the channels, for CPUs.
+    """
     asked = arch
     if wide := re.fullmatch(r"(?:wrn|wideresnet)_(\d+)_(\d+)", arch):
         if depth not in (None, int(wide[1])):
@@ -110,6 +113,10 @@ def any_network(arch, depth=None):
         if depth is not None:
             raise UserError(f"--arch {arch} has no --depth to choose")
         return "mobilenetv2", {"width_multiplier": float(multiplier[1])}
+    if narrow_vgg := re.fullmatch(r"(vgg\d+)_(\d*\.\d+)", arch):
+        cfg = sketch("vgg", depth=split_name(narrow_vgg[1], depth)[1]).cfg
+        cfg["widths"] = [w if w == "M" else max(1, round(w * float(narrow_vgg[2]))) for w in cfg["widths"]]
+        return "vgg", {name: cfg[name] for name in ("depth", "widths")}
     variant = {"variant": "bearpaw_bn"} if re.fullmatch(r"vgg\d*_bn", arch) else {}
     arch, depth = split_name(arch.removesuffix("_bn") if variant else arch, depth)
     if arch not in ARCHS and arch != "preresnet_imagenet":
