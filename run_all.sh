@@ -12,6 +12,7 @@ set -uo pipefail
 cd "$(dirname "$0")"
 all=(slimming hoyer magnitude softmask reweighted)
 if [ "${1:-}" = compare ]; then
+    [[ " $* " != *" --dry-run "* ]] || dry_run=yes
     source ./environment.sh requirements.txt numpy tqdm matplotlib || exit
     exec "$python" results/comparison/compare.py "${@:2}"
 fi
@@ -25,11 +26,15 @@ done
 [ ${#methods[@]} -gt 0 ] || methods=("${all[@]}")
 source ./environment.sh requirements.txt numpy tqdm matplotlib || exit
 out=logs/demo; [ -z "$full" ] || out=logs/full
-files=(); failed=()
+files=(); failed=(); plan=(); left=
 
-# step NAME COMMAND...: runs it, and remembers a failure without stopping the other methods
+# step NAME COMMAND...: runs it, and remembers a failure without stopping the other methods. While planning it only notes
+# the command.
 step() {
-    echo; echo "== $1"; shift
+    local name=$1 minutes; shift
+    if [ -n "$planning" ]; then plan+=("$*"); return; fi
+    minutes=$(awk -F'\t' -v command="$*" '$2 == command { print $1 " left, " }' <<< "$left")
+    echo; echo "== $name ($minutes$(date +%H:%M))"
     echo "python $*"
     "$python" "$@" || { failed+=("python $*"); return 1; }
 }
@@ -38,40 +43,43 @@ step() {
 # the coefficients are larger: a weight falls by about coefficient x learning rate x steps, and the steps are few.
 
 slimming() {
-    local d=$out/slimming recipe="--dataset shapes10 --subset 5000 --epochs 4 --batch-size 32 --lr 0.05" s=0.004
-    [ -z "$full" ] || recipe="--dataset cifar10 --epochs 160" s=0.0001
-    step "slimming: dense" slimming/main.py $recipe --arch vgg --depth 13 --save $d/dense --resume auto &&
-    step "slimming: sparse" slimming/main.py -sr --s $s $recipe --arch vgg --depth 13 --save $d/sparse --resume auto &&
+    local d=$out/slimming recipe="--dataset shapes10 --subset 5000 --batch-size 32 --lr 0.05 --schedule onecycle"
+    local dense="--arch vgg11_0.25 --epochs 6" tune="--epochs 3" s=0.004
+    if [ -n "$full" ]; then
+        recipe="--dataset cifar10" dense="--arch vgg --depth 13 --epochs 160" tune="--epochs 160" s=0.0001
+    fi
+    step "slimming: dense" slimming/main.py $recipe $dense --save $d/dense --resume auto &&
+    step "slimming: sparse" slimming/main.py -sr --s $s $recipe $dense --save $d/sparse --resume auto &&
     step "slimming: remove 40 % of the channels, those of small gammas" slimming/prune.py --percent 0.4 \
         --model $d/sparse/checkpoint.pth.tar --save $d/pruned --overwrite &&
     step "slimming: the control, 40 % at random" slimming/prune.py --percent 0.4 --criterion random \
         --model $d/sparse/checkpoint.pth.tar --save $d/random --overwrite &&
-    step "slimming: fine-tune" slimming/main.py --refine $d/pruned/pruned.pth.tar $recipe --save $d/finetuned --resume auto &&
+    step "slimming: fine-tune" slimming/main.py --refine $d/pruned/pruned.pth.tar $recipe $tune \
+        --save $d/finetuned --resume auto &&
     files+=($d/{dense,sparse}/checkpoint.pth.tar $d/{random,pruned}/pruned.pth.tar $d/finetuned/finetuned.pth.tar)
 }
 
 hoyer() {
-    local d=$out/hoyer dense="--dataset shapes10 --arch cnn --epochs 8" tune="--epochs 4"
-    local sparse="--dataset shapes10 --epochs 12 --decay 0.015" t=0.01
+    local d=$out/hoyer recipe="--dataset shapes10 --batch-size 50" t=0.01
+    local dense="--epochs 6 --lr 0.002 --schedule cosine" sparse="--epochs 5 --decay 0.02" tune="--epochs 2"
     if [ -n "$full" ]; then
-        dense="--dataset mnist --arch cnn --epochs 250" sparse="--dataset mnist --epochs 250 --decay 0.0005"
-        tune="--epochs 100" t=0.03
+        recipe="--dataset mnist" dense="--epochs 250" sparse="--epochs 250 --decay 0.0005" tune="--epochs 100" t=0.03
     fi
-    step "hoyer: dense" hoyer/main.py $dense --save $d/dense --resume auto &&
-    step "hoyer: sparse filters and channels, by group-HS" hoyer/main.py --reg group-hs $sparse --schedule cosine \
-        --pretrained $d/dense/checkpoint.pth.tar --save $d/sparse --resume auto &&
+    step "hoyer: dense" hoyer/main.py $recipe --arch cnn $dense --save $d/dense --resume auto &&
+    step "hoyer: sparse filters and channels, by group-HS" hoyer/main.py --reg group-hs $recipe $sparse \
+        --schedule cosine --pretrained $d/dense/checkpoint.pth.tar --save $d/sparse --resume auto &&
     step "hoyer: prune weights below $t" hoyer/prune.py --sensitivity $t \
         --model $d/sparse/checkpoint.pth.tar --save $d/pruned --overwrite &&
     step "hoyer: the control, as many at random" hoyer/prune.py --sensitivity $t --criterion random \
         --model $d/sparse/checkpoint.pth.tar --save $d/random --overwrite &&
-    step "hoyer: fine-tune, then take out what is empty" hoyer/finetune.py --model $d/pruned/pruned.pth.tar $tune \
-        --lr 0.001 --schedule cosine --save $d/finetuned --resume auto &&
+    step "hoyer: fine-tune, then take out what is empty" hoyer/finetune.py --model $d/pruned/pruned.pth.tar \
+        $recipe $tune --lr 0.001 --schedule cosine --save $d/finetuned --resume auto &&
     files+=($d/{dense,sparse}/checkpoint.pth.tar $d/{random,pruned}/pruned.pth.tar $d/finetuned/compact.pth.tar)
 }
 
 magnitude() {
-    local d=$out/magnitude recipe="--dataset shapes10 --subset 4000 --batch-size 32" tune="--epochs 4" percent=0.7
-    local dense="--arch resnet20 --epochs 8 --weight-decay 5e-4 --schedule onecycle"
+    local d=$out/magnitude recipe="--dataset shapes10 --subset 5000 --batch-size 32" tune="--epochs 2" percent=0.7
+    local dense="--arch vgg11_0.25 --epochs 6 --lr 0.05 --schedule onecycle"
     if [ -n "$full" ]; then
         recipe="--dataset cifar10 --batch-size 128" dense="--arch resnet56 --epochs 160" tune="--epochs 160" percent=0.9
     fi
@@ -88,8 +96,8 @@ magnitude() {
 }
 
 softmask() {
-    local d=$out/softmask recipe="--dataset shapes10 --subset 4000 --depth 16 --wf 1 --epochs 10 --batch-size 32 --lr 0.1"
-    local masks="--target 0.4 --wme 2 --wg 4 --tw 16 --stage-masks" end="--schedule cosine --swa-start 99"
+    local d=$out/softmask recipe="--dataset shapes10 --subset 5000 --arch vgg11_0.25 --epochs 6 --batch-size 32"
+    local masks="--target 0.4 --wme 1 --wg 12 --tw 48" end="--lr 0.05 --schedule onecycle --swa-start 99"
     if [ -n "$full" ]; then
         recipe="--dataset cifar100 --depth 34 --wf 9 --epochs 300" end="--swa-start 161"
         masks="--target 0.4 --wg 30 --tw 10 --wme 50"
@@ -102,8 +110,8 @@ softmask() {
 }
 
 reweighted() {
-    local d=$out/reweighted recipe="--dataset shapes10 --subset 4000 --batch-size 32 --lr 0.002 --alpha 0 --precision fp32"
-    local dense="--width 0.25 --epochs 6 --warmup-epochs 1" sparse="--epochs 4" tune="--epochs 2 --warmup-epochs 0"
+    local d=$out/reweighted recipe="--dataset shapes10 --subset 5000 --batch-size 32 --lr 0.002 --alpha 0"
+    local dense="--arch vgg11_0.25 --epochs 5 --warmup-epochs 1" sparse="--epochs 4" tune="--epochs 2 --warmup-epochs 0"
     if [ -n "$full" ]; then
         recipe="--dataset cifar100" dense="--width 1.3 --epochs 300" sparse="--epochs 300" tune="--epochs 300"
     fi
@@ -120,7 +128,13 @@ reweighted() {
             $d/quantized/quantized_model.pth.tar)
 }
 
-for method in "${methods[@]}"; do $method; done
+if [ -z "$full" ]; then
+    echo "timing each network on a few batches of the built-in images (nothing is downloaded)"
+    planning=yes; for method in "${methods[@]}"; do $method; done; files=()
+    left=$(printf '%s\n' "${plan[@]}" | "$python" results/estimate.py) || exit
+    echo "${#plan[@]} stages, about ${left%%$'\t'*} on this machine"
+fi
+planning=; for method in "${methods[@]}"; do $method; done
 if [ ${#files[@]} -gt 0 ]; then
     echo; "$python" results/summary.py "${files[@]}" --plot $out/comparison.png || failed+=("results/summary.py")
 fi

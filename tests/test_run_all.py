@@ -1,5 +1,6 @@
 """run_all.sh with a stand-in for Python that notes the commands, and the table of results/summary.py."""
 import importlib
+import io
 import os
 import shutil
 import subprocess
@@ -9,28 +10,32 @@ import pytest
 import torch
 
 from common import checkpoint, models, plots
-from results import summary
+from magnitude import main as magnitude
+from results import estimate, summary
 
 ROOT = Path(__file__).resolve().parent.parent
 METHODS = [line.split("(")[1].rstrip(")").split() for line in (ROOT / "run_all.sh").read_text().splitlines()
            if line.startswith("all=(")][0]
 STAND_IN = """#!/bin/sh
-[ "$1" = -c ] && exit 0                # environment.sh asks what can be imported
+if [ "$1" = -c ]; then                 # environment.sh asks what is missing, and whether this is a .venv
+    case "$2" in *find_spec*) echo {absent} ;; *base_prefix*) exit 1 ;; esac
+    exit 0
+fi
 echo "$@" >> commands.txt
-case "$*" in *{failing}*) exit 1 ;; esac
+case "$*" in results/estimate.py) sed "s/^/7 min\t/" ;; *{failing}*) exit 1 ;; esac
 """
 
 
 @pytest.fixture
 def run_all(tmp_path):
-    """run_all(*words, failing=text) -> (CompletedProcess, commands that Python got, word by word)."""
+    """run_all(*words, failing=text, absent=modules) -> (CompletedProcess, commands that Python got, word by word)."""
     for name in ("run_all.sh", "environment.sh", "requirements.txt"):
         shutil.copy(ROOT / name, tmp_path)
 
-    def run_all(*words, failing="nothing fails"):
+    def run_all(*words, failing="nothing fails", absent=""):
         (tmp_path / "commands.txt").write_text("")
         python = tmp_path / "python"
-        python.write_text(STAND_IN.format(failing=f"'{failing}'"))
+        python.write_text(STAND_IN.format(failing=f"'{failing}'", absent=absent))
         python.chmod(0o755)
         done = subprocess.run(["bash", tmp_path / "run_all.sh", *words], capture_output=True, text=True,
                               env={**os.environ, "PYTHON": str(python)})
@@ -40,8 +45,12 @@ def run_all(tmp_path):
 
 @pytest.mark.parametrize("words", [(), ("full",)])
 def test_every_stage_has_flags_that_its_script_takes_and_a_row_in_the_table(words, run_all):
-    done, (*stages, table) = run_all(*words)
+    done, commands = run_all(*words)
     assert done.returncode == 0, done.stderr
+    *stages, table = commands if words else commands[1:]
+    assert words or commands[0] == ["results/estimate.py"]
+    assert done.stdout.count(" (7 min left, ") == (0 if words else len(stages))
+    assert words or f"{len(stages)} stages, about 7 min on this machine" in done.stdout
     written = set()
     for script, *flags in stages:
         module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
@@ -59,7 +68,7 @@ def test_every_stage_has_flags_that_its_script_takes_and_a_row_in_the_table(word
 
 @pytest.mark.parametrize("method", METHODS)
 def test_each_method_alone_and_its_random_control(method, run_all):
-    done, (*stages, table) = run_all(method)
+    done, (_, *stages, table) = run_all(method)
     assert done.returncode == 0
     assert {script.split("/")[0] for script, *_ in stages} == {method}
     prunes = [" ".join(stage) for stage in stages if stage[0].endswith("/prune.py")]
@@ -80,6 +89,51 @@ def test_a_failed_stage_ends_its_method_and_is_named_at_the_end(run_all):
 def test_an_unknown_word_is_refused_before_anything_runs(run_all):
     done, commands = run_all("slimming", "ful")
     assert done.returncode == 2 and done.stderr.startswith("usage:") and not commands
+
+
+def test_the_estimate_counts_images_epochs_done_and_what_every_command_takes(tmp_path, monkeypatch, capsys, run_all):
+    done, (_, *stages, table) = run_all("magnitude")
+    commands = [" ".join(stage) for stage in stages]
+    trained = [command for command in commands if "--resume auto" in command]
+    assert trained == [command for command in commands if "/prune.py" not in command]
+    settings = magnitude.parse(trained[0].split()[1:])
+    dense = settings.epochs * settings.subset
+    tuned = int(trained[1].split("--epochs ")[1].split()[0]) * settings.subset
+    assert "--epochs" not in trained[2]                       # rewound: as long as the dense training
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(estimate, "timed", lambda script, flags: 0.06)
+    monkeypatch.setattr(estimate, "began", estimate.time.time() - 600)
+
+    def minutes():
+        monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(commands)))
+        estimate.main()
+        lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+        assert [command for _, command in lines] == commands
+        return [int(left.removesuffix(" min")) for left, _ in lines]
+    images = (2 * dense + tuned, dense + tuned, dense + tuned, dense + tuned, dense)
+    assert minutes() == [round(count / 1000 + 10 * (5 - i)) for i, count in enumerate(images)]
+    Path(settings.save).mkdir(parents=True)
+    (Path(settings.save) / "log.csv").write_text("epoch\n" + "".join(f"{i}\n" for i in range(settings.epochs)))
+    assert minutes()[0] == round((dense + tuned) / 1000 + 50)
+
+
+def test_the_estimate_times_a_command_in_a_folder_of_its_own(tmp_path, monkeypatch, run_all, capsys):
+    monkeypatch.setattr(estimate, "IMAGES", 20)
+    monkeypatch.chdir(tmp_path)
+    done, (_, (script, *flags), *stages) = run_all("hoyer")
+    assert 0 < estimate.timed(script, flags) < float("inf")
+    assert not (tmp_path / "logs").exists() and not capsys.readouterr().out
+
+
+def test_what_is_missing_is_named_first_and_a_dry_run_installs_nothing(run_all):
+    done, commands = run_all("slimming", absent="tqdm matplotlib")
+    assert done.stdout.startswith("not installed: tqdm matplotlib; pip installs")
+    assert commands[0][:3] == ["-m", "pip", "install"]
+    done, commands = run_all("compare", "--dry-run", absent="tqdm matplotlib")
+    assert done.returncode == 0 and "not installed: tqdm matplotlib" in done.stderr
+    assert commands == [["results/comparison/compare.py", "--dry-run"]]
+    done, commands = run_all("compare", "--dry-run", absent="torch tqdm")
+    assert done.returncode == 2 and "not installed: torch tqdm" in done.stderr and not commands
 
 
 def test_the_table_tells_the_random_control_from_the_rule_and_fits_a_terminal(run, tmp_path):
