@@ -71,6 +71,12 @@ def settings(script, given=None, **changes):
     return own
 
 
+def data_flags(args):
+    """What data.load, data.for_network and data.for_arch take of the flags, by name."""
+    return {"name": args.dataset, "data_dir": args.data_dir, "image_size": args.image_size, "subset": args.subset,
+            "mean": args.mean, "std": args.std}
+
+
 # argparse prints a type's name where a value is refused: "invalid positive integer value: '0'"
 
 

@@ -125,14 +125,14 @@ def evaluate_checkpoint(path, args, network):
     print(heading(ckpt, model), flush=True)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     size = models.input_shape(model.arch, model.cfg)
-    dataset = data.for_network(model, args, ckpt["path"])
+    dataset = data.for_network(model, ckpt["path"], **cli.data_flags(args))
     if dataset.shape != size:
         print(counts(ckpt, model))
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     evaluated = in_half(model) if args.half else model
     result = evaluate(evaluated, test)
     record = beside_record(ckpt, result["top1"], len(dataset.y_test))
-    print(f"{args.dataset} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
+    print(f"{dataset.name} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
     if args.per_class:
         print(per_class(evaluated, test, names_of(model, dataset)))

@@ -25,6 +25,6 @@ def load(args):
 def images(args, ckpt, model):
     """(data set, loader of its training images, loader of its test images), normalized as the network expects."""
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    dataset = data.for_network(model, args, ckpt["path"])
+    dataset = data.for_network(model, ckpt["path"], **cli.data_flags(args))
     device = next(model.parameters()).device
     return dataset, *(data.Loader(dataset, split, args.test_batch_size, device) for split in ("train", "test"))

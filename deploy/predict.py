@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, cli, models
-from common.decoding import SUFFIXES, decode, image_files, passed_over
+from common.data.images import SUFFIXES, decode, image_files, passed_over
 from common.evaluate import names_of
 from deploy import network
 

@@ -82,7 +82,7 @@ def finetune(args):
 
     # network and data
     model = run.place(checkpoint.to_model(ckpt))
-    dataset = data.for_network(model, args, args.model, args.holdout)
+    dataset = data.for_network(model, args.model, holdout=args.holdout, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
     if run.rank == 0:
         against_record(ckpt, test)

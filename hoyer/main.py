@@ -117,13 +117,13 @@ def train(args):
         run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
 
     # data
-    dataset = data.for_arch(arch, cfg, args, args.holdout, ckpt)
+    dataset = data.for_arch(arch, cfg, holdout=args.holdout, start=ckpt, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
     model = checkpoint.to_model(ckpt) if ckpt else models.build(arch, **cfg | {"num_classes": dataset.num_classes})
     model = run.place(model)
-    data.check_fit(dataset, model, ckpt["path"] if ckpt else "the network")
+    data.adapt(model, dataset, ckpt["path"] if ckpt else "the network")
     run.dense = run.dense or compute_flops.summary(model)
     run.describe(model)
     net = run.parallel(model)

@@ -189,7 +189,7 @@ def prune(args):
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, model), flush=True)
-    dataset = data.for_network(model, args, args.model, args.holdout)
+    dataset = data.for_network(model, args.model, holdout=args.holdout, **cli.data_flags(args))
     against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     dense = compute_flops.summary(keep.dense_network(ckpt, model))
     print("--- Pruning ---")
@@ -224,7 +224,7 @@ def prune(args):
                                       f"{args.granularity}, {args.criterion}\n{line}\n{report}\n")
     draw(folder / "prune.png", model)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        model, "hoyer", "pruned", args.dataset, prec1=result["top1"], best_prec1=result["top1"], args=vars(args),
+        model, "hoyer", "pruned", dataset.name, prec1=result["top1"], best_prec1=result["top1"], args=vars(args),
         dense=dense, masks={**(ckpt.get("masks") or {}), **masks}, run=facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
 

@@ -214,7 +214,7 @@ def test_once(args, path, name, epochs=None, facts=None, settings=None):
     """
     ckpt = checkpoint.load(path)
     model = checkpoint.to_model(ckpt)
-    dataset = data.load(ckpt["dataset"], args.data_dir, model.arch.startswith("lenet"), args.subset)
+    dataset = data.for_network(model, path, ckpt["dataset"], args.data_dir, subset=args.subset)
     top1 = evaluate(model, data.Loader(dataset, "test", args.test_batch_size))["top1"]
     kept = {k: v for k, v in ckpt.items() if k not in ("path", "resume")}
     checkpoint.save(f"{args.save}/chosen/{name}.pth.tar", {

@@ -216,7 +216,7 @@ def retrain(args):
     net = run.parallel(model)
 
     # data
-    dataset = data.for_network(model, args, path)
+    dataset = data.for_network(model, path, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
     if run.rank == 0:
         against_record(ckpt, test)

@@ -73,13 +73,13 @@ def train(args):
     run = Run("magnitude", "dense", models.name(arch, cfg), start and start["dense"], **vars(args))
 
     # data
-    dataset = data.for_arch(arch, cfg, args, start=start)
+    dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
-    data.check_fit(dataset, model, args.pretrained or args.arch or "resnet20")
+    data.adapt(model, dataset, args.pretrained or args.arch or "resnet20")
     run.dense = run.dense or compute_flops.summary(model)
     run.describe(model)
     if start and start.get("masks"):

@@ -216,7 +216,7 @@ def prune(args, way=""):
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt)
     print(heading(ckpt, original), flush=True)
-    dataset = data.for_network(original, args, args.resume)
+    dataset = data.for_network(original, args.resume, **cli.data_flags(args))
     against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     model = copy.deepcopy(original)
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
@@ -262,7 +262,7 @@ def prune(args, way=""):
     (folder / "prune.txt").write_text("\n".join([*lines, "", text, ""]))
     draw(folder / "prune.png", prunable(original, args.scope), masks, thresholds)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        model, "magnitude", "pruned", args.dataset, prec1=after["top1"], best_prec1=after["top1"], args=vars(args),
+        model, "magnitude", "pruned", dataset.name, prec1=after["top1"], best_prec1=after["top1"], args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=all_masks, recipe=recipe_of(ckpt),
         rule=rule_of(args, ckpt, way), run=facts(device)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")

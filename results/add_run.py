@@ -7,7 +7,6 @@ Everything in the row is read from the checkpoint or counted on its network; byt
 alone. A kept file holds the weights in half precision and no optimizer state; its accuracy, in the file and in the row,
 is its own, on the whole test set. Its SHA-256 goes to chkpt/SHA256SUMS.
 """
-import argparse
 import csv
 import hashlib
 import json
@@ -33,9 +32,7 @@ def keep(ckpt, path, data_dir=None, device=None):
         rounded = checkpoint.load(checkpoint.save(Path(folder) / path.name, {
             k: v for k, v in ckpt.items() if k not in ("resume", "path")}, half=True))
     model = checkpoint.to_model(rounded).to(device_of(device))
-    flags = argparse.Namespace(dataset=ckpt["dataset"], data_dir=data_dir, subset=None, image_size=None, mean=None,
-                               std=None)
-    dataset = data.for_network(model, flags, ckpt["path"])
+    dataset = data.for_network(model, ckpt["path"], ckpt["dataset"], data_dir)
     rounded["prec1"] = evaluate(model, data.Loader(dataset, "test", 256, device_of(device)))["top1"]
     checkpoint.save(path, {k: v for k, v in rounded.items() if k != "path"}, half=True)
     sums = path.parent / "SHA256SUMS"

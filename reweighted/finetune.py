@@ -67,7 +67,7 @@ def retrain(args):
     run.print(f"  {zeros:,} weights are masked")
 
     # data
-    dataset = data.for_network(model, args, args.model)
+    dataset = data.for_network(model, args.model, **cli.data_flags(args))
     recipe.check(args, dataset.num_classes)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
     if run.rank == 0:

@@ -110,15 +110,15 @@ def train(args):
             args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
         model, masks = checkpoint.to_model(ckpt), ckpt.get("masks", {})
         dense = ckpt["dense"] or compute_flops.summary(model)
-        dataset = data.for_network(model, args, args.pretrained)
+        dataset = data.for_network(model, args.pretrained, **cli.data_flags(args))
     else:
         args.dataset = args.dataset or "cifar100"
         arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)
-        dataset = data.for_arch(arch, cfg, args)
+        dataset = data.for_arch(arch, cfg, **cli.data_flags(args))
         torch.manual_seed(args.seed)
         model, masks = models.build(arch, num_classes=dataset.num_classes, **cfg), {}
         dense = compute_flops.summary(model)
-    data.check_fit(dataset, model, args.pretrained or args.arch or "mobilenetv2")
+        data.adapt(model, dataset, args.arch or "mobilenetv2")
     recipe.check(args, dataset.num_classes)
     run = Run("reweighted", "sparse" if args.rew else "dense", models.name(model.arch, model.cfg),
               dense, **vars(args))

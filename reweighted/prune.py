@@ -184,7 +184,7 @@ def prune(args):
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt)
     print(heading(ckpt, original), flush=True)
-    dataset = data.for_network(original, args, args.model)
+    dataset = data.for_network(original, args.model, **cli.data_flags(args))
     against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     model = copy.deepcopy(original)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
@@ -231,7 +231,7 @@ def prune(args):
         float(had[name].abs()[mask].min()) for name, mask in chosen.items() if mask.any())
     draw(folder / "prune.png", had, chosen, threshold if kind == "irregular" else None)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        small, "reweighted", "pruned", args.dataset, prec1=top1, best_prec1=top1, args=vars(args),
+        small, "reweighted", "pruned", dataset.name, prec1=top1, best_prec1=top1, args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=masks, run=facts(device),
         rule=rule_of(args)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
@@ -255,7 +255,7 @@ def accuracies(args, dataset, original, masked, small, device):
     """(lines with the accuracy before and after and how far the narrow network's logits are off, the last top-1)."""
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     before, after = (evaluate(model.to(device), test)["top1"] for model in (original, small))
-    lines = [f"accuracy on {args.dataset}: {before:.2f} % before, {after:.2f} % pruned"]
+    lines = [f"accuracy on {dataset.name}: {before:.2f} % before, {after:.2f} % pruned"]
     if small is not masked:                                  # the narrow network computes what the masked one does
         images, _ = next(iter(test))
         lines.append(f"channels taken out: {compute_flops.count(small).total.macs:,} of "

@@ -115,7 +115,7 @@ def quantize(args):
     except ValueError as error:
         raise UserError(f"--bit-list {error}") from error
 
-    dataset = data.for_network(model, args, args.model)
+    dataset = data.for_network(model, args.model, **cli.data_flags(args))
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     # the ranges of the activations, on training images of all classes, as they are
     train = data.Loader(dataset, "train", args.test_batch_size, device)
@@ -170,7 +170,7 @@ def quantize(args):
 
     folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(
-        small, "reweighted", "quantized", args.dataset, prec1=top1, best_prec1=top1,
+        small, "reweighted", "quantized", dataset.name, prec1=top1, best_prec1=top1,
         args={**vars(args), "bits": bits}, dense=ckpt["dense"] or compute_flops.summary(model),
         masks=ckpt.get("masks"), quant=entries, activations=activations, rule=ckpt.get("rule"), run=facts(device)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes)")

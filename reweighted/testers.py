@@ -119,7 +119,7 @@ def main(argv=None):
     print(describe(model, ckpt.get("masks"), args.bits, args.legacy_count), flush=True)
 
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    dataset = data.for_network(model, args, ckpt["path"])
+    dataset = data.for_network(model, ckpt["path"], **cli.data_flags(args))
     result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
     right = round(result["top1"] / 100 * len(dataset.y_test))
     print(f"Test set loss: {result['loss']:.4f},  * Acc@1: {right}/{len(dataset.y_test)} ({result['top1']:.2f}%)"

@@ -73,7 +73,7 @@ def finetune(args):
     # network and data
     model = checkpoint.to_model(ckpt)
     run.describe(model)
-    dataset = data.for_network(model, args, args.refine)
+    dataset = data.for_network(model, args.refine, **cli.data_flags(args))
     if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
         run.describe(model)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))

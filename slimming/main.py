@@ -74,13 +74,13 @@ def train(args):
     run = Run("slimming", "sparse" if args.sr else "dense", models.name(family, cfg), **vars(args))
 
     # data
-    dataset = data.for_arch(arch, cfg, args, start=start)
+    dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
-    data.check_fit(dataset, model, args.pretrained or family)
+    data.adapt(model, dataset, args.pretrained or family)
     run.dense = start and start["dense"] or compute_flops.summary(model)
     run.describe(model)
     if start and start.get("masks"):

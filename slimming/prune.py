@@ -212,7 +212,7 @@ def accuracies(args, dataset, original, masked, small, device):
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
     top1 = [evaluate(model, test)["top1"] for model in (original, masked, small)]
-    return (f"accuracy on {args.dataset}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % narrowed; "
+    return (f"accuracy on {dataset.name}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % narrowed; "
             f"their logits differ by {difference(masked, small, images):.1e} of the largest"), top1[2]
 
 
@@ -243,7 +243,7 @@ def prune(args):
     device = device_of(args.device)
     original = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, original), flush=True)
-    dataset = data.for_network(original, args, args.model)
+    dataset = data.for_network(original, args.model, **cli.data_flags(args))
     against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
     gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     if not gammas:
@@ -292,7 +292,7 @@ def prune(args):
     draw(folder / "prune.png", gammas, keep, None if args.criterion == "random" else threshold)
     stage = "finetuned" if args.compact and ckpt["stage"] == "finetuned" else "pruned"
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        small, "slimming", stage, args.dataset, prec1=top1, best_prec1=top1, args=vars(args),
+        small, "slimming", stage, dataset.name, prec1=top1, best_prec1=top1, args=vars(args),
         dense=ckpt["dense"] or compute_flops.summary(original), masks=masks or None, run=facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
 

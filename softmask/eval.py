@@ -95,7 +95,7 @@ def main(argv=None):
 
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     size = models.input_shape(model.arch, model.cfg)
-    dataset = data.for_network(model, args, path)
+    dataset = data.for_network(model, path, **cli.data_flags(args))
     if dataset.shape != size:
         printed, rules = tallies(model, ckpt, args)
         print(printed)

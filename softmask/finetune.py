@@ -42,7 +42,7 @@ def main(argv=None):
     # network and data
     model = checkpoint.to_model(ckpt)
     run.describe(model)
-    dataset = data.for_network(model, args, args.pruned)
+    dataset = data.for_network(model, args.pruned, **cli.data_flags(args))
     if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
         run.describe(model)
     train, test = run.loaders(dataset, **data.augmentation(model.arch), cutout=args.length)

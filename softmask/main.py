@@ -137,7 +137,7 @@ def main(argv=None):
     stage = "dense" if args.target is None else "sparse"
 
     # data
-    dataset = data.for_arch(arch, cfg, args, start=start)
+    dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     run = Run("softmask", stage, models.name(arch, cfg), **vars(args))
     train, test = run.loaders(dataset, **data.augmentation(arch), cutout=args.length)
 
@@ -146,7 +146,7 @@ def main(argv=None):
         model = checkpoint.to_model(start)
     else:
         model = models.build(arch, num_classes=dataset.num_classes, **cfg)
-    data.check_fit(dataset, model, args.pretrained or arch)
+    data.adapt(model, dataset, args.pretrained or arch)
     model = run.place(model)
     run.dense = start and start["dense"] or compute_flops.summary(model)
     run.describe(model)
@@ -166,7 +166,7 @@ def main(argv=None):
     teacher = None
     if args.teacher:
         teacher = run.place(checkpoint.to_model(originals.load(args.teacher, network, quantized=True)))
-        data.check_fit(dataset, teacher, args.teacher)
+        data.adapt(teacher, dataset, args.teacher)
     averaged = AveragedModel(net)
 
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "weight_decay": args.weight_decay},

@@ -119,7 +119,7 @@ def prune(args):
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)             # under its masks: they are inside the weights
     print(heading(ckpt, model), flush=True)
-    dataset = data.for_network(model, args, args.model)
+    dataset = data.for_network(model, args.model, **cli.data_flags(args))
     against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
 
     # the same network without the others
@@ -146,7 +146,7 @@ def prune(args):
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     images, _ = next(iter(test))
     masked, pruned = (evaluate(m, test)["top1"] for m in (model, small))
-    accuracy = (f"accuracy on {args.dataset}: {masked:.2f} % masked, {pruned:.2f} % pruned; "
+    accuracy = (f"accuracy on {dataset.name}: {masked:.2f} % masked, {pruned:.2f} % pruned; "
                 f"their logits differ by {difference(model, small, images):.1e} of the largest")
     print(accuracy)
 
@@ -155,7 +155,7 @@ def prune(args):
     draw(folder / "prune.png", keep, soft_masks, "weights" if masks else "channels", t)
     settings = {**ckpt["args"], **vars(args)}
     path = checkpoint.save(folder / "pruned_model.pth.tar", checkpoint.of(
-        small, "softmask", "pruned", args.dataset, epoch=ckpt["epoch"], prec1=pruned, best_prec1=pruned, args=settings,
+        small, "softmask", "pruned", dataset.name, epoch=ckpt["epoch"], prec1=pruned, best_prec1=pruned, args=settings,
         dense=dense, masks=masks, run=facts(device)))
     print(f"wrote {path}, prune.txt and prune.png")
 

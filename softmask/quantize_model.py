@@ -83,7 +83,7 @@ def main(argv=None):
     layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     chosen = plan(args, layers)
 
-    dataset = data.for_network(model, args, args.pruned)
+    dataset = data.for_network(model, args.pruned, **cli.data_flags(args))
     test = data.Loader(dataset, "test", args.test_batch_size, device)
     before = evaluate(model, test)
 
@@ -111,10 +111,10 @@ def main(argv=None):
     after = evaluate(model, test)
 
     path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(
-        model, "softmask", "quantized", args.dataset, epoch=ckpt["epoch"], prec1=after["top1"],
+        model, "softmask", "quantized", dataset.name, epoch=ckpt["epoch"], prec1=after["top1"],
         best_prec1=after["top1"], args=vars(args), dense=ckpt["dense"], masks=masks or None, quant=quant or None,
         activations=activations, run=facts(device)))
-    print(f"{models.name(ckpt['arch'], ckpt['cfg'])} on {args.dataset}: {before['top1']:.2f} % before, "
+    print(f"{models.name(ckpt['arch'], ckpt['cfg'])} on {dataset.name}: {before['top1']:.2f} % before, "
           f"{after['top1']:.2f} % at {args.wbit} bits (activations: {args.abit})\n"
           f"wrote {path}, {path.stat().st_size:,} bytes; {args.pruned} has {Path(ckpt['path']).stat().st_size:,}")
 

@@ -285,10 +285,10 @@ def test_another_arch_or_depth_than_asked_is_refused(arch, depth, tmp_path):
 def test_another_class_count_or_image_is_refused(tmp_path):
     shapes = data.load("shapes10", subset=10)
     with pytest.raises(UserError, match="c.pth.tar has 7 classes, shapes10 has 10; give the --dataset"):
-        data.check_fit(shapes, make(num_classes=7), "c.pth.tar")
+        data.adapt(make(num_classes=7), shapes, "c.pth.tar")
     with pytest.raises(UserError, match=r"\(3, 32, 32\).*lenet5 reads \(1, 28, 28\)"):
-        data.check_fit(shapes, models.build("lenet5"), "c.pth.tar")
-    data.check_fit(shapes, make(), "c.pth.tar")
+        data.adapt(models.build("lenet5"), shapes, "c.pth.tar")
+    data.adapt(make(), shapes, "c.pth.tar")
 
 
 # Files that others wrote

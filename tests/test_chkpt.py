@@ -12,7 +12,7 @@ from results import add_run, ledger
 
 LEDGER = ledger.read()
 KEPT = [row for row in LEDGER if row["checkpoint"]]
-REAL = data.data_dir()                                       # conftest.py points DATA_DIR elsewhere later
+REAL = data.directory_of()                                       # conftest.py points DATA_DIR elsewhere later
 
 
 def test_every_bundled_file_is_in_the_ledger_and_the_sums():
@@ -41,7 +41,7 @@ def test_a_bundled_network_has_its_accuracy(row):
     lenet = row["arch"].startswith("lenet")
     if not (REAL / f"{row['dataset']}.npz").is_file():
         pytest.skip(f"no {row['dataset']}.npz in {REAL}")
-    d = data.load(row["dataset"], REAL, lenet, None if lenet else 1000)
+    d = data.load(row["dataset"], REAL, subset=None if lenet else 1000)
     model = checkpoint.to_model(checkpoint.load(ROOT / row["checkpoint"]))
     top1 = evaluate(model, data.Loader(d, "test", 250))["top1"]
     assert top1 == pytest.approx(float(row["accuracy"]), abs=0.021 if lenet else 3)

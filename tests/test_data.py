@@ -71,7 +71,7 @@ def seen(loader, epoch=0):
 
 @pytest.mark.parametrize("name, grey", DIGESTS)
 def test_synthetic_sets_are_the_same_bytes_everywhere(name, grey, data_folder):
-    d = data.load(name, grey=grey)
+    d = data.load(name, channels=1 if grey else 3)
     digest = hashlib.sha256()
     with np.load(data_folder / f"{name}{'-grey' if grey else ''}.npz") as file:
         for key in ("x_train", "y_train", "x_test", "y_test"):
@@ -122,7 +122,7 @@ def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix):
     if suffix == "png":
         pairs = zip(first.y_train.tolist(), first.x_train[:, 0, 0].tolist(), strict=True)
         assert sorted(pairs) == [(c > 100, [c, 0, 255]) for c in (7, 8, 9, 107, 108, 109)]
-    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
     again = data.load("pets", tmp_path)
     assert torch.equal(first.x_train, again.x_train) and torch.equal(first.y_test, again.y_test)
     assert first.mean == again.mean
@@ -134,7 +134,7 @@ def test_a_path_to_a_folder_is_decoded_once_too(tmp_path, monkeypatch, name):
     write_folder(tmp_path / "own" / "pets")
     name = name.format(tmp_path)
     data.load(name)
-    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
     assert len(data.load(name).y_train) == 6
 
 
@@ -421,6 +421,6 @@ def test_an_unwritable_data_folder_is_named_and_done_without(tmp_path, capsys):
 @pytest.mark.parametrize("grey", [False, True])
 @pytest.mark.parametrize("name", ["shapes10", "shapes100"])
 def test_the_statistics_of_the_synthetic_sets_are_theirs(name, grey):
-    d = data.load(name, grey=grey)
+    d = data.load(name, channels=1 if grey else 3)
     pixels = d.x_train.double().flatten(0, 2) / 255
     assert d.mean == pytest.approx(pixels.mean(0).tolist()) and d.std == pytest.approx(pixels.std(0).tolist())

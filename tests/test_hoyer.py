@@ -308,7 +308,7 @@ def test_training_step_by_step_by_hand(script, arch, cfg, tmp_path):
 
         def penalty(model):
             return 0
-    whole = data.load("shapes10", grey=lenet, subset=40)
+    whole = data.load("shapes10", channels=1 if lenet else 3, subset=40)
     dataset = replace(whole, x_train=whole.x_train[:20], y_train=whole.y_train[:20])
     loader = data.Loader(dataset, "train", 10, seed=3, **({} if lenet else {"crop": 4, "flip": True}))
     model.train()
@@ -355,7 +355,7 @@ def test_names_of_files_and_pretrained(tmp_path, monkeypatch, capsys):
 @pytest.mark.skipif(not REAL.is_file(), reason="no data/mnist.npz")
 def test_real_mnist_as_it_is(tmp_path):
     """Pixels are the bytes / 255, without mean and std; 5 epochs on 500 images are far above chance."""
-    dataset = data.load("mnist", str(REAL.parent), grey=True)
+    dataset = data.load("mnist", str(REAL.parent))
     assert dataset.shape == (1, 28, 28) and dataset.mean == (0.0,) and dataset.std == (1.0,)
     element.main(["--data-dir", str(REAL.parent), "--subset", "500", "--epochs", "5", "--batch-size", "20", "--device",
                "cpu", "--save", str(tmp_path / "m")])
@@ -390,19 +390,19 @@ def test_resuming_is_as_if_never_stopped(script, stop, tmp_path, monkeypatch):
 
 
 def test_holdout_takes_the_last_training_images(tmp_path, capsys):
-    whole, part = (data.load("shapes10", grey=True, holdout=n) for n in (0, 100))
+    whole, part = (data.load("shapes10", channels=1, holdout=n) for n in (0, 100))
     assert torch.equal(part.x_test, whole.x_train[-100:]) and torch.equal(part.x_train, whole.x_train[:-100])
     assert torch.equal(part.y_test, whole.y_train[-100:]) and torch.equal(part.y_train, whole.y_train[:-100])
     train(tmp_path / "x", "--subset", "60", "--holdout", "20", "--lr", "0")
     line = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Validation set: Average loss: ")]
     model = checkpoint.to_model(checkpoint.load(tmp_path / "x/checkpoint.pth.tar"))
-    held_out = data.Loader(data.load("shapes10", grey=True, subset=60, holdout=20), "test", 500)
+    held_out = data.Loader(data.load("shapes10", channels=1, subset=60, holdout=20), "test", 500)
     result = evaluate(model, held_out)
     assert line == [f"Validation set: Average loss: {result['loss']:.4f}, Accuracy: {round(result['top1'] / 5)}/20 "
                     f"({result['top1']:.2f}%)"]
     for n in (10000, -1):
         with pytest.raises(UserError, match=f"--holdout {n}"):
-            data.load("shapes10", grey=True, holdout=n)
+            data.load("shapes10", channels=1, holdout=n)
 
 
 @pytest.mark.parametrize("n", [3, 10, 14])                   # of the last class, all of it, all and four more
@@ -410,9 +410,9 @@ def test_holdout_refuses_images_in_the_order_of_their_classes(n, tmp_path):
     x, y = torch.zeros(30, 28, 28, dtype=torch.uint8).numpy(), torch.arange(3).repeat_interleave(10).numpy()
     for name, order in (("sorted", range(30)), ("mixed", [i % 3 * 10 + i // 3 for i in range(30)])):
         np.savez(tmp_path / f"{name}.npz", x_train=x, y_train=y[list(order)], x_test=x, y_test=y)
-    assert len(data.load(str(tmp_path / "mixed.npz"), grey=True, holdout=n).y_test) == n
+    assert len(data.load(str(tmp_path / "mixed.npz"), holdout=n).y_test) == n
     with pytest.raises(UserError, match="order of its classes"):
-        data.load(str(tmp_path / "sorted.npz"), grey=True, holdout=n)
+        data.load(str(tmp_path / "sorted.npz"), holdout=n)
 
 
 @pytest.mark.parametrize("flags, truth", [
@@ -1075,7 +1075,7 @@ def test_a_sweep_measures_every_setting_once(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "s/sweep.png").stat().st_size > 5000
 
     # all are that good: the sparsest of each penalty is kept, with its test accuracy
-    dataset = data.load("shapes10", grey=True, subset=60)
+    dataset = data.load("shapes10", channels=1, subset=60)
     test = data.Loader(dataset, "test", 500)
     for reg, column in (("hs", "weights_left"), ("group-hs", "macs_left")):
         chosen, small = (checkpoint.load(tmp_path / f"s/chosen/{reg}{kind}.pth.tar") for kind in ("", "-compact"))

@@ -10,7 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from common import UserError, checkpoint, compute_flops, data, decoding, evaluate, image_folder, models, sources
+from common import UserError, checkpoint, compute_flops, data, evaluate, models
+from common.data.folder import read_folder
+from common.data.images import decode, decode_all
 from results import add_run
 from slimming.networks import network
 
@@ -47,13 +49,13 @@ def test_the_middle_square_is_resized_once(tmp_path, monkeypatch):
     exif = turned.getexif()
     exif[0x0112] = 6
     turned.save(tmp_path / "set/train/cat/a-turned.png", exif=exif)
-    d = data.load(str(tmp_path / "set"), size=16)
+    d = data.load(str(tmp_path / "set"), image_size=16)
     assert d.shape == (3, 16, 16) and len(d.y_train) == 18
     greens = [x for x in d.x_train if x[..., 1].min() > 200]
     assert len(greens) == 2 and all(x[..., 0].max() < 60 and x[..., 2].max() < 60 for x in greens)
     assert sum(bool(x[0, :, 0].min() > 200 and x[-1, :, 1].min() > 200) for x in d.x_train) == 1     # red is on top
-    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
-    assert torch.equal(data.load(str(tmp_path / "set"), size=16).x_test, d.x_test)
+    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
+    assert torch.equal(data.load(str(tmp_path / "set"), image_size=16).x_test, d.x_test)
 
 
 @pytest.mark.parametrize("sizes, side, text", [
@@ -65,7 +67,7 @@ def test_without_a_size_it_is_that_of_all_or_the_networks(sizes, side, text, tmp
         write(tmp_path / "set", size=size, parts=(("train", "test")[i],), count=1)
     assert data.load(str(tmp_path / "set")).shape == (3, side, side)
     assert capsys.readouterr().out.endswith(f"3 classes, {text}")
-    assert data.load(str(tmp_path / "set"), size=24).shape == (3, 24, 24)
+    assert data.load(str(tmp_path / "set"), image_size=24).shape == (3, 24, 24)
     assert capsys.readouterr().out.endswith("3 classes, 24 x 24\n")
 
 
@@ -73,7 +75,7 @@ def test_large_images_need_a_size(tmp_path):
     write(tmp_path / "set", size=(600, 600), count=1)
     with pytest.raises(UserError, match="train0.png, are 600 x 600; give the --image-size"):
         data.load(str(tmp_path / "set"))
-    assert data.load(str(tmp_path / "set"), size=16).shape == (3, 16, 16)
+    assert data.load(str(tmp_path / "set"), image_size=16).shape == (3, 16, 16)
 
 
 def test_no_image_is_left_out_and_other_files_are_counted(tmp_path, capsys):
@@ -114,13 +116,13 @@ def test_classes_whose_names_are_numbers_are_in_their_order(names, order, tmp_pa
 
 @pytest.mark.parametrize("theirs", [["cow", "cat", "dog"], ["cat", "cow", "fox"]])
 def test_other_class_names_than_the_file_s_are_refused(theirs, tmp_path, capsys):
-    flags = args_for(write(tmp_path / "set", size=(32, 32)))
+    path = str(write(tmp_path / "set", size=(32, 32)))
     model = models.build("resnet", depth=8, num_classes=3)
     model.images = {"classes": theirs, "mean": [0.5] * 3, "std": [0.2] * 3}
     with pytest.raises(UserError, match=f"f.pth was trained on the classes {', '.join(theirs)}; .*set has cat, cow, d"):
-        data.for_network(model, flags, "f.pth")
+        data.for_network(model, "f.pth", path)
     model.images["classes"] = list(CLASSES)
-    data.for_network(model, flags, "f.pth")
+    data.for_network(model, "f.pth", path)
     assert "note" not in capsys.readouterr().out
 
 
@@ -131,7 +133,7 @@ def test_class_names_that_one_side_does_not_know_are_said(tmp_path, capsys):
     for name, file_knows, without in (("set", None, "f.pth"), ("arrays.npz", list(CLASSES), tmp_path / "arrays.npz")):
         model = models.build("resnet", depth=8, num_classes=3)
         model.images = file_knows and {"classes": file_knows, "mean": [0.5] * 3, "std": [0.2] * 3}
-        data.for_network(model, args_for(tmp_path / name), "f.pth")
+        data.for_network(model, "f.pth", str(tmp_path / name))
         assert f"note: {without} has no class names; its labels are taken as 0 cat, 1 cow, 2 dog\n" in (
             capsys.readouterr().out)
         assert model.images["classes"] == list(CLASSES)
@@ -140,9 +142,9 @@ def test_class_names_that_one_side_does_not_know_are_said(tmp_path, capsys):
 def test_sizes_are_kept_side_by_side(tmp_path, monkeypatch):
     write(tmp_path / "set")
     for size in (20, 8):
-        data.load(str(tmp_path / "set"), size=size)
-    monkeypatch.setattr("common.image_folder.decode", lambda *_: pytest.fail("decoded again"))
-    assert [data.load(str(tmp_path / "set"), size=size).shape[1] for size in (20, 8)] == [20, 8]
+        data.load(str(tmp_path / "set"), image_size=size)
+    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
+    assert [data.load(str(tmp_path / "set"), image_size=size).shape[1] for size in (20, 8)] == [20, 8]
 
 
 @pytest.mark.parametrize("train, test, unused", [
@@ -182,9 +184,9 @@ def test_folders_of_another_form_are_described(make, message, name, tmp_path, mo
 
 def test_a_folder_without_images_does_not_hide_a_download(tmp_path):
     (tmp_path / "mnist" / "raw").mkdir(parents=True)
-    assert sources.find("mnist", tmp_path) == (None, "mnist")
+    assert data.find("mnist", tmp_path) == (None, "mnist")
     write(tmp_path / "mnist", parts=("",))
-    assert sources.find("mnist", tmp_path) == (tmp_path / "mnist", "mnist")
+    assert data.find("mnist", tmp_path) == (tmp_path / "mnist", "mnist")
 
 
 @pytest.mark.parametrize("parts, count", [(("train",), 10), (("",), 10), (("",), 2)])
@@ -300,22 +302,17 @@ def test_what_is_odd_in_a_folder_ends_in_one_line(what, run, tmp_path):
 def test_more_images_than_memory_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr("os.sysconf", lambda name: 100)
     with pytest.raises(UserError, match="30 images of 64 x 64 need .*give a smaller --image-size"):
-        decoding.decode_all([tmp_path / "x.png"] * 30, 64, 3)
+        decode_all([tmp_path / "x.png"] * 30, 64, 3)
     monkeypatch.delattr("os.sysconf")                        # Windows
-    assert decoding.decode_all([], 64, 3).shape == (0, 64, 64, 3)
+    assert decode_all([], 64, 3).shape == (0, 64, 64, 3)
 
 
 def test_one_image_of_each_class_is_refused(tmp_path):
     with pytest.raises(UserError, match="one image of each class"):
-        image_folder.read_folder(write(tmp_path / "lonely", parts=("",), count=1))
+        read_folder(write(tmp_path / "lonely", parts=("",), count=1))
 
 
 # Networks and their image size
-
-
-def args_for(path, **more):
-    return type("Args", (), {"dataset": str(path), "data_dir": None, "subset": None, "image_size": None, "mean": None,
-                             "std": None, **more})()
 
 
 def test_a_network_reads_its_own_size_and_colours(tmp_path):
@@ -324,7 +321,7 @@ def test_a_network_reads_its_own_size_and_colours(tmp_path):
                              ("vgg", dict(depth=11, num_classes=3, image_size=48), (3, 48, 48)),
                              ("lenet5", dict(num_classes=3), (1, 28, 28))):
         model = models.build(arch, **cfg)
-        assert data.for_network(model, args_for(path), "f.pth").shape == shape
+        assert data.for_network(model, "f.pth", str(path)).shape == shape
         assert models.input_shape(model.arch, model.cfg) == shape
         assert model.images["classes"] == list(CLASSES)
 
@@ -334,7 +331,7 @@ def test_a_grey_folder_is_coloured_for_a_network_that_reads_colours(tmp_path):
     for file in (tmp_path / "set").rglob("*.png"):
         Image.open(file).convert("L").save(file)
     assert data.load(str(tmp_path / "set")).shape == (1, 32, 32)
-    assert data.for_network(models.build("vgg", depth=11, num_classes=3), args_for(tmp_path / "set"), "").shape[0] == 3
+    assert data.for_network(models.build("vgg", depth=11, num_classes=3), "f.pth", str(tmp_path / "set")).shape[0] == 3
 
 
 def test_arrays_of_another_size_are_counted_so_and_one_size_is_refused(tmp_path):
@@ -343,16 +340,16 @@ def test_arrays_of_another_size_are_counted_so_and_one_size_is_refused(tmp_path)
     np.savez(tmp_path / "big.npz", x_train=x, y_train=y, x_test=x, y_test=y)
     model = models.build("resnet", depth=20, num_classes=3)
     before = compute_flops.count(model).total.macs
-    data.for_network(model, args_for(tmp_path / "big.npz"), "f.pth")
+    data.for_network(model, "f.pth", str(tmp_path / "big.npz"))
     assert model.cfg["image_size"] == 64 and compute_flops.count(model).total.macs > 3.9 * before
     with pytest.raises(UserError, match="alexnet reads"):
-        data.for_network(models.build("alexnet", num_classes=3), args_for(tmp_path / "big.npz"), "f.pth")
+        data.for_network(models.build("alexnet", num_classes=3), "f.pth", str(tmp_path / "big.npz"))
     with pytest.raises(UserError, match="--image-size 32 resizes the images of a folder"):
-        data.for_network(models.build("vgg", depth=11), args_for(tmp_path / "big.npz", image_size=32), "")
+        data.for_network(models.build("vgg", depth=11), "f.pth", str(tmp_path / "big.npz"), image_size=32)
     small = {f"x_{part}": x[:, :8, :8] for part in ("train", "test")} | {f"y_{part}": y for part in ("train", "test")}
     np.savez(tmp_path / "small.npz", **small)
     with pytest.raises(UserError, match="images of 8 x 8, too small for a vgg"):
-        data.for_network(models.build("vgg", depth=11, num_classes=3), args_for(tmp_path / "small.npz"), "f.pth")
+        data.for_network(models.build("vgg", depth=11, num_classes=3), "f.pth", str(tmp_path / "small.npz"))
 
 
 def test_the_size_survives_narrowing_and_the_file(tmp_path):
@@ -370,12 +367,12 @@ def test_the_size_survives_narrowing_and_the_file(tmp_path):
 
 
 def test_new_images_get_the_mean_and_std_that_the_network_was_trained_with(tmp_path):
-    flags = args_for(write(tmp_path / "set", size=(32, 32)))
+    path = str(write(tmp_path / "set", size=(32, 32)))
     model = models.build("resnet", depth=8, num_classes=3)
-    own = data.for_network(model, flags, "f.pth")
+    own = data.for_network(model, "f.pth", path)
     model.images = {"classes": list(CLASSES), "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
     ckpt = checkpoint.of(model, "slimming", "dense", "set")
-    for d in (data.for_network(model, flags, "f.pth"), data.for_arch("resnet", model.cfg, flags, start=ckpt)):
+    for d in (data.for_network(model, "f.pth", path), data.for_arch("resnet", model.cfg, path, start=ckpt)):
         assert d.mean == (0.1, 0.2, 0.3) != own.mean and d.std == (0.4, 0.5, 0.6)
         images, _ = next(iter(data.Loader(d, "test", 4)))
         by_hand = (d.x_test[:4].permute(0, 3, 1, 2) / 255 - images.new_tensor(d.mean).view(1, 3, 1, 1))
@@ -419,7 +416,7 @@ def test_from_a_folder_of_photos_to_labels(run, tmp_path):
     assert all(row[1] in CLASSES and 1 / 3 - 1e-4 <= float(row[2]) <= 1 for row in rows[1:])
     # the same numbers as evaluating them does
     model = checkpoint.to_model(checkpoint.load(tmp_path / "dense" / "checkpoint.pth.tar"))
-    image = torch.from_numpy(decoding.decode(tmp_path / "new" / rows[1][0], 40, 3)).permute(2, 0, 1)[None] / 255
+    image = torch.from_numpy(decode(tmp_path / "new" / rows[1][0], 40, 3)).permute(2, 0, 1)[None] / 255
     mean, std = (torch.tensor(model.images[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
         p = model((image - mean) / std).softmax(1)

@@ -2,7 +2,6 @@
 
 The networks are written out here under their own names, as briefly as they can be.
 """
-import argparse
 import importlib
 import re
 
@@ -293,8 +292,7 @@ def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
     y = torch.arange(2 * classes).numpy() % classes
     x = torch.randint(0, 256, (len(y), 4, 4, 3), dtype=torch.uint8).repeat(1, side // 4, side // 4, 1).numpy()
     np.savez(tmp_path / "cifar10.npz", x_train=x, y_train=y, x_test=x[:classes], y_test=y[:classes])
-    args = argparse.Namespace(dataset="cifar10", data_dir=tmp_path, subset=None, image_size=None, mean=None, std=None)
-    assert data.for_network(model, args, "theirs.pth").mean[0] == model.images["mean"][0] == mean
+    assert data.for_network(model, "theirs.pth", "cifar10", tmp_path).mean[0] == model.images["mean"][0] == mean
 
 
 @pytest.mark.parametrize("wrapped", [

@@ -225,7 +225,7 @@ def test_a_run_does_not_change_its_precision_with_the_machine(whole, monkeypatch
 
 def test_what_does_not_matter_may_change_when_resuming(whole, tmp_path, monkeypatch):
     monkeypatch.chdir(whole.parent)
-    train(whole, "--resume", "auto", "--test-batch-size", "7", "--data-dir", str(data.data_dir()))
+    train(whole, "--resume", "auto", "--test-batch-size", "7", "--data-dir", str(data.directory_of()))
     main.main([*TINY, "--save", whole.name, "--resume", f"{whole.name}/checkpoint.pth.tar"])
 
 

@@ -1,38 +1,14 @@
-"""Data sets on disk: an .npz of arrays, or a folder of images, a folder for each class, decoded once."""
+"""A folder of images, with a folder for each class: which files are which class of which split, decoded once."""
 import os
 from collections import Counter
 
 import numpy as np
 
-from common import UserError, checks
-from common.decoding import SUFFIXES, decode_all, folders, image_files, passed_over, shape_of
+from common import UserError
+from common.data.arrays import read_npz, save_npz
+from common.data.images import SUFFIXES, decode_all, folders, image_files, passed_over, shape_of
 
 TRAIN, TEST = ("train", "training"), ("test", "testing", "val", "valid", "validation")       # in capitals too
-
-
-def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
-    try:
-        checks.arrays(path, keys)
-        with np.load(path, allow_pickle=False) as file:
-            return {key: file[key] for key in keys}
-    except KeyError as error:
-        raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
-    except Exception as error:                               # numpy and zipfile have many words for a broken file
-        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it again") from error
-
-
-def save_npz(path, arrays):
-    """Kept for the next run, where the folder can be written to; under a temporary name first, so never half a file."""
-    partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(partial, **arrays)
-        partial.replace(path)
-    except OSError as error:
-        print(f"note: cannot keep {path} for the next run ({error.strerror})")
-    finally:
-        if partial.exists():
-            partial.unlink()
 
 
 def read_folder(path, size=None, usual=32, channels=None):
@@ -46,7 +22,8 @@ def read_folder(path, size=None, usual=32, channels=None):
     train, test, unused = layout(path)
     classes, passed = [folder.name for folder in folders(train)], Counter()
     files = {"train": labelled(train, classes, passed), "test": labelled(test, classes, passed) if test else []}
-    beside = sum(file.suffix.lower() in SUFFIXES for top in {path, train, test or path} for file in top.iterdir())
+    beside = sum(file.suffix.lower() in SUFFIXES for top in {path, train, test or path} for file in top.iterdir()
+                 if not file.name.startswith("."))
     passed += Counter({"outside the class folders": beside})
     if not test:
         files = split(files["train"], path)

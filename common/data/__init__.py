@@ -1,0 +1,153 @@
+"""Images in memory: where they come from, and batches of them.
+
+    dataset = data.load("cifar10")                # uint8 images, labels, class count, mean and standard deviation
+    train = data.Loader(dataset, "train", batch_size=128, device=device, crop=4, flip=True, seed=1)
+    for images, labels in train.epoch(0): ...     # float (B, C, H, W), normalized and augmented; labels (B,)
+
+A script that has a network takes `for_network` or `for_arch`, which give the images as that network reads them.
+A name is found, in this order, as DATA_DIR/name.npz (arrays x_train, y_train, x_test, y_test), as the folder
+DATA_DIR/name of images (folder.py), or by torchvision's download (mnist, cifar10, cifar100). Any other name is a path
+to such a file or folder. shapes10 and shapes100 are built in (synthetic.py).
+"""
+import copy
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from common import UserError, checkpoint, models
+from common.data.arrays import DOWNLOADS, STATISTICS, Dataset, balanced, checked, download, generated, hold_out, read_npz
+from common.data.folder import has_images, read_folder
+from common.data.loader import Loader as Loader  # data.Loader
+from common.data.synthetic import CLASSES
+
+
+def load(name, data_dir=None, image_size=None, subset=None, holdout=0, channels=None, usual=32):
+    """The data set `name` as a Dataset; subset: at most that many training and test images, balanced, by a
+    fixed seed; holdout: the last that many training images are the test set, and are not trained on.
+
+    A folder's images are resized and cropped to image_size (None: the side all have, or `usual`) and have so many
+    channels (None: 1 if all are grey, else 3); a synthetic set has 28 x 28 grey images for 1. UserError if there is no
+    such data, or it cannot be used.
+    """
+    directory = directory_of(data_dir)
+    if name in CLASSES:
+        key = f"{name}-grey" if channels == 1 else name
+        found = generated(name, channels == 1, directory / f"{key}.npz")
+    else:
+        path, key = find(name, directory)
+        if path and path.parent != directory:                # one that is found from everywhere
+            name = os.path.abspath(path)
+        found = (download(name, directory) if path is None else read_npz(path) if path.is_file()
+                 else read_folder(path, image_size, usual, channels))
+    data = checked(found, key, name)
+    if subset:
+        train, test = (balanced(y, min(subset, len(y)), data.num_classes) for y in (data.y_train, data.y_test))
+        data = replace(data, x_train=data.x_train[train], y_train=data.y_train[train],
+                       x_test=data.x_test[test], y_test=data.y_test[test])
+    return hold_out(data, holdout) if holdout else data
+
+
+def directory_of(data_dir=None):
+    return Path(data_dir or os.environ.get("DATA_DIR") or Path(__file__).resolve().parents[2] / "data")
+
+
+def find(name, directory):
+    """(file or folder that holds the data set, or None to download it; the name its statistics go by)."""
+    name = str(Path(name))                                   # without a last slash
+    for kept, images in ((directory / f"{name}.npz", directory / name), (Path(f"{name}.npz"), Path(name))):
+        for path in (kept, images):
+            if path.is_file() and path.suffix == ".npz":
+                return path, path.stem
+        if images.is_dir() and (name not in DOWNLOADS or has_images(images)):
+            return images, images.stem
+        if images.exists() and name not in DOWNLOADS:
+            raise UserError(f"{images} is neither an .npz nor a folder; unpack an archive and give its folder, or make "
+                            "an .npz with x_train, y_train, x_test, y_test")
+        if name in DOWNLOADS:
+            return None, name
+    raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *CLASSES])}, and there is no "
+                    f"{directory / name}.npz, no folder {directory / name} and no such path")
+
+
+def for_network(model, path, name, data_dir=None, image_size=None, subset=None, holdout=0, mean=None, std=None):
+    """The data set as load gives it, its images as the model reads them; `path` is the model's file. UserError as
+    adapt."""
+    channels, size, _ = models.input_shape(model.arch, model.cfg)
+    data = sized(load(name, data_dir, size, subset, holdout, channels), image_size)
+    data = normalized(data, getattr(model, "images", None), mean, std)
+    adapt(model, data, path)
+    return data
+
+
+def for_arch(arch, cfg, name, data_dir=None, image_size=None, subset=None, holdout=0, mean=None, std=None, start=None):
+    """The data set as load gives it for a network that is to be trained on it: images of image_size, or of the side
+    they have. start: the checkpoint it starts from, whose image size and normalization it keeps."""
+    channels, usual, _ = models.input_shape(arch, cfg)
+    size = usual if start or arch in models.ONE_SIZE else image_size
+    data = sized(load(name, data_dir, size, subset, holdout, channels, usual), image_size)
+    return normalized(data, start and checkpoint.images_of(start), mean, std)
+
+
+def normalized(data, images, mean=None, std=None):
+    """The data with the mean and std that are given, else with those of the images that a network was trained on, if
+    its file says them. Prints what is used."""
+    used = {"mean": data.mean, "std": data.std}
+    if whose := images and len(images["mean"]) == len(data.mean):
+        used = {key: tuple(images[key]) for key in used}
+    given = {key: tuple(value) for key, value in (("mean", mean), ("std", std)) if value}
+    for key, value in given.items():
+        if len(value) != len(data.mean) or key == "std" and min(value) == 0:
+            raise UserError(f"--{key} {' '.join(map(str, value))}: {data.name} has {len(data.mean)} channels, and each "
+                            "needs its number, a standard deviation above 0")
+    used |= given
+    words = " and ".join(f"{key} {' '.join(f'{value:.4g}' for value in used[key])}" for key in used)
+    source = "as given" if given else "as the network's file says" if whose else "as usual for the data set"
+    print(f"images normalized by {words}, {source}")
+    return replace(data, **used)
+
+
+def sized(data, image_size):
+    """The data, if its images are of image_size or that is None."""
+    if image_size and data.shape[1:] != (image_size, image_size):
+        raise UserError(f"--image-size {image_size} resizes the images of a folder, for networks that read any size; "
+                        f"those of {data.name} are {data.shape[2]} x {data.shape[1]}")
+    return data
+
+
+def augmentation(arch):
+    """What the Loader does to training images of a network: nothing for the LeNets', since a mirrored digit is not a
+    digit."""
+    return {} if arch.startswith("lenet") else {"crop": 4, "flip": True}
+
+
+def adapt(model, data, path):
+    """Gives the network of `path` the image size, class names, mean and std of the data, for its counts and its file.
+    UserError if it cannot be run on the data."""
+    if model.cfg["num_classes"] != data.num_classes:
+        raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "
+                        "give the --dataset it was trained on, or train a network on this one")
+    reads = models.input_shape(model.arch, model.cfg)
+    if data.shape != reads:
+        if data.shape[0] != reads[0] or data.shape[1] != data.shape[2] or model.arch in models.ONE_SIZE:
+            raise UserError(f"{data.name} has images of {data.shape} (channels, height, width), a {model.arch} reads "
+                            f"{reads}; take another --arch, or convert the images")
+        model.cfg["image_size"] = data.shape[1]              # what it is counted at from here on
+        try:
+            with torch.no_grad():
+                copy.deepcopy(model).to("meta").eval()(torch.zeros(1, *data.shape, device="meta"))
+        except RuntimeError as error:
+            raise UserError(f"{data.name} has images of {data.shape[1]} x {data.shape[2]}, too small for a "
+                            f"{model.arch}, which usually reads {reads[1]} x {reads[2]}") from error
+        print(f"note: from here on {path} is counted for images of {data.shape[1]} x {data.shape[2]}, as {data.name} "
+              f"has them, not of {reads[1]} x {reads[2]}")
+    names, theirs = (getattr(model, "images", None) or {}).get("classes") or [], list(data.classes)
+    if names and theirs and names != theirs:
+        raise UserError(f"{path} was trained on the classes {', '.join(names)}; {data.name} has {', '.join(theirs)}; "
+                        "rename its folders, or give the --dataset it was trained on")
+    if hasattr(model, "images") and bool(names) != bool(theirs):       # of a file, not new
+        print(f"note: {path if theirs else data.name} has no class names; its labels are taken as "
+              f"{', '.join(f'{i} {name}' for i, name in enumerate((names or theirs)[:20]))}"
+              f"{', ...' * (model.cfg['num_classes'] > 20)}")
+    model.images = {"classes": theirs or names, "mean": list(data.mean), "std": list(data.std)}
