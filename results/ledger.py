@@ -37,14 +37,6 @@ def compared(row):
     return Path(row["args"].get("save") or "").parts[:2] == ("logs", "compare")
 
 
-def largest_first(rows):
-    """The rows by network, the largest first, and within one as they are."""
-    sizes = {}
-    for row in rows:
-        sizes[row["arch"]] = max(int(row["params"]), sizes.get(row["arch"], 0))
-    return sorted(rows, key=lambda row: -sizes[row["arch"]])
-
-
 def left(row, dense, column):
     """'1,234 (56.7 %)': the count, and what it is of the dense network's row; only the count where there is none."""
     count = int(row[column])

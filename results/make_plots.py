@@ -21,10 +21,6 @@ MARKS = {"l1": ("^", "tab:blue"), "hoyer": ("s", "tab:orange"), "hs": ("o", "tab
 DASHES = ("--", ":", "-.", (0, (1, 3)))
 
 
-def paper_accuracy(arch, penalty):
-    return 98.4 if arch == "lenet300" else 99.0 if penalty == "group-hs" else 99.2
-
-
 def hoyer_mnist(plt, rows):
     """Accuracy against what is left, a row for each network: weights with element-wise penalties, MACs with groups."""
     figure, panels = plt.subplots(2, 2, figsize=(12, 8.4), layout="constrained", sharey="row")
@@ -50,8 +46,9 @@ def hoyer_mnist(plt, rows):
                 label=f"{penalty}{', with weight decay' * decayed}{', refit' * bool(args['refit'])}")
         for (name, penalty), (_, percent) in PAPER.items():
             if name == arch:
+                accuracy = 98.4 if arch == "lenet300" else 99.0 if is_group(penalty) else 99.2
                 (macs if is_group(penalty) else weights).plot(
-                    float(percent), paper_accuracy(arch, penalty), linestyle="", marker="*", markersize=14, alpha=0.6,
+                    float(percent), accuracy, linestyle="", marker="*", markersize=14, alpha=0.6,
                     color=MARKS[penalty][1], label=f"{penalty}, paper")
         weights.set(title=f"{LENETS[arch]}: element-wise penalties", xlabel="weights left (%)",
                     ylabel="test accuracy (%)")

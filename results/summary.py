@@ -18,12 +18,11 @@ from common import checkpoint, cli, compute_flops, keep, models, plots, scores
 from common.device import device_of
 from deploy.measure import milliseconds
 
-COLUMNS = {  # of the table: width and format
-    "method": "10", "stage": "9", "way": "13", "network": "16", "epochs": "6", "accuracy": "8.2f",
-    "weights_left": "7.2f", "macs_left": "7.2f", "params": "10,", "nonzeros": "10,", "kib": "9,.1f",
-    "ms_1": "7.2f", "ms_128": "7.1f", "score": "8.5f"}
-TITLES = {"accuracy": "top-1 %", "weights_left": "weights", "macs_left": "MACs %", "params": "parameters",
-          "nonzeros": "not zero", "kib": "KiB", "ms_1": "ms at 1", "ms_128": "at 128"}
+COLUMNS = {  # of the table: title and format
+    "method": ("method", ""), "stage": ("stage", ""), "way": ("way", ""), "network": ("network", ""),
+    "epochs": ("epochs", ""), "accuracy": ("top-1 %", ".2f"), "weights_left": ("weights", ".2f"),
+    "macs_left": ("MACs %", ".2f"), "params": ("parameters", ","), "nonzeros": ("not zero", ","),
+    "kib": ("KiB", ",.1f"), "ms_1": ("ms at 1", ".2f"), "ms_128": ("at 128", ".1f"), "score": ("score", ".5f")}
 
 
 def measure(ckpts, device):
@@ -61,20 +60,19 @@ def size(ckpt):
             name: value for name, value in ckpt.items() if name not in ("resume", "path")}).stat().st_size
 
 
-def cell(value, form):
-    """The value in its column, empty where there is none."""
-    return f"{value:>{form}}" if value not in ("", None) else " " * int(form.rstrip("f").split(".")[0].rstrip(","))
-
-
 def table(rows):
-    """The rows as text."""
-    words = ("method", "stage", "way", "network")
-    lines = ["".join(f"{TITLES.get(name, name):{'<' if name in words else '>'}{form.split('.')[0].rstrip(',')}} "
-                     for name, form in COLUMNS.items())]
-    for row in rows:
-        lines.append("".join(f"{row[name]:{form}} " if name in words else cell(row[name], form) + " "
-                             for name, form in COLUMNS.items()))
-    return "\n".join(line.rstrip() for line in lines)
+    """(header, cells), empty where there is no value."""
+    return [title for title, _ in COLUMNS.values()], [
+        ["" if row[name] in ("", None) else f"{row[name]:{form}}" for name, (_, form) in COLUMNS.items()]
+        for row in rows]
+
+
+def text(header, cells, words):
+    """The table for a terminal: the first `words` columns to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
+    return "\n".join("  ".join(f"{cell:{'<' if i < words else '>'}{width}}"
+                               for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
+                     for line in [header, *cells])
 
 
 def draw(path, rows, title):
@@ -120,7 +118,7 @@ def main(argv=None):
     add("--device")
     args = parser.parse_args(argv)
     rows = measure([checkpoint.load(file) for file in args.files], device_of(args.device))
-    print(table(rows))
+    print(text(*table(rows), words=4))
     if args.plot:
         draw(args.plot, rows, "what is left, and how accurate it is")
         print(f"wrote {args.plot}")

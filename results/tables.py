@@ -3,7 +3,7 @@ import csv
 from pathlib import Path
 
 from common import compute_flops, models
-from results.ledger import compared, largest_first, left, one_a_seed, recipe, spread
+from results.ledger import compared, left, one_a_seed, recipe, spread
 
 # file in chkpt/: (method, the paper's or the original README's figure for its own, larger network, the command)
 BUNDLED = {
@@ -155,9 +155,10 @@ def hoyer_cifar10(ledger):
 
 
 def stage_by_stage(rows, stage, count, theirs):
-    """Lines of networks on CIFAR-100; what is left of a network is compared with its last dense row."""
+    """Lines of networks on CIFAR-100, the largest first; what is left is compared with a network's last dense row."""
     lines, dense = [], {}
-    for row in largest_first(rows):
+    sizes = {row["arch"]: int(row["params"]) for row in sorted(rows, key=lambda row: int(row["params"]))}
+    for row in sorted(rows, key=lambda row: -sizes[row["arch"]]):
         if row["stage"] == "dense":
             dense[row["arch"]] = row
         whole = dense.get(row["arch"])

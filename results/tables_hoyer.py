@@ -79,33 +79,29 @@ def paper(arch, penalty):
     return "{}, {} %".format(*PAPER[arch, penalty]) if (arch, penalty) in PAPER else ""
 
 
+def line(penalty, rows, *columns):
+    """The row of one penalty; columns: further ones after its name."""
+    arch = rows[0]["arch"]
+    return [LENETS[arch], penalty or "none: dense", *columns, fraction(*left_of(penalty, rows)), paper(arch, penalty),
+            accuracy(rows), settings(rows), epochs_of(rows)]
+
+
 def accuracy(rows):
     return spread([float(row["accuracy"]) for row in rows])
 
 
 def hoyer_mnist(ledger):
     """The LeNets on MNIST: the weights that each penalty leaves, and at which accuracy."""
-    lines = []
-    for penalty, rows in groups(ledger):
-        if not is_group(penalty):
-            arch = rows[0]["arch"]
-            lines.append([LENETS[arch], penalty or "none: dense", fraction(*left_of(penalty, rows)),
-                          paper(arch, penalty), accuracy(rows), settings(rows), epochs_of(rows)])
     return ["network", "penalty", "weights left", "paper, at 98.4 % (LeNet-5: 99.2 %)", "test accuracy, % (seeds)",
-            "setting", "recipe"], lines
+            "setting", "recipe"], [line(penalty, rows) for penalty, rows in groups(ledger) if not is_group(penalty)]
 
 
 def hoyer_mnist_groups(ledger):
     """The LeNets on MNIST, compacted: widths and MACs that each group penalty leaves."""
-    lines = []
-    for penalty, rows in groups(ledger):
-        if is_group(penalty):
-            arch = rows[0]["arch"]
-            lines.append([LENETS[arch], penalty, ", ".join(row["widths"] for row in rows),
-                          fraction(*left_of(penalty, rows)), paper(arch, penalty), accuracy(rows),
-                          settings(rows), epochs_of(rows)])
     return ["network", "penalty", "widths", "MACs left", "paper, at 98.4 % (LeNet-5: 99.0 %)",
-            "test accuracy, % (seeds)", "setting", "recipe"], lines
+            "test accuracy, % (seeds)", "setting", "recipe"], [
+                line(penalty, rows, ", ".join(row["widths"] for row in rows)) for penalty, rows in groups(ledger)
+                if is_group(penalty)]
 
 
 def hoyer_mnist_short(ledger):
@@ -119,10 +115,10 @@ def hoyer_mnist_short(ledger):
             dense.setdefault((arch, precision, args["save"]), rows[0]["accuracy"])
             continue
         counts, whole = left_of(penalty, rows)
-        line = [LENETS[arch], penalty, f"{fraction(counts, whole)}{' of the MACs' * is_group(penalty)}",
-                paper(arch, penalty), accuracy(rows),
-                dense[arch, precision, str(Path(args["pretrained"]).parent)], epochs_of(rows)]
-        rank = (-args["target"], statistics.mean(counts), -int(rows[0]["epochs"]), line)
+        cells = [LENETS[arch], penalty, f"{fraction(counts, whole)}{' of the MACs' * is_group(penalty)}",
+                 paper(arch, penalty), accuracy(rows),
+                 dense[arch, precision, str(Path(args["pretrained"]).parent)], epochs_of(rows)]
+        rank = (-args["target"], statistics.mean(counts), -int(rows[0]["epochs"]), cells)
         best[arch, penalty] = min(rank, best.get((arch, penalty), rank))
     return ["network", "penalty", "weights left", "paper", "test accuracy, % (seeds)", "dense, %", "recipe"], [
-        line for *_, line in best.values()]
+        cells for *_, cells in best.values()]

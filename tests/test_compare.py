@@ -20,7 +20,7 @@ from hoyer import prune as hoyer_prune
 from magnitude import finetune as magnitude_finetune
 from magnitude import main as magnitude_main
 from magnitude import prune as magnitude_prune
-from results import ledger
+from results import ledger, summary
 from results.comparison import choose, compare, stages, tables
 from reweighted import finetune as reweighted_finetune
 from reweighted import main as reweighted_main
@@ -461,7 +461,7 @@ def test_the_dense_network_may_be_a_file_of_another_repository(small, capsys, mo
     torch.save({"state_dict": {f"module.{name.replace('fc.', 'linear.')}": value for name, value in state.items()},
                 "best_prec1": 99.0}, "data/resnet20.th")
     images = compare.data.load("shapes10", subset=40)
-    monkeypatch.setattr(compare.data, "load", lambda name, folder: images)
+    monkeypatch.setattr(compare.data, "load", lambda *_, **__: images)
     monkeypatch.setattr(compare, "SEEDS", (1, 2))            # one file, one row
     compare.main(["--table"])
     dense, = (line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("dense "))
@@ -494,7 +494,7 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
     assert cells[3][-2:] == ["20, 0.1", "1, 2: bf16, a CPU"]
     small = row("magnitude", 60, 1, 10.0, peak_lr=0.01)
     assert [line[-2] for line in tables.table([*rows, small])[1] if line[0] == "magnitude"] == ["20, 0.1", "20, 0.01"]
-    assert len(tables.text(rows).splitlines()) == 6
+    assert len(summary.text(*tables.table(rows), words=2).splitlines()) == 6
     rows += [small, row("network slimming", 88, 1, 0, 50.0), row("reweighted L1", 80, 1, 10.0),
              row("a sixth", 81, 1, 10.0), row("reweighted L1 of filters", 80, 1, 0, 50.0),
              row("a seventh", 81, 1, 10.0), *(row(f"random {i}", 70, 1, 10.0) for i in range(5))]

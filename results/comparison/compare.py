@@ -192,9 +192,7 @@ def dense_file(data_dir, device):
     """The checkpoint of DENSE, with its accuracy on the test set."""
     ckpt = originals.load(DENSE, network, ARCH)
     model = checkpoint.to_model(ckpt).to(device)
-    dataset = data.load(DATASET, data_dir)
-    if model.images:                                         # normalized as its repository does
-        dataset = replace(dataset, mean=tuple(model.images["mean"]), std=tuple(model.images["std"]))
+    dataset = data.for_network(model, DENSE, DATASET, data_dir)
     return ckpt | {"dataset": DATASET, "prec1": evaluate(model, data.Loader(dataset, "test", 256, device))["top1"]}
 
 
@@ -240,7 +238,7 @@ def main(argv=None):
                     "torch": torch.__version__}
         Path(FOLDER).mkdir(parents=True, exist_ok=True)
         summary.write(f"{FOLDER}/comparison.csv", measured)
-        print(tables.text(measured))
+        print(summary.text(*tables.table(measured), words=2))
         tables.draw(f"{FOLDER}/comparison.png", measured)
         print(f"wrote {FOLDER}/comparison.png")
     elif not failed:

@@ -11,8 +11,7 @@ from common import checkpoint
 
 @dataclass(eq=False)                                        # a stage can be a key
 class Stage:
-    """One command: its words ('': the file is there), the file it reads ('' for none) and makes, the epochs it trains
-    (0: pruning)."""
+    """One command ('': the file is there), the file it reads ('' for none) and makes, its epochs (0: pruning)."""
     group: str
     command: str
     reads: str
