@@ -96,7 +96,8 @@ def evaluate_file(argv, description, network):
     args = parser.parse_args(argv)
     if not (args.file or args.named):
         raise UserError("which checkpoint? python eval.py FILE")
-    return evaluate_checkpoint(args.file or args.named, args, network)
+    return evaluate_checkpoint(args.file or args.named, network, args.arch, args.depth, args.device,
+                               args.test_batch_size, args.half, args.per_class, **cli.data_flags(args))
 
 
 def heading(ckpt, model):
@@ -117,23 +118,26 @@ def counts(ckpt, model):
     return "\n".join(lines)
 
 
-def evaluate_checkpoint(path, args, network):
-    """What evaluate_file prints of the file; args: its flags."""
-    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
-    device = device_of(args.device)
+def evaluate_checkpoint(path, network, arch=None, depth=None, device=None, batch_size=256, half=False,
+                        classes=False, name=None, image_size=None, **images):
+    """Counts of a checkpoint, then its accuracy: top-1 and top-5 in percent, with `classes` of each class.
+
+    name, image_size, images: as data.load takes them; name None: the data set that the file was trained on.
+    """
+    ckpt = originals.load(path, network, arch, depth, image_size, quantized=True)
+    device = device_of(device)
     model = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, model), flush=True)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    size = models.input_shape(model.arch, model.cfg)
-    dataset = data.for_network(model, ckpt["path"], **cli.data_flags(args))
+    name, size = name or checkpoint.dataset_of(ckpt), models.input_shape(model.arch, model.cfg)
+    dataset = data.for_network(model, ckpt["path"], name, image_size=image_size, **images)
     if dataset.shape != size:
         print(counts(ckpt, model))
-    test = data.Loader(dataset, "test", args.test_batch_size, device)
-    evaluated = in_half(model) if args.half else model
+    test = data.Loader(dataset, "test", batch_size, device)
+    evaluated = in_half(model) if half else model
     result = evaluate(evaluated, test)
     record = beside_record(ckpt, result["top1"], len(dataset.y_test))
-    print(f"{dataset.name} test set, {len(dataset.y_test)} images, {'bf16' if args.half else 'fp32'}: "
+    print(f"{dataset.name} test set, {len(dataset.y_test)} images, {'bf16' if half else 'fp32'}: "
           f"loss {result['loss']:.4f}, top-1 {result['top1']:.2f} %, top-5 {result['top5']:.2f} %{record}")
-    if args.per_class:
+    if classes:
         print(per_class(evaluated, test, names_of(model, dataset)))
     return result

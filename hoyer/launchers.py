@@ -83,9 +83,8 @@ def evaluate(args):
 
     def network(arch, depth):
         return networks.network(arch, depth, **networks.options(args))
-    evaluate_checkpoint(find(path), argparse.Namespace(
-        **vars(args), half=False, latency=False, export=None, int8=False,
-        per_class=False, predict=None), network)
+    evaluate_checkpoint(find(path), network, args.arch, args.depth, args.device, args.test_batch_size,
+                        **cli.data_flags(args))
 
 
 def pruning_flags(doc, sensitivity):
