@@ -97,7 +97,7 @@ magnitude() {
 
 softmask() {
     local d=$out/softmask recipe="--dataset shapes10 --subset 5000 --arch vgg11_0.25 --epochs 6 --batch-size 32"
-    local masks="--target 0.4 --wme 1 --wg 12 --tw 48" end="--lr 0.05 --schedule onecycle --swa-start 99"
+    local masks="--target 0.4 --wme 1 --wg 4 --tw 16" end="--lr 0.05 --schedule onecycle --swa-start 99"
     if [ -n "$full" ]; then
         recipe="--dataset cifar100 --depth 34 --wf 9 --epochs 300" end="--swa-start 161"
         masks="--target 0.4 --wg 30 --tw 10 --wme 50"
