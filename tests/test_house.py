@@ -22,9 +22,9 @@ def imported(path):
         else:
             continue
         for name in names:
-            file = ROOT.joinpath(*name.split(".")).with_suffix(".py")
-            beside = path.with_name(f"{name}.py")
-            found |= {f for f in (file, beside) if f in FILES and f != path}
+            file = ROOT.joinpath(*name.split("."))
+            possible = (file.with_suffix(".py"), file / "__init__.py", path.with_name(f"{name}.py"))
+            found |= {f for f in possible if f in FILES and f != path}
     return found
 
 
