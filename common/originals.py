@@ -10,7 +10,7 @@ import re
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, foreign, models
+from common import UserError, checkpoint, foreign, models, zeros
 from common.formats import FORMATS, PIXELS
 from common.shapes import complete, likeness, misfits, sized, told
 
@@ -55,6 +55,7 @@ def convert(path, ckpt, network, arch=None, depth=None):
     alone = not key and not any(name.startswith("module.") for name in state)
     outer, (state, left_out) = {**ckpt, **outer}, foreign.bare(state)
     soft = {name: state.pop(name) for name in list(state) if name.endswith(".mweight")}
+    state, masks = zeros.unmasked(state)
     asked, asked_cfg = network(arch, depth) if arch else (None, {})
     wide = {k: v for k, v in asked_cfg.items() if k == "widen_factor" and str(v) in re.findall(r"\d+", arch)}
     if key == "pruned_state_dict" and (whole := foreign.find({**outer, key: None})):        # the network before pruning
@@ -72,12 +73,12 @@ def convert(path, ckpt, network, arch=None, depth=None):
     read = {"format": checkpoint.FORMAT, "method": "original", "arch": model.arch, "cfg": model.cfg, "dataset": None,
             "stage": "dense", "state_dict": state, "epoch": max(0, int(foreign.number(outer.get("epoch")))),
             "prec1": prec1, "best_prec1": foreign.accuracy(outer, "best_prec1", "best_acc") or prec1, "args": {},
-            "dense": None}
+            "dense": None, "masks": translated(masks, form.names)[0]}
     if pixels:
         read["images"] = {"classes": [], "mean": list(pixels[0]), "std": list(pixels[1])}
     if soft_masks:
         read |= {"stage": "sparse", "soft_masks": soft_masks, "args": {"nfp": False}}
-    if isinstance(outer.get("cfg"), list):
+    if masks or isinstance(outer.get("cfg"), list):
         read["stage"] = "pruned"
     elif form.cfg.get("variant") == "softmask":
         dense = models.sketch(model.arch, **{k: v for k, v in model.cfg.items() if k not in ("widths", "streams")})

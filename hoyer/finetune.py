@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, zeros
 from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import against_record, evaluate
 from common.run import Run
@@ -50,6 +50,7 @@ def add_flags(parser):
 def flags():
     parser = cli.parser(__doc__)
     add_flags(parser)
+    zeros.add_flags(parser)
     parser.add_argument("--model", metavar="FILE", required=True, help="the pruned.pth.tar that prune.py wrote")
     return parser
 
@@ -69,7 +70,8 @@ def finetune(args):
     """Trains what the masks of args.model keep, as args say (those of `parse`), into the folder args.save."""
     check_schedule(args.schedule)
     ckpt = originals.load(args.model, network, image_size=args.image_size)
-    if not ckpt.get("masks"):
+    kept = zeros.kept(ckpt, args.keep_zeros, args.dense)     # {parameter: bool}
+    if not kept and not args.dense:
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     lenet = ckpt["arch"].startswith("lenet")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
@@ -90,7 +92,7 @@ def finetune(args):
     run.describe(model)
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}
+    masks = {name: mask.to(run.device) for name, mask in kept.items()}
 
     if lenet:
         optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
@@ -114,19 +116,19 @@ def finetune(args):
             run.track(loss=loss, **hits(logits.detach(), labels))
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
-        run.save(epoch, model, optimizer, scheduler, masks=ckpt["masks"])
+        run.save(epoch, model, optimizer, scheduler, masks=kept or None)
 
     result, count = evaluate(model, test), len(dataset.y_test)
     run.print(f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
               f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
     if run.rank == 0:                                        # the ordinary small network that is left
-        small, small_masks = compact_masked(model, ckpt["masks"])
+        small, small_masks = compact_masked(model, kept)
         dense = compute_flops.summary(keep.dense_network(ckpt, model))
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")
-        ckpt_small = run.checkpoint(small, epoch=args.epochs, masks=small_masks)
+        ckpt_small = run.checkpoint(small, epoch=args.epochs, masks=small_masks or None)
         path = checkpoint.save(run.folder / "compact.pth.tar", ckpt_small)
         print(f"wrote {path}")
-    run.finish(model, "finetuned.pth.tar", masks=ckpt["masks"])
+    run.finish(model, "finetuned.pth.tar", masks=kept or None)
 
 
 def main(argv=None):

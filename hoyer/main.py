@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
@@ -43,6 +43,7 @@ def add_flags(parser):
     """All flags of training but --reg, which has numbers of its own in each of the original's scripts."""
     cli.add_flags(parser, seed=12345678)
     networks.add_flags(parser)
+    zeros.add_flags(parser, keep=False)
     add = parser.add_argument
     add("--decay", type=cli.nonnegative, default=1e-3, help="coefficient of the penalty")
     add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="begin with this network; without FILE "
@@ -80,6 +81,8 @@ def starting_point(args):
         raise UserError(f"no dense network {path}; train it with element.py --reg 0 --decay 0.0, "
                         "or name another: --pretrained FILE")
     ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
+    if not ckpt.get("masks"):
+        zeros.kept(ckpt, dense=args.dense)
     for name, value in options.items():
         if value is not None and ckpt["cfg"].get(name) != value:
             raise UserError(f"{path} has {name} {ckpt['cfg'].get(name)}, not {value}; leave it out")
@@ -112,7 +115,7 @@ def train(args):
 
     name, what = models.name(arch, cfg), f"{args.reg}-{args.decay}" if args.reg != "none" else "dense"
     args.save = args.save or cli.default_folder(args.dataset, name, what)
-    run = Run("hoyer", "sparse" if args.decay else "dense", name, ckpt and ckpt["dense"], **vars(args))
+    run = Run("hoyer", "sparse" if args.decay else "dense", name, **vars(args))
     if ckpt and ckpt.get("masks"):
         run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
 
@@ -121,10 +124,11 @@ def train(args):
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
+    ckpt = ckpt and transfer.to_classes(ckpt, dataset)
     model = checkpoint.to_model(ckpt) if ckpt else models.build(arch, **cfg | {"num_classes": dataset.num_classes})
     model = run.place(model)
     data.adapt(model, dataset, ckpt["path"] if ckpt else "the network")
-    run.dense = run.dense or compute_flops.summary(model)
+    run.dense = ckpt and ckpt["dense"] or compute_flops.summary(model)
     run.describe(model)
     net = run.parallel(model)
     if ckpt:

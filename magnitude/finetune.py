@@ -37,7 +37,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, zeros
 from common.evaluate import against_record, evaluate
 from common.run import Run
 from common.schedule import WORDS, epoch_or_word, make_scheduler
@@ -81,6 +81,7 @@ def check(args):
 def flags():
     parser = cli.parser(__doc__)
     add_training(parser)
+    zeros.add_flags(parser)
     return parser
 
 
@@ -168,9 +169,9 @@ def start_from(args):
             args.model, args.save = ckpt["args"]["model"], args.save or str(Path(path).parent)
         else:
             args.model, args.resume = args.resume, ""
-    if not ckpt.get("masks"):
-        raise UserError(f"{path} holds no masks; prune it with prune.py first (a file that an original repository "
-                        "pruned: with its --percent and --faithful)")
+    ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense)
+    if not ckpt["masks"] and not args.dense:
+        raise UserError(f"{path} holds no masks; prune it with prune.py first")
     return ckpt, path
 
 
@@ -185,7 +186,7 @@ def retrain(args):
     name = models.name(ckpt["arch"], ckpt["cfg"])
     args.save = args.save or cli.default_folder(args.dataset, name, f"finetuned-{args.retrain}")
     model, k, stretch = checkpoint.to_model(ckpt), 0, 1.0
-    origin = {"masks": ckpt["masks"], "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
+    origin = {"masks": ckpt["masks"] or None, "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
     if args.retrain == "weight-rewind":
         early = originals.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
         k = early["epoch"]
@@ -208,11 +209,11 @@ def retrain(args):
     apply(masks, parameters)
     total = compute_flops.count(model).total
     run.describe(model)
-    zeros = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
+    pruned = sum(mask.numel() - int(mask.sum()) for mask in masks.values())
     falls = f", schedule {' '.join(map(str, args.schedule))}" if args.schedule else ""
     rewound = f" from epoch {k}" if args.rewind_to else ""
     run.print(f"  {args.retrain}{rewound}{falls}; {total.sparse_macs:,} sparse MACs\n"
-              f"Zero parameters: {zeros}\nParameters: {total.params}")
+              f"Zero parameters: {pruned}\nParameters: {total.params}")
     net = run.parallel(model)
 
     # data
@@ -249,7 +250,7 @@ def retrain(args):
 
     moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
     assert moved == 0, f"{moved} pruned weights are not zero any more"
-    run.print(f"{zeros:,} weights are pruned, none of them has moved")
+    run.print(f"{pruned:,} weights are pruned, none of them has moved")
     run.finish(model, "finetuned.pth.tar", **origin)
 
 

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
@@ -42,6 +42,7 @@ def parse(argv=None):
         "densenet, or another of common/models (default: resnet20, or what --pretrained holds)")
     add("--depth", type=int, help="instead of the number in --arch")
     add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
+    zeros.add_flags(parser, keep=False)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls "
         "(default: half and three quarters of --epochs, so 80 120 of 160), or cosine, or onecycle")
     add("--gamma", type=cli.nonnegative, default=0.1, help="factor by which it falls")
@@ -65,22 +66,25 @@ def train(args):
     start = None
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
+        if not start.get("masks"):
+            zeros.kept(start, dense=args.dense)
     args.dataset = args.dataset or start and start["dataset"] or "cifar10"
     args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "resnet20", args.depth)
-    run = Run("magnitude", "dense", models.name(arch, cfg), start and start["dense"], **vars(args))
+    run = Run("magnitude", "dense", models.name(arch, cfg), **vars(args))
 
     # data
     dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
+    start = start and transfer.to_classes(start, dataset)
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
     data.adapt(model, dataset, args.pretrained or args.arch or "resnet20")
-    run.dense = run.dense or compute_flops.summary(model)
+    run.dense = start and start["dense"] or compute_flops.summary(model)
     run.describe(model)
     if start and start.get("masks"):
         run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, data, models, originals
+from common import UserError, checkpoint, cli, data, models, originals, zeros
 from common.evaluate import against_record, evaluate
 from common.run import Run
 from reweighted import recipe
@@ -33,6 +33,7 @@ def flags():
     add("--model", metavar="FILE", help="the pruned.pth.tar that prune.py wrote")
     add("--arch", help="compared with what the file holds")
     add("--depth", type=int)
+    zeros.add_flags(parser)
     return parser
 
 
@@ -48,7 +49,8 @@ def retrain(args):
     if not args.model:
         raise UserError("--model FILE is needed: the pruned.pth.tar that prune.py wrote")
     ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
-    if not ckpt.get("masks"):
+    masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
+    if not masks and not args.dense:
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run("reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
@@ -59,12 +61,12 @@ def retrain(args):
     run.print(recipe.words(args))
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}
+    masks = {name: mask.to(run.device) for name, mask in masks.items()}
     with torch.no_grad():
         for name, mask in masks.items():
             parameters[name].mul_(mask)
-    zeros = sum(int((~mask).sum()) for mask in masks.values())
-    run.print(f"  {zeros:,} weights are masked")
+    pruned = sum(int((~mask).sum()) for mask in masks.values())
+    run.print(f"  {pruned:,} weights are masked")
 
     # data
     dataset = data.for_network(model, args.model, **cli.data_flags(args))
@@ -95,12 +97,12 @@ def retrain(args):
             scheduler.step()
             run.track(loss=loss)
         run.log(epoch, **evaluate(model, test))
-        run.save(epoch, model, optimizer, scheduler, masks=masks, rule=ckpt.get("rule"))
+        run.save(epoch, model, optimizer, scheduler, masks=masks or None, rule=ckpt.get("rule"))
 
     moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
     assert moved == 0, f"{moved} masked weights are not zero any more"
-    run.print(f"{zeros:,} weights are masked, none of them has moved")
-    run.finish(model, "finetuned.pth.tar", masks=masks, rule=ckpt.get("rule"))
+    run.print(f"{pruned:,} weights are masked, none of them has moved")
+    run.finish(model, "finetuned.pth.tar", masks=masks or None, rule=ckpt.get("rule"))
     return run.folder / "finetuned.pth.tar"
 
 

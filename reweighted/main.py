@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
 from common.evaluate import evaluate
 from common.run import Run
 from reweighted import penalties, recipe
@@ -40,6 +40,7 @@ def flags():
     add("--width", type=float, help="the width multiplier of mobilenetv2 (default: 1.3)")
     add("--rew", action="store_true", help="the reweighted phase, from --pretrained")
     add("--pretrained", metavar="FILE", help="the dense network of --rew, of any method")
+    zeros.add_flags(parser)
     add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups")
     add("--lam", type=cli.nonnegative, help="lambda (default: the original's, "
         + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ", times 300 / --epochs)")
@@ -108,9 +109,13 @@ def train(args):
         args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
         if args.lam is None:                                 # fewer steps need a stronger pull
             args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
-        model, masks = checkpoint.to_model(ckpt), ckpt.get("masks", {})
+        ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense)
+        dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], start=ckpt, **cli.data_flags(args))
+        torch.manual_seed(args.seed)
+        ckpt = transfer.to_classes(ckpt, dataset)
+        model, masks = checkpoint.to_model(ckpt), ckpt["masks"]
+        data.adapt(model, dataset, args.pretrained)
         dense = ckpt["dense"] or compute_flops.summary(model)
-        dataset = data.for_network(model, args.pretrained, **cli.data_flags(args))
     else:
         args.dataset = args.dataset or "cifar100"
         arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, cli, data, models, originals
+from common import UserError, checkpoint, cli, data, models, originals, zeros
 from common.evaluate import against_record, evaluate
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
@@ -35,6 +35,7 @@ def parse(argv=None):
         "of prune.py")
     add("--arch", help="what the file cannot say, for one of another repository")
     add("--depth", type=int)
+    zeros.add_flags(parser)
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="keep the penalty on gammas")
     add("--s", type=cli.nonnegative, help="its coefficient (default: 1e-4)")
     add("--momentum", type=cli.nonnegative, default=0.9)
@@ -67,6 +68,7 @@ def main(argv=None):
 
 def finetune(args):
     ckpt = originals.load(args.refine, network, args.arch, args.depth, args.image_size)
+    masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run("slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
@@ -80,14 +82,14 @@ def finetune(args):
     if run.rank == 0:
         against_record(ckpt, test)
     model = run.place(model)
-    if ckpt["stage"] in ("dense", "sparse"):
+    if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
         run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if args.sr and not gammas:
         raise UserError(f"-sr: a {model.arch} has no batch norm, whose gammas the penalty is on")
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}      # True: kept
+    masks = {name: mask.to(run.device) for name, mask in masks.items()}
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     marks = args.schedule or milestones(args.epochs, args.faithful)
@@ -111,8 +113,8 @@ def finetune(args):
             run.track(loss=loss)
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
-        run.save(epoch, model, optimizer, scheduler, masks=ckpt.get("masks"))
-    run.finish(model, "finetuned.pth.tar", masks=ckpt.get("masks"))
+        run.save(epoch, model, optimizer, scheduler, masks=masks or None)
+    run.finish(model, "finetuned.pth.tar", masks=masks or None)
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
@@ -44,6 +44,7 @@ def parse(argv=None):
     add("--s", type=cli.nonnegative, help="its coefficient (default: 1e-4; the paper has 1e-4 for VGG, 1e-5 otherwise)")
     add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
     add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
+    zeros.add_flags(parser)
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
@@ -57,6 +58,8 @@ def main(argv=None):
     args = parse(argv)
     if args.refine and args.pretrained:
         raise UserError("--refine FILE fine-tunes a pruned network, --pretrained FILE trains a dense one; give one")
+    if args.keep_zeros and not args.refine:
+        raise UserError("--keep-zeros is for --refine FILE; all weights are trained without it")
     if args.refine:
         finetune(args)
     else:
@@ -67,6 +70,8 @@ def train(args):
     start = None
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
+        if not start.get("masks"):
+            zeros.kept(start, dense=args.dense)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "vgg", args.depth)
     named = models.split_name(args.arch or "vgg", args.depth)[0]
@@ -78,6 +83,7 @@ def train(args):
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
+    start = start and transfer.to_classes(start, dataset)
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
     data.adapt(model, dataset, args.pretrained or family)

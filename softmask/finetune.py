@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import checkpoint, cli, data, models, originals
+from common import checkpoint, cli, data, models, originals, zeros
 from common.evaluate import against_record, evaluate
 from common.run import Run
 from common.schedule import WORDS, make_scheduler
@@ -25,6 +25,7 @@ def parse(argv=None):
     cli.add_flags(parser, epochs=20, batch_size=64, lr=0.01, seed=1)
     add = parser.add_argument
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="pruned_model.pth.tar")
+    zeros.add_flags(parser)
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", choices=WORDS, default="cosine", help="of the learning rate")
@@ -35,6 +36,7 @@ def parse(argv=None):
 def main(argv=None):
     args = parse(argv)
     ckpt = originals.load(args.pruned, network, image_size=args.image_size)
+    masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
     run = Run("softmask", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
@@ -49,11 +51,11 @@ def main(argv=None):
     if run.rank == 0:
         against_record(ckpt, test)
     model = run.place(model)
-    if ckpt["stage"] in ("dense", "sparse"):
+    if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
         run.print(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in ckpt.get("masks", {}).items()}
+    masks = {name: mask.to(run.device) for name, mask in masks.items()}
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     scheduler = make_scheduler(optimizer, [args.schedule], 0.1, args.epochs)
@@ -73,8 +75,8 @@ def main(argv=None):
             run.track(loss=loss)
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
-        run.save(epoch, model, optimizer, scheduler, masks=ckpt.get("masks"))
-    run.finish(model, "finetuned.pth.tar", masks=ckpt.get("masks"))
+        run.save(epoch, model, optimizer, scheduler, masks=masks or None)
+    run.finish(model, "finetuned.pth.tar", masks=masks or None)
 
 
 if __name__ == "__main__":

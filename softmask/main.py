@@ -22,7 +22,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
 from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import onecycle
@@ -62,6 +62,7 @@ def parse(argv=None):
     add("--lseps", type=cli.fraction, default=0.0, help="label smoothing")
     add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p")
     add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
+    zeros.add_flags(parser, keep=False)
     add("--teacher", metavar="FILE", help="distill from this network")
     add("--ltea", type=cli.nonnegative, help="weight of --teacher (default: 0.5); the labels have 1 - ltea")
     add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged")
@@ -126,6 +127,8 @@ def main(argv=None):
     start = None
     if args.pretrained:
         start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
+        if not start.get("masks"):
+            zeros.kept(start, dense=args.dense)
         arch, cfg = start["arch"], start["cfg"]
         if not all(mask.all() for mask in start.get("masks", {}).values()):
             raise UserError(f"{args.pretrained} has single weights that are pruned, and training with soft masks would "
@@ -142,10 +145,8 @@ def main(argv=None):
     train, test = run.loaders(dataset, **data.augmentation(arch), cutout=args.length)
 
     # network
-    if args.pretrained:
-        model = checkpoint.to_model(start)
-    else:
-        model = models.build(arch, num_classes=dataset.num_classes, **cfg)
+    start = start and transfer.to_classes(start, dataset)
+    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     data.adapt(model, dataset, args.pretrained or arch)
     model = run.place(model)
     run.dense = start and start["dense"] or compute_flops.summary(model)

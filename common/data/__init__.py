@@ -127,7 +127,7 @@ def adapt(model, data, path):
     UserError if it cannot be run on the data."""
     if model.cfg["num_classes"] != data.num_classes:
         raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "
-                        "give the --dataset it was trained on, or train a network on this one")
+                        "give the --dataset it was trained on, or train it for this one with main.py --pretrained")
     reads = models.input_shape(model.arch, model.cfg)
     if data.shape != reads:
         if data.shape[0] != reads[0] or data.shape[1] != data.shape[2] or model.arch in models.ONE_SIZE:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
-from common import UserError, cli, models
+from common import UserError, cli, models, zeros
 from reweighted import finetune, main, penalties, prune, recipe
 from reweighted.networks import network
 
@@ -34,6 +34,7 @@ def parse(argv=None):
     add("--depth", type=int)
     add("--width", type=float, help="the width multiplier of mobilenetv2 (default: 1.3)")
     add("--pretrained", metavar="FILE", help="a dense network of any method")
+    zeros.add_flags(parser)
     add("--rew", action="store_true", help="the reweighted phase alone")
     add("--masked-retrain", action="store_true", help="pruning and masked retraining alone")
     add("--sparsity-type", choices=("threshold", *penalties.GROUPS), help="irregular, filter, column or kernel in the "
@@ -100,7 +101,7 @@ def run(args):
                                      **rule(args)))
         title("masked retraining")
         finetune.retrain(cli.settings(finetune, args, model=str(pruned), arch=None, depth=None,
-                                      save=f"{folder}/retrained"))
+                                      dense=False, keep_zeros=False, save=f"{folder}/retrained"))
 
 
 def rule(args):

@@ -1,0 +1,56 @@
+"""Which weights of a file are pruned: masks under other repositories' names, and zeros that have no mask.
+
+    state, masks = unmasked(state)                                # weight_orig, weight_mask -> weight and its mask
+    masks = kept(ckpt, args.keep_zeros, args.dense)               # {parameter: bool}, True where it is trained
+"""
+from common import UserError
+
+FEW = 0.05                                                   # of a layer: rounding to 16 bits leaves zeros as well
+
+
+def unmasked(state):
+    """(state_dict, {weight: bool mask}) of a state_dict with masks.
+
+    torch.nn.utils.prune has weight_orig and weight_mask, shrinkbench and NNI have weight and weight_mask.
+    """
+    state, masks = dict(state), {}
+    for name in [name for name in state if name.endswith("_mask")]:
+        weight = name.removesuffix("_mask")
+        values = next((f"{weight}{end}" for end in ("_orig", "") if f"{weight}{end}" in state), None)
+        if values and state[values].shape == state[name].shape:
+            mask = state.pop(name)
+            state[weight], masks[weight] = state.pop(values) * mask, mask != 0
+    return state, masks
+
+
+def zeros(state):
+    """{parameter: bool mask} of the layers that have more than a few zeros; where gamma and beta are zero, of both."""
+    masks = {name: tensor != 0 for name, tensor in state.items()
+             if name.endswith("weight") and (tensor == 0).float().mean() > FEW}
+    betas = {f"{name.removesuffix('weight')}bias": mask for name, mask in masks.items() if mask.dim() == 1}
+    return masks | {name: mask | (state[name] != 0) for name, mask in betas.items() if name in state}
+
+
+def add_flags(parser, keep=True):
+    """--dense and, where zeros can be kept, --keep-zeros."""
+    add = parser.add_mutually_exclusive_group().add_argument
+    if keep:
+        add("--keep-zeros", action="store_true", help="keep the zeros of a file without masks: they are pruned weights")
+    add("--dense", action="store_true", help="train the zeros of a file without masks like all other weights")
+
+
+def kept(ckpt, keep_zeros=False, dense=False):
+    """{parameter: bool mask} of the weights to train: the file's masks, or its zeros where --keep-zeros says so.
+
+    UserError where the file has zeros, and neither masks nor flags say whether they are pruned.
+    """
+    masks = ckpt.get("masks")
+    if masks and dense:
+        raise UserError(f"{ckpt['path']} holds masks, so its zeros are pruned weights; leave out --dense")
+    found = {} if masks or dense else zeros(ckpt["state_dict"])
+    if found and not keep_zeros:
+        name, mask = max(found.items(), key=lambda item: (~item[1]).float().mean())
+        raise UserError(f"{ckpt['path']} holds no masks, but {100 * (~mask).float().mean():.0f} % of its {name} is zero"
+                        f"{f' ({len(found) - 1} more tensors)' if len(found) > 1 else ''}; give --dense to train the "
+                        "zeros too, or --keep-zeros (of finetune.py) where they are pruned weights")
+    return masks or found
