@@ -148,6 +148,8 @@ def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
 
 def script(main):
     """Runs main(); what the user can mend becomes one line on stderr and exit status 2."""
+    if hasattr(sys.stdout, "reconfigure"):                   # a terminal may lack the letters of a name
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         main()
         sys.stdout.flush()
@@ -163,7 +165,7 @@ def script(main):
         sys.exit(complain(f"{error.filename or 'a file'}: {error.strerror or error}"))
     except ModuleNotFoundError as error:
         sys.exit(complain(f"{error.name} is not installed; pip install -r requirements.txt"))
-    except torch.OutOfMemoryError:
+    except (torch.OutOfMemoryError, MemoryError):
         sys.exit(complain("out of memory; give a smaller --batch-size"))
     except KeyboardInterrupt:
         sys.exit(complain(when_stopped, 130))

@@ -221,7 +221,7 @@ def prune(args):
     # save
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text(f"{args.model}, rule {args.rule}, sensitivity {args.sensitivity}, "
-                                      f"{args.granularity}, {args.criterion}\n{line}\n{report}\n")
+                                      f"{args.granularity}, {args.criterion}\n{line}\n{report}\n", encoding="utf-8")
     draw(folder / "prune.png", model)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         model, "hoyer", "pruned", dataset.name, prec1=result["top1"], best_prec1=result["top1"], args=vars(args),

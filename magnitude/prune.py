@@ -259,7 +259,7 @@ def prune(args, way=""):
 
     # save
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prune.txt").write_text("\n".join([*lines, "", text, ""]))
+    (folder / "prune.txt").write_text("\n".join([*lines, "", text, ""]), encoding="utf-8")
     draw(folder / "prune.png", prunable(original, args.scope), masks, thresholds)
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
         model, "magnitude", "pruned", dataset.name, prec1=after["top1"], best_prec1=after["top1"], args=vars(args),

@@ -140,6 +140,20 @@ def bits_of(ckpt, args, model):
     return dict.fromkeys(floats, args.param_bits or 32), at or args.input_bits or 32
 
 
+def quantized_storage(model, bits, legacy=False):
+    """Words of 32 bits of a quantized network as the original counts them: non-zero weights, and the batch norm after
+    them, at the bits of their layer."""
+    words, at = totals(model, legacy).weights / 32, 32
+    for name, m in model.named_modules():
+        if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
+            at = bits.get(f"{name}.weight", 32)
+            left = LEGACY_LINEAR if legacy and isinstance(m, torch.nn.Linear) else int(m.weight.count_nonzero())
+            words += left * at / 32
+        elif isinstance(m, torch.nn.BatchNorm2d):
+            words += 4 * m.num_features * at / 32
+    return words
+
+
 def main(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
@@ -187,14 +201,7 @@ def main(argv=None):
     print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
     print(table(true(model, rows, bits, at), 32, add_bits))
     t = totals(model, args.legacy_count)
-    storage = t.storage(param_bits)
-    if ckpt.get("quant"):                                    # its weights at their own bits, what else there is at 32
-        state = model.state_dict()
-        left = {name: int(state[name].count_nonzero()) for name in bits}
-        if args.legacy_count:                                # the linear layer by the original's constant, here too
-            left |= {f"{name}.weight": LEGACY_LINEAR for name, m in model.named_modules()
-                     if isinstance(m, torch.nn.Linear) and f"{name}.weight" in bits}
-        storage = t.storage(32) - sum(count * (32 - bits[name]) / 32 for name, count in left.items())
+    storage = quantized_storage(model, bits, args.legacy_count) if ckpt.get("quant") else t.storage(param_bits)
     counted = (scores.of_checkpoint(ckpt, model, rows, add_bits) if ckpt.get("quant") else
                scores.rules(model, masks, bits, at, add_bits, rows=rows))
     print(f"\nThe total number of parameters is {t.weights + t.norms:,}. Among them, there are "

@@ -225,7 +225,7 @@ def prune(args):
 
     # save
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prune.txt").write_text("\n".join([*lines, "", report, ""]))
+    (folder / "prune.txt").write_text("\n".join([*lines, "", report, ""]), encoding="utf-8")
     had = {name: original.get_parameter(name).detach() for name in weights}
     threshold = args.threshold if args.percentile is None else min(      # the smallest that stays
         float(had[name].abs()[mask].min()) for name, mask in chosen.items() if mask.any())

@@ -288,7 +288,7 @@ def prune(args):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "prune.txt").write_text(
         f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{after.total.params}\n"
-        f"Test accuracy:\n{top1 / 100:.4f}\n\n{accuracy}\n{text}\n")
+        f"Test accuracy:\n{top1 / 100:.4f}\n\n{accuracy}\n{text}\n", encoding="utf-8")
     draw(folder / "prune.png", gammas, keep, None if args.criterion == "random" else threshold)
     stage = "finetuned" if args.compact and ckpt["stage"] == "finetuned" else "pruned"
     path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(

@@ -151,7 +151,7 @@ def prune(args):
     print(accuracy)
 
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prune.txt").write_text(f"{accuracy}\n{report}\n")
+    (folder / "prune.txt").write_text(f"{accuracy}\n{report}\n", encoding="utf-8")
     draw(folder / "prune.png", keep, soft_masks, "weights" if masks else "channels", t)
     settings = {**ckpt["args"], **vars(args)}
     path = checkpoint.save(folder / "pruned_model.pth.tar", checkpoint.of(

@@ -295,6 +295,14 @@ def test_the_original_constant_for_the_linear_layer_counts_in_a_quantized_file_t
     assert f"{storage:,.1f}/36.5M" in capsys.readouterr().out
 
 
+def test_batch_norms_of_a_quantized_file_count_at_the_bits_of_their_layer(mobilenet):
+    bits = {f"{name}.weight": 8 for name, m in mobilenet.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    for legacy in (False, True):
+        assert operations.quantized_storage(mobilenet, bits, legacy) == testers.totals(mobilenet, legacy).storage(8)
+    nine = operations.quantized_storage(mobilenet, bits | {"conv1.weight": 9})           # 1,080 weights, 40 channels
+    assert nine == testers.totals(mobilenet).storage(8) + (1_080 + 4 * 40) / 32
+
+
 @pytest.mark.parametrize("nonzeros,bits,words", [
     (900_109, 16, 617_641.5), (900_109, 8, 369_846.25), (893_464, 8, 368_185)])
 def test_storage_of_the_submissions(nonzeros, bits, words):
