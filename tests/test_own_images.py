@@ -299,11 +299,6 @@ def test_what_is_odd_in_a_folder_ends_in_one_line(what, run, tmp_path):
     assert done.stderr.count("\n") == 1 and not (tmp_path / "run").exists() and not list(tmp_path.rglob("*.npz"))
 
 
-def test_a_system_that_does_not_tell_its_memory_reads_images_too(tmp_path, monkeypatch):
-    monkeypatch.delattr("os.sysconf")
-    assert len(image_folder.read_folder(write(tmp_path / "set"))["x_train"]) == 15
-
-
 def test_names_that_the_terminal_cannot_print_are_escaped(run, tmp_path):
     folder = write(tmp_path / "set", classes=("猫", "kýr", "dog"), count=2)
     file = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("resnet", depth=8, num_classes=3),
