@@ -17,6 +17,7 @@ import copy
 from dataclasses import dataclass, field
 
 import torch
+import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
 
 from common import UserError, models
@@ -45,7 +46,7 @@ def operations(model):
     with recorder:
         logits = model(images)
     assert recorder.seen[id(logits)][0] == recorder.nodes[-1].name
-    return folded(recorder.nodes)
+    return folded(merged(recorder.nodes, model.arch))
 
 
 class Recorder(TorchFunctionMode):
@@ -109,6 +110,9 @@ class Recorder(TorchFunctionMode):
                         stride=option(2, "stride", None) or size, padding=option(3, "padding", 0))
         if what == "adaptive_avg_pool2d" and tuple(result.shape[2:]) == (1, 1):
             return node("avg_pool", size=0, stride=0, padding=0)
+        if what == "adaptive_avg_pool2d":                    # as a matrix, which `merged` makes part of a layer
+            pixels = torch.eye(tensors[0][0, 0].numel(), dtype=torch.float64).view(-1, 1, *tensors[0].shape[2:])
+            return node("adaptive_pool", F.adaptive_avg_pool2d(pixels, result.shape[2:]).flatten(1).t())
         if what == "pad" and option(2, "mode", "constant") == "constant" and not any(args[1][:4]):
             return node("pad", before=args[1][4], after=args[1][5])
         if what == "getitem" and args[1][:2] == (slice(None), slice(None)) and len({args[1][2].step, args[1][3].step,
@@ -116,6 +120,24 @@ class Recorder(TorchFunctionMode):
             return node("skip", step=2)
         raise UserError(f"cannot export this {self.arch}: {what} from {tuple(tensors[0].shape)} to "
                         f"{tuple(result.shape)}")
+
+
+def merged(nodes, arch):
+    """The nodes without adaptive pooling to several pixels; its matrix goes into the next linear layer's weight.
+
+    UserError where something else reads it.
+    """
+    pools = {node.name: node for node in nodes if node.op == "adaptive_pool"}
+    flat = {node.name: node for node in nodes if node.op == "flatten" and node.inputs[0] in pools}
+    for node in nodes:
+        if node.op == "linear" and node.inputs[0] in flat:
+            pool = pools[flat[node.inputs[0]].inputs[0]].weight
+            node.weight = (node.weight.view(len(node.weight), -1, len(pool)) @ pool).flatten(1)
+        elif node.name not in flat and not {*node.inputs}.isdisjoint({*pools, *flat}):
+            raise UserError(f"cannot export this {arch}: {node.op} after an adaptive pooling to several pixels")
+    for node in flat.values():
+        node.inputs = pools[node.inputs[0]].inputs
+    return [node for node in nodes if node.name not in pools]
 
 
 def folded(nodes):
