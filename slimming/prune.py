@@ -29,11 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import UserError, cli, compute_flops, models, plots, pruning
 from common import keep as keeping
 from common.compact import difference, narrow_masks, silence
-from common.device import device_of, facts
-from common.evaluate import against_record, evaluate, heading
+from common.evaluate import evaluate
 from slimming import streams
 from slimming.networks import network
 
@@ -207,16 +206,15 @@ def report(args, keep, threshold, before, after):
     return "\n".join(lines)
 
 
-def accuracies(args, dataset, original, masked, small, device):
+def accuracies(source, original, masked, small):
     """A line with the accuracy before and after and how far the narrow network's logits are off, and the last top-1."""
-    test = data.Loader(dataset, "test", args.test_batch_size, device)
-    images, _ = next(iter(test))
-    top1 = [evaluate(model, test)["top1"] for model in (original, masked, small)]
-    return (f"accuracy on {dataset.name}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % narrowed; "
-            f"their logits differ by {difference(masked, small, images):.1e} of the largest"), top1[2]
+    images, _ = next(iter(source.test))
+    top1 = [evaluate(model, source.test)["top1"] for model in (original, masked, small)]
+    return (f"accuracy on {source.dataset.name}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % "
+            f"narrowed; their logits differ by {difference(masked, small, images):.1e} of the largest"), top1[2]
 
 
-def draw(path, gammas, keep, threshold):
+def draw(gammas, keep, threshold):
     """Left: the channels of every layer, had and kept. Right: the histogram of gammas, with the threshold."""
     plt = plots.pyplot()
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
@@ -226,8 +224,7 @@ def draw(path, gammas, keep, threshold):
     if threshold is not None:
         right.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
         right.legend()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    return figure
 
 
 def main(argv=None):
@@ -236,15 +233,9 @@ def main(argv=None):
 
 def prune(args):
     # load
-    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
-    folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
-    device = device_of(args.device)
-    original = checkpoint.to_model(ckpt).to(device)
-    print(heading(ckpt, original), flush=True)
-    dataset = data.for_network(original, args.model, **cli.data_flags(args))
-    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
+    source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
+                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    ckpt, original = source.ckpt, source.model.to(source.test.device)
     gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     if not gammas:
         raise UserError(f"{args.model} has no batch norm whose channels could be removed; slimming needs one")
@@ -281,20 +272,15 @@ def prune(args):
     after = compute_flops.count(small)
     text = report(args, keep, threshold, compute_flops.count(original), after)
     print(text)
-    accuracy, top1 = accuracies(args, dataset, original, masked, small, device)
+    accuracy, top1 = accuracies(source, original, masked, small)
     print(accuracy)
 
     # save
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prune.txt").write_text(
-        f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{after.total.params}\n"
-        f"Test accuracy:\n{top1 / 100:.4f}\n\n{accuracy}\n{text}\n", encoding="utf-8")
-    draw(folder / "prune.png", gammas, keep, None if args.criterion == "random" else threshold)
     stage = "finetuned" if args.compact and ckpt["stage"] == "finetuned" else "pruned"
-    path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        small, "slimming", stage, dataset.name, prec1=top1, best_prec1=top1, args=vars(args),
-        dense=ckpt["dense"] or compute_flops.summary(original), masks=masks or None, run=facts(device)))
-    print(f"wrote {path}, prune.txt and prune.png")
+    pruning.save(source, small, "slimming", settings=vars(args), top1=top1, stage=stage, masks=masks or None,
+                 figure=draw(gammas, keep, None if args.criterion == "random" else threshold), report=
+                 f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{after.total.params}\n"
+                 f"Test accuracy:\n{top1 / 100:.4f}\n\n{accuracy}\n{text}")
 
 
 if __name__ == "__main__":

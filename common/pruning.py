@@ -1,0 +1,70 @@
+"""Before and after a paper's rule: opening the network to prune, and saving the pruned one.
+
+    source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
+                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    ...                                                      choose, apply, report
+    pruning.save(source, small, "slimming", settings=vars(args), top1=top1, report=text, figure=draw(...))
+"""
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from common import checkpoint, cli, compute_flops, data, models, originals, plots
+from common.device import device_of, facts
+from common.evaluate import against_record, heading
+
+
+class Source(NamedTuple):
+    """A network to prune. dense: params, macs and cfg of the dense network that it comes from."""
+    ckpt: dict
+    model: torch.nn.Module
+    dense: dict
+    dataset: data.Dataset
+    test: data.Loader
+    folder: Path
+
+
+def load(path, network, arch=None, depth=None, *, save=None, holds="pruned.pth.tar", overwrite=False, device=None,
+         batch_size=256, name=None, image_size=None, **images):
+    """The Source in the file `path`: its network on the CPU, test images on the device. Prints what it is.
+
+    network: the method's function (arch, depth) -> (arch, cfg); save: the folder to write to, which the first file
+    makes; holds: the file that is written there; name, image_size, images: as data.load takes them.
+    """
+    ckpt = originals.load(path, network, arch, depth, image_size)
+    name = name or checkpoint.dataset_of(ckpt)
+    save = save or cli.default_folder(name, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
+    folder = cli.output_folder(save, overwrite, holds=holds)
+    device = device_of(device)
+    model = checkpoint.to_model(ckpt)
+    print(heading(ckpt, model), flush=True)
+    dataset = data.for_network(model, path, name, image_size=image_size, **images)
+    test = data.Loader(dataset, "test", batch_size, device)
+    against_record(ckpt, test)
+    return Source(ckpt, model, ckpt["dense"] or compute_flops.summary(model), dataset, test, folder)
+
+
+def table(keep, before, after):
+    """Text: parameters and MACs of every layer before and after (compute_flops' counts), then how many entries each
+    layer had and keeps; keep: {layer: bool}."""
+    lines = [compute_flops.table(after, before), "", f"{'layer':34} {'had':>9} {'keeps':>9}"]
+    return "\n".join(lines + [f"{name:34} {kept.numel():9,} {int(kept.sum()):9,}" for name, kept in keep.items()])
+
+
+def save(source, model, method, *, settings, top1, report, figure, holds="pruned.pth.tar", stage="pruned", **more):
+    """Writes the pruned network, prune.txt (the report) and prune.png (the figure); returns the network's path.
+
+    settings: the script's flags; more: as checkpoint.of takes it, such as masks.
+    """
+    source.folder.mkdir(parents=True, exist_ok=True)
+    (source.folder / "prune.txt").write_text(f"{report}\n")
+    figure.savefig(source.folder / "prune.png", dpi=100)
+    plots.pyplot().close(figure)
+    settings = settings | {"dataset": settings["dataset"] or source.ckpt["dataset"],
+                           "save": settings["save"] or str(source.folder)}
+    path = checkpoint.save(source.folder / holds, checkpoint.of(
+        model, method, stage, source.dataset.name, prec1=top1, best_prec1=top1, args=settings, dense=source.dense,
+        run=facts(source.test.device), **more))
+    print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
+    return path
