@@ -1,18 +1,22 @@
-"""A trained network for a data set with another number of classes."""
+"""A trained network for a data set with other classes."""
 from common import compute_flops, models
 
 
 def to_classes(ckpt, dataset):
-    """The checkpoint with a last layer for the classes of dataset, reinitialized if it had another number of them."""
+    """The checkpoint with a last layer for the classes of dataset, reinitialized if it had another number of them, or
+    other names."""
     had, count = ckpt["cfg"]["num_classes"], dataset.num_classes
-    if had == count:
+    names = (ckpt.get("images") or {}).get("classes")
+    if had == count and (not names or not dataset.classes or names == list(dataset.classes)):
         return ckpt
     cfg, state, dense = {**ckpt["cfg"], "num_classes": count}, ckpt["state_dict"], ckpt["dense"]
-    fresh = models.build(ckpt["arch"], **cfg).state_dict()
-    last = {name: tensor for name, tensor in fresh.items() if tensor.shape != state[name].shape}
-    print(f"note: {ckpt['path']} has {had} classes, {dataset.name} has {count}: {' and '.join(last)} are reinitialized")
+    other = models.sketch(ckpt["arch"], **{**cfg, "num_classes": had + 1}).state_dict()
+    last = {name: tensor for name, tensor in models.build(ckpt["arch"], **cfg).state_dict().items()
+            if other[name].shape != state[name].shape}
+    print(f"note: {ckpt['path']} has {had} classes, {dataset.name} has {count}{' others' * (had == count)}: "
+          f"{' and '.join(last)} are reinitialized")
     if dense:
         dense = compute_flops.summary(models.build(ckpt["arch"], **{**dense["cfg"], "num_classes": count}))
     masks = {name: mask for name, mask in ckpt.get("masks", {}).items() if name not in last}
-    images = ckpt.get("images") and {**ckpt["images"], "classes": []}
+    images = {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)}
     return {**ckpt, "cfg": cfg, "state_dict": {**state, **last}, "dense": dense, "masks": masks, "images": images}
