@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, checks, lock
+from common import UserError
+from common.files import checks, lock
 
 when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued says so here
 

@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import checkpoint, cli, models, originals
+from common import cli, models
+from common.files import checkpoint, originals
 from common.models.layers import ChannelSelection
 
 

@@ -4,8 +4,9 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals
+from common import UserError, cli, compute_flops, data, keep, models
 from common.device import device_of, in_half
+from common.files import checkpoint, originals
 
 
 @torch.no_grad()

@@ -10,9 +10,10 @@ from typing import NamedTuple
 
 import torch
 
-from common import checkpoint, cli, compute_flops, data, models, originals, plots
+from common import cli, compute_flops, data, models, plots
 from common.device import device_of, facts
 from common.evaluate import against_record, heading
+from common.files import checkpoint, originals
 
 
 class Source(NamedTuple):

@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, data, lock, models, plots, resume
+from common import UserError, cli, compute_flops, data, models, plots
 from common.device import device_of, facts, has_bf16, random_state, seed_all
+from common.files import checkpoint, lock, resume
 
 
 class Run:

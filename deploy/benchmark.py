@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models
+from common import UserError, cli, compute_flops, data, models
 from common.device import device_of, hardware
+from common.files import checkpoint
 from common.models.narrow import width_of
 from deploy import measure, to_c, to_onnx
 

@@ -1,7 +1,8 @@
 """The network and the images that the scripts of this folder are given: their flags, and how they are loaded."""
-from common import checkpoint, cli, data, models, originals
+from common import cli, data, models
 from common.device import device_of
 from common.evaluate import heading
+from common.files import checkpoint, originals
 
 
 def parser(doc):

@@ -12,8 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, compute_flops, keep, originals
+from common import UserError, cli, compute_flops, keep
 from common.compact import compact_masked, compaction_report, sparsity_report
+from common.files import checkpoint, originals
 from hoyer.networks import find, network, stem
 
 

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, zeros
+from common import UserError, cli, compute_flops, data, keep, models, zeros
 from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import against_record, evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
 from hoyer.networks import network

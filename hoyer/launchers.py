@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, checkpoint, cli
+from common import UserError, cli
 from common.evaluate import evaluate_checkpoint
+from common.files import checkpoint
 from common.schedule import check_schedule
 from hoyer import finetune, main, networks, prune
 from hoyer.networks import find, stem

@@ -6,7 +6,8 @@ name is that network of common/models.
 """
 import re
 
-from common import UserError, checkpoint, cli, models
+from common import UserError, cli, models
+from common.files import checkpoint
 
 NETWORKS = {  # --arch: (arch of models.build, the options it has with their defaults, what is fixed)
     "mlp": ("lenet300", {}, {}),

@@ -30,10 +30,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
+from common import UserError, cli, compute_flops, data, keep, models, plots
 from common.compact import compact, compaction_report, sparsity_report
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
+from common.files import checkpoint, originals
 from hoyer.main import accuracy_line
 from hoyer.networks import find, network
 

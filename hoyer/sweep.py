@@ -28,8 +28,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, plots
+from common import UserError, cli, compute_flops, data, keep, plots
 from common.evaluate import evaluate
+from common.files import checkpoint
 from common.schedule import check_schedule, epoch_or_word
 from hoyer import finetune, prune
 from hoyer import main as training

@@ -37,8 +37,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, zeros
+from common import UserError, cli, compute_flops, data, keep, models, zeros
 from common.evaluate import against_record, evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from common.schedule import WORDS, epoch_or_word, make_scheduler
 from magnitude.networks import network

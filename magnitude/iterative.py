@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, lock, models, originals
+from common import UserError, cli, models
+from common.files import checkpoint, lock, originals
 from magnitude import finetune, prune
 from magnitude.networks import network
 

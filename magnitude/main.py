@@ -25,8 +25,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from magnitude.networks import network

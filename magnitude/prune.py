@@ -32,9 +32,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, keep, models, originals, plots
+from common import UserError, cli, compute_flops, data, keep, models, plots
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
+from common.files import checkpoint, originals
 from magnitude.main import milestones
 from magnitude.networks import network
 

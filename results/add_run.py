@@ -17,9 +17,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, scores
+from common import UserError, cli, compute_flops, data, models, scores
 from common.device import device_of
 from common.evaluate import evaluate
+from common.files import checkpoint
 from results import ledger, summary
 
 

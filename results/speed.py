@@ -13,8 +13,9 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from common import checkpoint, cli, models
+from common import cli, models
 from common.device import device_of, facts
+from common.files import checkpoint
 from deploy.measure import milliseconds
 from results import summary
 from results.tables import BUNDLED

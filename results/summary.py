@@ -14,8 +14,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import checkpoint, cli, compute_flops, keep, models, plots, scores
+from common import cli, compute_flops, keep, models, plots, scores
 from common.device import device_of
+from common.files import checkpoint
 from deploy.measure import milliseconds
 
 COLUMNS = {  # of the table: title and format

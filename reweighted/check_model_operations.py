@@ -30,7 +30,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, models, originals, scores
+from common import UserError, cli, compute_flops, models, scores
+from common.files import checkpoint, originals
 from reweighted.networks import network
 from reweighted.testers import BUNDLED, LEGACY_LINEAR, totals
 

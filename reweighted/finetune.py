@@ -17,8 +17,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, data, models, originals, zeros
+from common import UserError, cli, data, models, zeros
 from common.evaluate import against_record, evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from reweighted import recipe
 from reweighted.networks import network

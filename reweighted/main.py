@@ -22,8 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from reweighted import penalties, recipe
 from reweighted.networks import network

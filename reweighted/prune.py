@@ -35,11 +35,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import UserError, cli, compute_flops, data, models, plots
 from common import keep as keeping
 from common.compact import difference, narrow_masks, silence
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
+from common.files import checkpoint, originals
 from common.models.narrow import reads
 from reweighted import penalties
 from reweighted.networks import network

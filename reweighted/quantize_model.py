@@ -25,9 +25,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, packing, scores
+from common import UserError, cli, compute_flops, data, models, scores
 from common.device import device_of, facts
 from common.evaluate import evaluate
+from common.files import checkpoint, originals, packing
 from reweighted import quantizers
 from reweighted.networks import network
 

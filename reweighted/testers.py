@@ -19,9 +19,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from torch import nn
 
-from common import UserError, checkpoint, cli, data, originals
+from common import UserError, cli, data
 from common.device import device_of
 from common.evaluate import beside_record, evaluate
+from common.files import checkpoint, originals
 from reweighted.networks import network
 
 BUNDLED = "chkpt/cifar100_mobilenetv2.pt"

@@ -20,8 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, checkpoint, cli, data, models, originals, zeros
+from common import UserError, cli, data, models, zeros
 from common.evaluate import against_record, evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from slimming.networks import network

@@ -14,9 +14,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, checkpoint, cli, data, models, originals, scores
+from common import UserError, cli, data, models, scores
 from common.device import device_of, in_half
 from common.evaluate import beside_record, evaluate, names_of, per_class, refuse_moved
+from common.files import checkpoint, originals
 from softmask.cost import legacy_flops
 from softmask.networks import network
 

@@ -13,8 +13,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import checkpoint, cli, data, models, originals, zeros
+from common import cli, data, models, zeros
 from common.evaluate import against_record, evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from common.schedule import WORDS, make_scheduler
 from softmask.networks import network

@@ -22,8 +22,9 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
+from common.files import checkpoint, originals
 from common.run import Run
 from common.schedule import onecycle
 from softmask.mask import SoftMask, penalty

@@ -24,11 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals, plots
+from common import UserError, cli, compute_flops, data, models, plots
 from common import keep as keeping
 from common.compact import difference, silence
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
+from common.files import checkpoint, originals
 from softmask.networks import network
 
 

@@ -20,9 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from torch import nn
 
-from common import UserError, checkpoint, cli, data, models, originals, packing
+from common import UserError, cli, data, models
 from common.device import device_of, facts
 from common.evaluate import evaluate
+from common.files import checkpoint, originals, packing
 from softmask.networks import network
 from softmask.quantizers import METHODS, calibrate, quantize
 

@@ -5,13 +5,13 @@
     fixed_point   value = code 2^(i - b + 1),   code = floor(x 2^(b - 1 - i)) in [-2^(b-1), 2^(b-1) - 1]
 
 A weight of zero stays zero. Quantizing twice changes nothing more. per_channel: a scale or a codebook for each output
-channel. The entries are those of common/packing.py, so that a file holds b bits a weight.
+channel. The entries are those of common/files/packing.py, so that a file holds b bits a weight.
 """
 import math
 
 import torch
 
-from common import packing
+from common.files import packing
 
 
 def ends(rows, tail):

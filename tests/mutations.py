@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common import checks
+from common.files import checks
 
 NUMBERS = [0, -1, 1, 3, 10 ** 4, 10 ** 9, 10 ** 12, 2 ** 63, -2 ** 63, 10 ** 30, 0.5, -0.5, 1e300, math.nan, math.inf,
            True, False]

@@ -28,7 +28,8 @@ import mutations
 import numpy as np
 import torch
 
-from common import checkpoint, cli, device, plots
+from common import cli, device, plots
+from common.files import checkpoint
 
 PARTS = ("networks", "data", "images", "kills", "payloads", "memory", "narrow", "masks")
 SMALL = "--device cpu --dataset tiny --test-batch-size 40"

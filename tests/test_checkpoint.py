@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, data, models, originals
+from common import UserError, compute_flops, data, models
+from common.files import checkpoint, originals
 from common.models.layers import ChannelSelection
 from slimming.networks import network
 
@@ -120,7 +121,7 @@ def test_an_unwritable_folder_is_named(tmp_path):
 def test_chkpt_is_looked_up_in_the_repository(tmp_path, monkeypatch):
     root = tmp_path / "repository"
     bundled = write(root / "chkpt" / "x.pth.tar", make(seed=1))
-    monkeypatch.setattr(checkpoint, "__file__", str(root / "common" / "checkpoint.py"))
+    monkeypatch.setattr(checkpoint, "__file__", str(root / "common" / "files" / "checkpoint.py"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert checkpoint.load("chkpt/x.pth.tar")["path"] == str(bundled)

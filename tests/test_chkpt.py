@@ -6,8 +6,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common import UserError, checkpoint, compute_flops, data, models, packing, scores
+from common import UserError, compute_flops, data, models, scores
 from common.evaluate import evaluate
+from common.files import checkpoint, packing
 from results import add_run, ledger
 
 LEDGER = ledger.read()

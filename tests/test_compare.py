@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, compute_flops, keep, models, schedule
+from common import UserError, compute_flops, keep, models, schedule
+from common.files import checkpoint
 from hoyer import finetune as hoyer_finetune
 from hoyer import main as hoyer_main
 from hoyer import prune as hoyer_prune

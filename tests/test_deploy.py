@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from test_narrow import NETS, images_for, network
 
-from common import UserError, checkpoint, compute_flops, data, models
+from common import UserError, compute_flops, data, models
+from common.files import checkpoint
 from common.models.layers import ChannelSelection, select
 from deploy import latency, measure, runtime, to_c, to_onnx
 from deploy.graph import operations

@@ -14,7 +14,8 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common import UserError, checkpoint, checks, cli, data, models, originals, plots
+from common import UserError, cli, data, models, plots
+from common.files import checkpoint, checks, originals
 from hoyer import finetune as hoyer_finetune
 from slimming.networks import network
 

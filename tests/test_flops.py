@@ -4,7 +4,8 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import UserError, checkpoint, compute_flops, models
+from common import UserError, compute_flops, models
+from common.files import checkpoint
 from slimming import eval as slimming_eval
 
 SMALL = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg": dict(depth=11), "resnet": dict(depth=14),

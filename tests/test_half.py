@@ -5,7 +5,8 @@ from by_hand import like_trained
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from common import checkpoint, device, models
+from common import device, models
+from common.files import checkpoint
 from common.run import Run
 from reweighted import eval as reweighted_eval
 from slimming import main

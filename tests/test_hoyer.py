@@ -15,10 +15,11 @@ import torch
 from by_hand import like_trained
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models
+from common import UserError, cli, compute_flops, data, models
 from common.compact import architecture, compact_masked, compaction_report, removable, sparsity_report
 from common.compact import compact as take_out
 from common.evaluate import evaluate
+from common.files import checkpoint
 from common.run import Run
 from hoyer import (
     cifar,

@@ -11,7 +11,8 @@ from by_hand import assert_same_network, train_by_hand
 from conftest import PRECISIONS
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, cli, compute_flops, data, models
+from common.files import checkpoint, originals
 from common.run import Run
 from magnitude import finetune, iterative, main, prune
 from magnitude.networks import network

@@ -10,7 +10,8 @@ from conftest import NATIVE_BF16
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import UserError, checkpoint
+from common import UserError
+from common.files import checkpoint
 from common.models import ARCHS, any_network, build, input_shape, split_name
 
 TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())

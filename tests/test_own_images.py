@@ -11,9 +11,10 @@ import pytest
 import torch
 from PIL import Image
 
-from common import UserError, checkpoint, compute_flops, data, evaluate, models, transfer
+from common import UserError, compute_flops, data, evaluate, models, transfer
 from common.data.folder import read_folder
 from common.data.images import decode, decode_all
+from common.files import checkpoint
 from results import add_run
 from slimming.networks import network
 

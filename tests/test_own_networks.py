@@ -17,8 +17,9 @@ import magnitude.networks
 import reweighted.networks
 import slimming.networks
 import softmask.networks
-from common import UserError, checkpoint, compute_flops, data, models, originals
+from common import UserError, compute_flops, data, models
 from common.compact import compact
+from common.files import checkpoint, originals
 from common.models import any_network
 
 

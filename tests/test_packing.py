@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from common import UserError, checkpoint, models, packing
+from common import UserError, models
+from common.files import checkpoint, packing
 
 
 def entry_of(bits, shape=(6, 3, 3, 3), per_channel=False, seed=0, **more):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import checkpoint, models
+from common import models
+from common.files import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 SMALL = {  # what makes a printed command small: its value there -> its value here

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_narrow import NETS, mask, network, random_keep, width_of
 
-from common import UserError, checkpoint
+from common import UserError
+from common.files import checkpoint
 from common.models import ARCHS, build, input_shape, narrow
 
 needs_fork = pytest.mark.skipif(not hasattr(reliability.os, "fork"), reason="forked processes are measured")

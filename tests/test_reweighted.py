@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from by_hand import assert_same_network, like_trained
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, packing, scores
+from common import UserError, cli, compute_flops, data, models, scores
 from common.evaluate import evaluate_file
+from common.files import checkpoint, packing
 from common.run import Run
 from reweighted import check_model_operations as operations
 from reweighted import finetune, main, penalties, prune, quantize_model, quantizers, recipe, testers

@@ -16,8 +16,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from common import UserError, checkpoint, cli, data, lock, models, plots
+from common import UserError, cli, data, models, plots
 from common.evaluate import evaluate
+from common.files import checkpoint, lock
 from common.run import Run
 from slimming import eval as slimming_eval
 from slimming import finetune, main, prune
@@ -599,7 +600,7 @@ def test_which_methods_can_have_more_epochs(script, flags, extends, tmp_path):
 
 def held(folder):
     """A process that holds the folder's lock, as a run does."""
-    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from common import lock; "
+    code = (f"import sys; sys.path.insert(0, {str(ROOT)!r}); from common.files import lock; "
             f"lock.take({str(folder)!r}); print('held', flush=True); sys.stdin.read()")
     process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "held\n"

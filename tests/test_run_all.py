@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import checkpoint, models, plots
+from common import models, plots
+from common.files import checkpoint
 from magnitude import main as magnitude
 from results import estimate, summary
 

@@ -11,7 +11,8 @@ import torch
 from by_hand import assert_same_network, train_by_hand
 from torch import nn
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, cli, compute_flops, data, models
+from common.files import checkpoint, originals
 from common.models.layers import ChannelSelection
 from slimming import finetune, main, prune
 from slimming.networks import network

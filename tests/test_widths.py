@@ -5,8 +5,9 @@ import pytest
 import torch
 from test_narrow import NETS, images_for, network
 
-from common import UserError, checkpoint, compute_flops, models
+from common import UserError, compute_flops, models
 from common.compact import compact
+from common.files import checkpoint
 from common.keep import rounded_up
 from hoyer import compact as hoyer_compact
 from reweighted import prune as reweighted_prune

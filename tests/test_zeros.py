@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 from torch.nn.utils import prune
 
-from common import UserError, checkpoint, models, originals, zeros
+from common import UserError, models, zeros
+from common.files import checkpoint, originals
 from common.models import any_network
 
 COMMON = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--precision", "fp32", "--epochs", "1"]

@@ -16,11 +16,24 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, checkpoint, models
-from common.data.arrays import DOWNLOADS, STATISTICS, Dataset, balanced, checked, download, generated, hold_out, read_npz
+from common import UserError, models
+from common.data.arrays import (
+    DOWNLOADS,
+    STATISTICS,
+    Dataset,
+    balanced,
+    checked,
+    download,
+    generated,
+    hold_out,
+    read_npz,
+)
 from common.data.folder import has_images, read_folder
-from common.data.loader import Loader as Loader  # data.Loader
+from common.data.loader import Loader
 from common.data.synthetic import CLASSES
+from common.files import checkpoint
+
+__all__ = ["STATISTICS", "Dataset", "Loader", "adapt", "augmentation", "for_arch", "for_network", "load"]
 
 
 def load(name, data_dir=None, image_size=None, subset=None, holdout=0, channels=None, usual=32):

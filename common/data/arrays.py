@@ -1,12 +1,13 @@
-"""A data set in memory, made of arrays: an .npz, a synthetic set or torchvision's download, which are kept as an .npz."""
+"""A data set in memory, made of arrays: an .npz, a synthetic set or torchvision's download, kept as an .npz."""
 import os
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from common import UserError, checks
+from common import UserError
 from common.data.synthetic import generate
+from common.files import checks
 
 STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),

@@ -15,7 +15,8 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np
 
-from common import UserError, checkpoint, cli, data
+from common import UserError, cli, data
+from common.files import checkpoint
 from results.comparison.compare import ADAM_OFF, ARCH, DATASET, seconds_an_epoch
 from results.comparison.stages import Stage, run, up_to_date
 

@@ -26,9 +26,10 @@ sys.path.insert(0, str(ROOT))
 
 import torch
 
-from common import UserError, checkpoint, cli, compute_flops, data, models, originals
+from common import UserError, cli, compute_flops, data, models
 from common.device import device_of, hardware
 from common.evaluate import evaluate
+from common.files import checkpoint, originals
 from magnitude.networks import network
 from results import summary
 from results.comparison import tables

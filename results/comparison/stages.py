@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from common import checkpoint
+from common.files import checkpoint
 
 
 @dataclass(eq=False)                                        # a stage can be a key

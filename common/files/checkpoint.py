@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import UserError, checks, foreign, models, packing
+from common import UserError, models
+from common.files import checks, foreign, packing
 
 FORMAT = 1
 # Originals may hold an accuracy as a numpy number, which is plain data too; numpy 1 had its function elsewhere.
@@ -74,7 +75,7 @@ def on_cpu(value):
 def locate(path):
     """The path, or the repository's own file for one that starts with chkpt/ and is not here."""
     path = Path(path)
-    bundled = Path(__file__).resolve().parent.parent / path
+    bundled = Path(__file__).resolve().parents[2] / path
     return bundled if path.parts[:1] == ("chkpt",) and not path.exists() and bundled.exists() else path
 
 

@@ -10,9 +10,10 @@ import re
 import torch
 from torch import nn
 
-from common import UserError, checkpoint, foreign, models, zeros
-from common.formats import FORMATS, PIXELS
-from common.shapes import complete, likeness, misfits, sized, told
+from common import UserError, models, zeros
+from common.files import checkpoint, foreign
+from common.files.formats import FORMATS, PIXELS
+from common.files.shapes import complete, likeness, misfits, sized, told
 
 
 def load(path, network, arch=None, depth=None, image_size=None, quantized=False):

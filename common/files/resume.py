@@ -7,8 +7,9 @@ import warnings
 
 import torch
 
-from common import UserError, checkpoint, models
+from common import UserError, models
 from common.device import set_random_state
+from common.files import checkpoint
 
 # Flags that may differ when a run is resumed; network and precision are compared as the checkpoint's cfg and run say.
 FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", "compile", "arch", "depth", "precision")
