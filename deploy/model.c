@@ -13,108 +13,87 @@
 #define LANES 4
 #endif
 typedef float lanes __attribute__((vector_size(4 * LANES)));
+typedef int ints __attribute__((vector_size(4 * LANES)));
+typedef struct { int shift; float weight; } tap;
+#define MAY_BE_UNUSED __attribute__((unused)) static
 
-static inline lanes load(const float *from) {
-    lanes all;
-    memcpy(&all, from, sizeof all);
-    return all;
-}
+/* Every channel of every layer is a plane in here: its rows are `pitch` floats apart, and what lies between them, above
+   and below is zero, so that a convolution reads its border there. Each thread has its own. */
+static _Thread_local _Alignas(64) float arena[ARENA];
 
-/* y = bias + the sum of weight[k] * x[shift[k] + ...], N vectors of it; N is a constant, the sums stay in registers */
+/* a layer's output: plane o from y + o * plane on, rows of width; its taps are start[o] to start[o + 1] */
+typedef struct { float *y; int plane, out, height, width, pitch, relu; } layer;
+
+/* y[p] = bias + the sum of weight * arena[p + shift] for all p of a plane, N vectors at a time: N is a constant, and the
+   sums stay in registers. The last N vectors overlap those before them. */
 #define SUMS(N) \
-static inline void sums##N(const float *restrict x, float *restrict y, float bias, const int *restrict shift, \
-                           const float *restrict weight, int count) { \
-    lanes sum[N]; \
-    for (int i = 0; i < N; i++) sum[i] = bias - (lanes){0}; \
-    for (int k = 0; k < count; k++) \
-        for (int i = 0; i < N; i++) sum[i] += weight[k] * load(x + shift[k] + LANES * i); \
-    memcpy(y, sum, sizeof sum); \
+static void sums##N(layer l, int vectors, const int *start, const tap *taps, const float *bias) { \
+    const ints negative = (ints){0} - !l.relu; \
+    for (int v = 0; v < vectors; v += N) { \
+        const int p = LANES * (v + N < vectors ? v : vectors - N); \
+        for (int o = 0; o < l.out; o++) { \
+            lanes sum[N], x; \
+            for (int i = 0; i < N; i++) sum[i] = bias[o] - (lanes){0}; \
+            for (const tap *t = taps + start[o], *end = taps + start[o + 1]; t < end; t++) \
+                for (int i = 0; i < N; i++) { \
+                    memcpy(&x, arena + p + t->shift + LANES * i, sizeof x); \
+                    sum[i] += t->weight * x; \
+                } \
+            for (int i = 0; i < N; i++) { \
+                x = (lanes)((ints)sum[i] & ((sum[i] > 0) | negative)); \
+                memcpy(l.y + o * l.plane + p + LANES * i, &x, sizeof x); \
+            } \
+        } \
+    } \
 }
-SUMS(8)
-SUMS(4)
-SUMS(1)
+#define CASE(N) case N: sums##N(l, vectors, start, taps, bias); break;
+#define FOR_EACH_N(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12)
+FOR_EACH_N(SUMS)
 
-/* x (channels, height, width) with a border of zeros, as stride * stride images of every stride-th row and column */
-static inline void spread(const float *x, float *to, int channels, int height, int width, int pad, int stride, int rows,
-                   int columns) {
-    memset(to, 0, sizeof(float) * (size_t)(channels * stride * stride * rows * columns + 128));
+static void sums(layer l, const int *start, const tap *taps, const float *bias) {
+    const int end = (l.height - 1) * l.pitch + l.width, vectors = (end + LANES - 1) / LANES, blocks = (vectors + 11) / 12;
+    switch ((vectors + blocks - 1) / blocks) { FOR_EACH_N(CASE) }
+    for (int o = 0; o < l.out && l.pitch > l.width; o++) {
+        float *border = l.y + o * l.plane + l.width;
+        for (int j = 0; j < l.pitch - l.width; j++)
+            for (int i = 0; i < l.height; i++) border[i * l.pitch + j] = 0;
+        memset(border + end - l.width, 0, sizeof(lanes));
+    }
+}
+
+/* the planes at from[c], each as stride * stride planes of every stride-th row and column */
+MAY_BE_UNUSED void split(layer l, int channels, const int *from, int height, int width, int pitch, int stride) {
     for (int c = 0; c < channels; c++)
-        for (int i = 0; i < height; i++) {
-            const float *from = x + (c * height + i) * width;
-            const int row = (i + pad) / stride, part = c * stride * stride + (i + pad) % stride * stride;
-            if (stride == 1) {
-                memcpy(to + (c * rows + row) * columns + pad, from, sizeof(float) * (size_t)width);
-                continue;
+        for (int i = 0; i < l.height * stride; i++)
+            for (int r = 0; r < stride; r++) {
+                const float *x = arena + from[c] + i * pitch + r;
+                float *y = l.y + ((c * stride + i % stride) * stride + r) * l.plane + i / stride * l.pitch;
+                for (int j = 0; j < l.width; j++) y[j] = i < height && j * stride + r < width ? x[j * stride] : 0;
             }
-            for (int j = 0; j < width; j++)
-                to[((part + (j + pad) % stride) * rows + row) * columns + (j + pad) / stride] = from[j];
-        }
 }
 
-/* x as spread() makes it, rows of `columns`; y (out, height, width); weights of channel o: start[o] to start[o + 1] */
-static inline void convolve(const float *x, float *y, int out, int height, int width, int columns, const int *start,
-                     const int *shift, const float *weight, const float *bias, int relu) {
-    static float plane[PLANE];
-    for (int o = 0; o < out; o++, y += height * width) {
-        const int end = (height - 1) * columns + width, k = start[o], count = start[o + 1] - start[o];
-        float *to = columns == width && end % 16 == 0 ? y : plane;
-        int p = 0;
-        for (; p + 8 * LANES <= end; p += 8 * LANES) sums8(x + p, to + p, bias[o], shift + k, weight + k, count);
-        for (; p + 4 * LANES <= end; p += 4 * LANES) sums4(x + p, to + p, bias[o], shift + k, weight + k, count);
-        for (; p < end; p += LANES) sums1(x + p, to + p, bias[o], shift + k, weight + k, count);
-        if (to == plane)
-            for (int i = 0; i < height; i++) memcpy(y + i * width, plane + i * columns, sizeof(float) * (size_t)width);
-        if (relu)
-            for (int i = 0; i < height * width; i++) y[i] = y[i] > 0 ? y[i] : 0;
-    }
-}
-
-static inline void linear(const float *x, float *y, int out, const int *start, const int *from, const float *weight,
-                   const float *bias) {
-    for (int o = 0; o < out; o++) {
-        y[o] = bias[o];
-        for (int k = start[o]; k < start[o + 1]; k++) y[o] += weight[k] * x[from[k]];
-    }
-}
-
-static inline void norm(const float *x, float *y, int channels, int size, const float *scale, const float *shift) {
+/* the largest value of each size x size window; what is beyond the border does not count */
+MAY_BE_UNUSED void max_pool(layer l, int channels, const int *from, int height, int width, int pitch, int size, int stride, int pad) {
     for (int c = 0; c < channels; c++)
-        for (int i = 0; i < size; i++) y[c * size + i] = x[c * size + i] * scale[c] + shift[c];
-}
-
-static inline void relu(const float *x, float *y, int size) {
-    for (int i = 0; i < size; i++) y[i] = x[i] > 0 ? x[i] : 0;
-}
-
-static inline void clear(float *y, int size) {
-    for (int i = 0; i < size; i++) y[i] = 0;
-}
-
-static inline void add(const float *a, const float *b, float *y, int size) {
-    for (int i = 0; i < size; i++) y[i] = a[i] + b[i];
-}
-
-/* size x size windows, their mean or their largest value; what is beyond the border does not count */
-static inline void pool(const float *x, float *y, int channels, int height, int width, int rows, int columns, int size,
-                        int stride, int pad, int mean) {
-    for (int c = 0; c < channels; c++, x += height * width)
-        for (int i = -pad; i < rows * stride - pad; i += stride)
-            for (int j = -pad; j < columns * stride - pad; j += stride) {
-                float all = 0, most = -3.4e38f;
+        for (int i = 0; i < l.height; i++)
+            for (int j = 0; j < l.width; j++) {
+                float most = -3.4e38f;
                 for (int k = 0; k < size * size; k++) {
-                    const int a = i + k / size, b = j + k % size;
+                    const int a = i * stride - pad + k / size, b = j * stride - pad + k % size;
                     if (a < 0 || b < 0 || a >= height || b >= width) continue;
-                    all += x[a * width + b];
-                    most = x[a * width + b] > most ? x[a * width + b] : most;
+                    const float x = arena[from[c] + a * pitch + b];
+                    most = x > most ? x : most;
                 }
-                *y++ = mean ? all / (float)(size * size) : most;
+                l.y[c * l.plane + i * l.pitch + j] = most;
             }
 }
 
 /* TABLES */
 
-void logits(const float *image, float *out) {
-/* LAYERS */
+void logits(const float *images, int count, float *out) {
+    for (; count > 0; count--, images += IMAGE, out += CLASSES) {
+        /* LAYERS */
+    }
 }
 
 int main(int count, char **words) {
@@ -122,9 +101,9 @@ int main(int count, char **words) {
     const int passes = count > 1 ? atoi(words[1]) : 0;
     while (fread(image, sizeof(float), IMAGE, stdin) == IMAGE) {
         const clock_t begin = clock();
-        for (int i = 0; i < passes; i++) logits(image, out);
+        for (int i = 0; i < passes; i++) logits(image, 1, out);
         if (passes) return printf("%.6f\n", 1000.0 * (double)(clock() - begin) / CLOCKS_PER_SEC / passes) < 0;
-        logits(image, out);
+        logits(image, 1, out);
         fwrite(out, sizeof(float), CLASSES, stdout);
     }
     return 0;
