@@ -125,24 +125,6 @@ def difference(masked, small, images):
     return float((logits - small(images)).abs().max() / logits.abs().max().clamp_min(1e-30))
 
 
-@torch.no_grad()
-def silence(model, keep):
-    """Zeroes filters and biases of the channels that keep, {first layer that makes them: (channels,)}, drops, and the
-    batch norms after them. What `models.narrow` leaves then computes the same."""
-    modules = dict(model.named_modules())
-    for record in model.channels():
-        if not record.producers or record.producers[0][0] not in keep:
-            continue
-        gone = ~keep[record.producers[0][0]].to(next(model.parameters()).device)
-        parts = [(name, slice(None)) for pair in record.producers for name in pair]
-        for name, part in parts + [(consumer.norm, consumer.part) for consumer in record.consumers]:
-            for parameter in modules[name].parameters(recurse=False) if name else ():
-                parameter[part][gone] = 0
-        if gone.all() and record.branch_norm:                # the block is its shortcut
-            for parameter in modules[record.branch_norm].parameters():
-                parameter.zero_()
-
-
 def narrow_masks(model, masks, keep):
     """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `models.narrow` with keep."""
     if not masks:

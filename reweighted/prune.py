@@ -37,11 +37,11 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, data, models, plots
 from common import keep as keeping
-from common.compact import difference, narrow_masks, silence
+from common.compact import difference, narrow_masks
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
 from common.files import checkpoint, originals
-from common.models.narrow import reads
+from common.models.narrow import reads, silence
 from reweighted import penalties
 from reweighted.networks import network
 from reweighted.ratios import read_ratios

@@ -31,8 +31,9 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, models, plots, pruning
 from common import keep as keeping
-from common.compact import difference, narrow_masks, silence
+from common.compact import difference, narrow_masks
 from common.evaluate import evaluate
+from common.models.narrow import silence
 from slimming import streams
 from slimming.networks import network
 

@@ -26,10 +26,11 @@ import torch
 
 from common import UserError, cli, compute_flops, data, models, plots
 from common import keep as keeping
-from common.compact import difference, silence
+from common.compact import difference
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
 from common.files import checkpoint, originals
+from common.models.narrow import silence
 from softmask.networks import network
 
 

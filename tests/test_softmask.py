@@ -11,8 +11,8 @@ from by_hand import assert_same_network, like_trained, train_by_hand
 from torch import nn
 
 from common import UserError, compute_flops, data, models
-from common.compact import silence
 from common.files import checkpoint, originals, packing
+from common.models.narrow import silence
 from common.run import Run
 from slimming import finetune as slimming_finetune
 from slimming import main as slimming_main

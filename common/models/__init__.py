@@ -7,13 +7,16 @@
 """
 import inspect
 import re
+from pathlib import Path
 
 import torch
 from torch.overrides import TorchFunctionMode
 
 from common import UserError
+from common.models import own
 from common.models.alexnet import AlexNet
 from common.models.densenet import DenseNet
+from common.models.layers import input_shape
 from common.models.lenet import LeNet5, LeNet300
 from common.models.mobilenetv2 import MobileNetV2
 from common.models.narrow import narrow
@@ -40,6 +43,8 @@ def build(arch, image_size=None, **cfg):
 
     UserError names an unknown arch, option or depth, what is too large, and a network that has but one image size.
     """
+    if ":" in arch:
+        return own.build(arch, **cfg)
     size = sketch(arch, image_size, **cfg).cfg.get("image_size")
     model = ARCHS[arch](**cfg)
     model.arch = arch
@@ -50,6 +55,9 @@ def build(arch, image_size=None, **cfg):
 
 def sketch(arch, image_size=None, **cfg):
     """The network without its weights: names, shapes and cfg, in no memory. UserError as `build`."""
+    if ":" in arch:
+        with Undrawn():
+            return own.build(arch, **cfg)
     if arch not in ARCHS:
         raise UserError(f"unknown arch {arch!r}; there are: {', '.join(ARCHS)}")
     if isinstance(cfg.get("depth"), int) and cfg["depth"] > DEEPEST:
@@ -131,7 +139,10 @@ def any_network(arch, depth=None):
 
 
 def name(arch, cfg):
-    """What tells networks apart in folders and tables: vgg13, resnet56, wrn_28_10, lenet5."""
+    """What tells networks apart in folders and tables: vgg13, resnet56, wrn_28_10, lenet5, torchvision-resnet18."""
+    if ":" in arch:
+        where, _, what = arch.rpartition(":")
+        return f"{Path(where).stem}-{what}"
     cfg = {key: option.default for key, option in inspect.signature(ARCHS[arch]).parameters.items()} | cfg
     if arch == "wideresnet":
         return f"wrn_{cfg['depth']}_{cfg['widen_factor']}"
@@ -144,14 +155,4 @@ def name(arch, cfg):
 
 def brief(cfg):
     """The plain values of a cfg on one line, without its lists of widths."""
-    return " ".join(f"{k}={v}" for k, v in cfg.items() if not isinstance(v, list))
-
-
-def input_shape(arch, cfg=None):
-    """(channels, height, width) of one image: the LeNets read 28 x 28 grey, networks for ImageNet 224 x 224, others
-    32 x 32 RGB; cfg["image_size"], where it says another."""
-    if arch.startswith("lenet"):
-        return (1, 28, 28)
-    cfg = cfg or {}
-    usual = 224 if cfg.get("stem") == "imagenet" or cfg.get("pool", 1) > 1 else 32
-    return (3, *[cfg.get("image_size", usual)] * 2)
+    return " ".join(f"{k}={v}" for k, v in cfg.items() if not isinstance(v, list | dict))

@@ -6,6 +6,10 @@ scripts and `narrow` need nothing else, whatever the network.
 from dataclasses import dataclass, field
 from itertools import islice, pairwise
 
+import torch
+
+NONE = torch.tensor([-1])
+
 
 @dataclass
 class Consumer:
@@ -13,7 +17,8 @@ class Consumer:
     norm: str = ""          # batch norm (then ReLU) between the channels and this consumer alone
     select: str = ""        # ChannelSelection before the consumer
     repeat: int = 1         # inputs per channel: positions of a flattened map
-    part: slice = field(default_factory=lambda: slice(None))   # which of its inputs, where others are joined to them
+    part: slice = field(default_factory=lambda: slice(None))   # which of its inputs, where others are joined to them;
+                                                               # of a traced network also their positions, unit by unit
 
 
 @dataclass(eq=False)
@@ -31,11 +36,54 @@ class Channels:
     stream: bool = False    # part of a stream that several layers add or are joined to, instead of following each other
     branch: str = ""        # a block they are inside of, which may lose them all and is its shortcut then
     branch_norm: str = ""   # the batch norm that block's branch ends with, if it does
+    index: dict = field(default_factory=dict)    # of a traced network: {(tensor, axis): unit of each position, or -1}
 
     @property
     def joined(self):
         """Whether the consumers read other channels beside these (a dense stream)."""
-        return any(consumer.part != slice(None) for consumer in self.consumers)
+        return any(not isinstance(consumer.part, slice) or consumer.part != slice(None) for consumer in self.consumers)
+
+    def by_unit(self, layer, values):
+        """values (outputs of a producer or its norm, ...) -> (units, outputs per unit, ...)."""
+        if not self.index:
+            return values.unflatten(0, (-1, self.group_size))
+        return arranged(self.index[f"{layer}.weight", 0], values)
+
+    def read_by(self, consumer, values):
+        """values (inputs of a consumer, ...) -> (units, inputs per unit, ...)."""
+        if not self.index:
+            return values[consumer.part].unflatten(0, (-1, consumer.repeat * self.group_size))
+        return arranged(self.index[f"{consumer.layer}.weight", 1], values)
+
+    def over_channels(self, alive):
+        """bool (units,) -> (channels,) of the first producer."""
+        if not self.index:
+            return alive.repeat_interleave(self.group_size)
+        return alive[self.index[f"{self.producers[0][0]}.weight", 0]]
+
+    def tensors(self, modules):
+        """{(tensor, axis): the unit of each position, or -1}: all that is cut where units are removed. A selection
+        stands there under its own name, with the channels that arrive at it."""
+        if self.index:
+            return self.index
+        found = {}
+
+        def put(layer, units, leaves=("weight", "bias", "running_mean", "running_var")):
+            found.update({(f"{layer}.{leaf}", 0): units for leaf in leaves
+                          if layer and getattr(modules[layer], leaf, None) is not None})
+
+        for producer, norm in self.producers:
+            count = len(modules[producer].weight)
+            units = torch.arange(count) // self.group_size
+            put(producer, units)
+            put(norm, units)
+        for consumer in self.consumers:
+            select = modules[consumer.select] if consumer.select else None
+            units = torch.full((modules[consumer.layer].weight.shape[1] if select is None else select.width,), -1)
+            units[consumer.part] = torch.arange(count).repeat_interleave(consumer.repeat) // self.group_size
+            found[(f"{consumer.layer}.weight", 1) if select is None else (consumer.select, 0)] = units
+            put(consumer.norm, units)
+        return found
 
     def names(self):
         """Under these `narrow` takes their keep vector."""
@@ -43,7 +91,15 @@ class Channels:
         if self.producers:
             found = [name for pair in self.producers for name in pair]
             found += [consumer.norm for consumer in self.consumers if not consumer.select and not self.joined]
+        if self.index:                                       # of a traced network only layers that have all units
+            found = [name for name in found if (self.index.get((f"{name}.weight", 0), NONE) >= 0).all()]
         return [name for name in found if name]
+
+
+def arranged(units, values):
+    """values (positions, ...) -> (units, positions per unit, ...), by the unit of each position, -1 for none."""
+    order = units.argsort(stable=True)[(units < 0).sum():]
+    return values[order.to(values.device)].unflatten(0, (int(units.max()) + 1, -1))
 
 
 def residual_channels(model, counts, stem, chain, shortcut, tail, before=(), shortcut_before=(), grouped=False,

@@ -88,3 +88,15 @@ def initialize(model, gamma=1.0):
             nn.init.kaiming_normal_(m.weight, mode="fan_out")
         elif isinstance(m, nn.BatchNorm2d):
             nn.init.constant_(m.weight, gamma)
+
+
+def input_shape(arch, cfg=None):
+    """(channels, height, width) of one image: the LeNets read 28 x 28 grey, networks for ImageNet 224 x 224, others
+    32 x 32 RGB; cfg["image_size"], where it says another."""
+    if arch.startswith("lenet"):
+        return (1, 28, 28)
+    cfg = cfg or {}
+    if "input" in cfg:                                       # a network that is none of ours
+        return tuple(cfg["input"])
+    usual = 224 if cfg.get("stem") == "imagenet" or cfg.get("pool", 1) > 1 else 32
+    return (3, *[cfg.get("image_size", usual)] * 2)

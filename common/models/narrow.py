@@ -1,12 +1,15 @@
 """Removing channels from a network without changing what it computes.
 
-Each network lists its removable channels in `channels()` (channels.py). `narrow` needs nothing else.
+Which channels there are is in its records: `channels()` of the families, trace.py of any other network.
 """
 import copy
 
 import torch
 
 from common import UserError
+from common.models.constants import fold
+from common.models.layers import input_shape
+from common.models.own import Own
 
 
 @torch.no_grad()
@@ -20,41 +23,36 @@ def narrow(model, keep):
     ValueError names the layers where a vector has the wrong length, is empty, differs within a residual stream, or
     where a constant cannot be moved because the next convolution pads with zeros.
     """
-    whole = copy.deepcopy(model).cpu().double()              # takes up the constants, and is then cut to size
+    whole = copy.deepcopy(model).cpu().double().eval()       # takes up the constants, and is then cut to size
     modules = dict(whole.named_modules())
-    choices = choose(model, modules, keep)
-    norm_after = {producer: norm for record, _ in choices for producer, norm in record.producers}
-    cfg, outputs, inputs = copy.deepcopy(model.cfg), {}, {}  # layer -> which of its outputs, of its inputs stay
+    choices = choose(whole, modules, keep)
+    cfg, kept, indices = copy.deepcopy(model.cfg), {}, {}    # kept: {(tensor, axis): which of its positions}
     for record, stays in choices:
-        if record.producers:
-            fold(modules, norm_after, record, ~stays)
-            outputs.update({name: stays for pair in record.producers for name in pair})
-            for consumer in record.consumers:
-                name, width = consumer.select or consumer.layer, inputs_of(modules, consumer)
-                inputs.setdefault(name, torch.ones(width, dtype=torch.bool))
-                inputs[name][consumer.part] = stays.repeat_interleave(consumer.repeat)
-                outputs[consumer.norm] = inputs[name]
-        else:
-            consumer = record.consumers[0]
-            select = modules[consumer.select]
-            arrives = inputs.pop(consumer.select, torch.ones_like(stays))
-            fold(modules, norm_after, record, arrives & ~stays)          # what does not arrive is folded already
-            stays = inputs[consumer.layer] = (arrives & stays)[select.indices]
-            if not stays.any():
-                raise UserError(f"narrow: nothing is left for {consumer.layer} to read")
-            select.indices = (arrives.cumsum(0) - 1)[select.indices[stays]]
+        for key, units in record.tensors(modules).items() if record.producers else ():
+            kept[key] = kept.get(key, True) & (stays[units] | (units < 0))
+        left = int(record.over_channels(stays).sum())
+        if not record.producers:
+            name, layer = record.consumers[0].select, record.consumers[0].layer
+            select, arrives = modules[name], kept.pop((name, 0), torch.ones_like(stays))
+            stays = kept[f"{layer}.weight", 1] = (arrives & stays)[select.indices]
+            left = int(stays.sum())
+            if not left:
+                raise UserError(f"narrow: nothing is left for {layer} to read")
+            indices[f"{name}.indices"] = (arrives.cumsum(0) - 1)[select.indices[stays]]
         for key, position in record.places:
-            cfg[key][position] = int(stays.sum())
+            cfg[key][position] = left
     check_empty(modules, choices)
+    norms = {producer: norm for record, _ in choices for producer, norm in record.producers if norm}
+    fold(whole, torch.full((1, *input_shape(model.arch, model.cfg)), torch.nan, dtype=torch.float64), kept, norms)
 
-    state = whole.state_dict()
-    for name, tensor in state.items():
-        layer = name.rpartition(".")[0]
-        if tensor.dim() > 1 and layer in inputs:
-            tensor = tensor[:, inputs[layer]]
-        if tensor.dim() > 0 and layer in outputs:
-            tensor = tensor[outputs[layer]]
-        state[name] = tensor
+    state = {**whole.state_dict(), **indices}
+    for (name, axis), stays in kept.items():
+        if name in state:
+            state[name] = state[name].index_select(axis, stays.nonzero().flatten())
+    if isinstance(model, Own):
+        slim = copy.deepcopy(model).resized({name: list(state[name].shape) for name, _ in kept})
+        slim.load_state_dict(state)
+        return slim
     size = {key: cfg.pop(key) for key in ("image_size",) if key in cfg}
     slim = type(model)(**cfg).to(next(model.parameters()))   # on its device, in its precision
     slim.cfg.update(size)
@@ -63,11 +61,31 @@ def narrow(model, keep):
     return slim.train(model.training)
 
 
+@torch.no_grad()
+def silence(model, keep):
+    """Zeroes filters and biases of the channels that keep, {first layer that makes them: (channels,)}, drops, and the
+    batch norms after them. What `narrow` leaves then computes the same."""
+    modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
+    for record in model.channels():
+        if not record.producers or record.producers[0][0] not in keep:
+            continue
+        first = record.producers[0][0]
+        gone = ~record.by_unit(first, keep[first].bool().cpu()).any(1)
+        reading = {(f"{consumer.layer}.weight", 1) for consumer in record.consumers}
+        for (name, axis), units in record.tensors(modules).items():
+            if name in parameters and (name, axis) not in reading:
+                places = (gone[units] & (units >= 0)).nonzero().flatten()
+                parameters[name].index_fill_(axis, places.to(parameters[name].device), 0)
+        if gone.all() and record.branch_norm:                # the block is its shortcut
+            for parameter in modules[record.branch_norm].parameters():
+                parameter.zero_()
+
+
 def choose(model, modules, keep):
-    """[(record, its checked keep vector), ...] for all records, a selection after the stream it reads."""
+    """[(record, bool (units,) that stay), ...] for all records, a selection after the stream it reads."""
     records = sorted(model.channels(), key=lambda record: not record.producers)
     owner = {name: record for record in records for name in record.names()}
-    chosen = {}                                              # record -> (its vector, the name that this came under)
+    chosen = {}                                              # record -> (its units, the name that they came under)
     for name, vector in keep.items():
         if name not in modules:
             raise UserError(f"narrow: the network has no layer {name!r}")
@@ -78,17 +96,18 @@ def choose(model, modules, keep):
             continue
         if record is None:
             raise UserError(f"narrow: the channels of {name} cannot be removed in a {model.arch}")
-        other, first = chosen.setdefault(record, (vector, name))
-        if not torch.equal(other, vector):
-            raise UserError(f"narrow: {first} and {name} share their channels, but their keep vectors differ")
+        units = record.by_unit(name, vector)
         if not vector.any() and not record.branch:
             raise UserError(f"narrow: no channel of {name} is left")
-        units = vector.view(-1, record.group_size)
         if not torch.equal(units.any(1), units.all(1)):
             raise UserError(f"narrow: channels of {name} go {record.group_size} at a time")
+        other, first = chosen.setdefault(record, (units.any(1), name))
+        if not torch.equal(other, units.any(1)):
+            raise UserError(f"narrow: {first} and {name} share their channels, but their keep vectors differ")
     for record in records:
         name = record.names()[0]
-        chosen.setdefault(record, (torch.ones(width_of(modules[name]), dtype=torch.bool), name))
+        every = record.by_unit(name, torch.ones(width_of(modules[name]), dtype=torch.bool))
+        chosen.setdefault(record, (every.any(1), name))
     empty = {record.branch for record in records if record.branch and not chosen[record][0].any()}
     return [(record, chosen[record][0] & (record.branch not in empty)) for record in records]
 
@@ -107,53 +126,6 @@ def width_of(layer):
         if hasattr(layer, attribute):
             return getattr(layer, attribute)
     raise UserError(f"a {type(layer).__name__} has no channels")
-
-
-def fold(modules, norm_after, record, dropped):
-    """Moves what dropped channels always give into the biases after their consumers.
-
-    Where there is a batch norm instead of a bias it goes to the running mean. In the values nan means: it varies.
-    """
-    varies = torch.full(dropped.shape, torch.nan, dtype=torch.float64)
-    value, total, silent = varies, torch.zeros_like(varies), torch.zeros_like(dropped)
-    for producer, norm in record.producers:
-        layer = modules[producer]
-        dead = layer.weight.flatten(1).eq(0).all(1) | silent
-        value = torch.where(dead, torch.zeros_like(varies) if layer.bias is None else layer.bias, varies)
-        if norm:
-            value = after_norm(modules[norm], value)
-        total += value.abs()                                 # a stream is read in between: its parts must not cancel
-        if not record.stream:                                # after a ReLU: groups that read only zeros
-            silent = (value <= 0).view(-1, record.group_size).all(1).repeat_interleave(record.group_size)
-    if record.stream:
-        value = total
-        read = torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
-        if (value[dropped & read] > 0).any():
-            raise UserError(f"narrow: a dropped channel of {record.producers[0][0]} carries a constant into a residual "
-                            "stream; zero the batch norm's bias there first")
-    for consumer in record.consumers:
-        layer, here = modules[consumer.layer], value.relu()
-        if consumer.norm:
-            here = after_norm(modules[consumer.norm], here, consumer.part).relu()
-        taken = dropped & reads(modules, consumer)           # what is read with zero weights leaves no constant
-        moved = torch.where(taken, here, 0).nan_to_num(0).repeat_interleave(consumer.repeat)
-        here = torch.zeros(inputs_of(modules, consumer), dtype=torch.float64)
-        here[consumer.part] = moved
-        if consumer.select:
-            here = here[modules[consumer.select].indices]
-        if not here.any():
-            continue
-        if any(getattr(layer, "padding", ())):
-            raise UserError(f"narrow: a dropped channel's constant cannot pass {consumer.layer}, which pads with "
-                            "zeros; zero the bias of the batch norm before it first")
-        shift = layer.weight.reshape(*layer.weight.shape[:2], -1).sum(2) @ here
-        if layer.bias is not None:
-            layer.bias += shift
-        elif norm_after.get(consumer.layer):
-            modules[norm_after[consumer.layer]].running_mean -= shift
-        else:
-            raise UserError(f"narrow: {consumer.layer} has neither bias nor batch norm to take a dropped channel's "
-                            "constant")
 
 
 def inputs_of(modules, consumer):
