@@ -13,7 +13,10 @@ norms, biases and linear layers stay whole. The masks are stored beside the weig
 pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png weights per layer and
 their histogram.
 
-    --keep-weights 0.1    instead of --percent: what is to stay, of all weights of convolutions and linear layers
+    --keep-weights 0.1    instead of --percent: fraction to keep of the weights of convolutions and linear layers
+    --keep-macs 0.1       instead of --percent: fraction to keep of the dense network's MACs; a weight of a layer with P
+                          output positions costs P of them
+    --cost-exponent 0.25  score |w| / P^0.25 instead of |w|: at the same MACs more weights are kept, in small layers
     --scope conv+linear   the weights of linear layers too
     --per-layer           the same fraction of every layer, instead of one threshold
     --criterion random    the control: as many weights of every layer as by magnitude, but chosen at random
@@ -40,7 +43,7 @@ from magnitude.main import milestones
 from magnitude.networks import network
 
 SPEED = ("Speed: the zeros are scattered over tensors of unchanged shape, and ordinary kernels multiply by them as by "
-         "any other number, so this network is smaller on disk but not faster.")
+         "any other number, so this network is smaller on disk but not faster; deploy/export.py FILE model.c is.")
 PERCENT = 0.6                                                # default fraction to prune
 
 
@@ -61,8 +64,12 @@ def flags():
     amount.add_argument("--percent", type=cli.fraction, default=PERCENT, help="fraction of the weights that is zero "
                         f"afterwards (default: {PERCENT:g})")
     keep.add_flags(amount, macs=False)
+    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's MACs "
+                        "to keep, counting non-zero weights")
     add_rule(parser)
     add = parser.add_argument
+    add("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="divide |w| by (output positions of its "
+        "layer)^A (default: 0)")
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--resume", "--model", metavar="FILE", required=True, help="the network to prune")
     add("--save", "--save_dir", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
@@ -83,10 +90,23 @@ def prunable(model, scope="conv"):
     return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
-def score(weight, previous_mask=None):
-    """|w|, and -1 where an earlier pruning took the weight, so that it goes first again."""
-    scores = weight.detach().abs().float().cpu()
+def score(weight, previous_mask=None, divisor=1.0):
+    """|w| / divisor, and -1 where the weight is pruned already, so that it is pruned first again."""
+    scores = weight.detach().abs().float().cpu() / divisor
     return scores if previous_mask is None else scores.masked_fill(~previous_mask, -1)
+
+
+def percent_of_macs(fraction, ckpt, model, scores, positions):
+    """The fraction of the weights, smallest scores first, to prune so that `fraction` of the dense MACs is kept."""
+    order = torch.cat([s.flatten() for s in scores.values()]).argsort(stable=True)
+    weights = dict(model.named_parameters())
+    costs = torch.cat([positions[name] * weights[name].detach().cpu().ne(0).flatten() for name in scores])[order]
+    wanted = fraction * keep.dense_total(ckpt, model).macs
+    left = compute_flops.count(model).total.sparse_macs - torch.cat([costs.new_zeros(1), costs.cumsum(0)])
+    if left[-2] > wanted:
+        raise UserError(f"--keep-macs {fraction:g} would leave no weight: {left[-1]:,} of the {wanted:,.0f} MACs are "
+                        "in layers that are not pruned; give a larger fraction, or --scope conv+linear")
+    return (int((left > wanted).sum()) + 0.5) / len(costs)   # the half: rounding takes no weight more or less
 
 
 def choose(scores, percent, faithful=False):
@@ -120,8 +140,10 @@ def check_percent(args, previous_masks):
     """UserError where more is pruned already than --percent asks for: of all weights, with --per-layer of a layer."""
     if not args.per_layer:
         previous_masks = {"": torch.cat([mask.flatten() for mask in previous_masks.values()])}
-    remedy = ("and --percent counts these weights too; give a larger one" if not args.keep_weights else
-              f"further than --keep-weights {args.keep_weights:g} asks for; give a smaller one")
+    asked = f"--keep-weights {args.keep_weights:g}" if args.keep_weights else (
+        f"--keep-macs {args.keep_macs:g}" if args.keep_macs else "")
+    remedy = (f"further than {asked} asks for; give a smaller one" if asked else
+              "and --percent counts these weights too; give a larger one")
     for name, mask in previous_masks.items():
         zeros = mask.numel() - int(mask.sum())
         if zeros > int(mask.numel() * args.percent):
@@ -141,6 +163,7 @@ def recipe_of(ckpt):
 def rule_of(args, ckpt, way=""):
     """How the weights were chosen, for the ledger: such as 'magnitude, per layer'."""
     words = [args.criterion, args.scope if args.scope != "conv" else "", "per layer" if args.per_layer else "",
+             f"cost exponent {args.cost_exponent:g}" if args.cost_exponent else "",
              "faithful" if args.faithful else "", way]
     rule, before = ", ".join(word for word in words if word), ckpt.get("rule")
     return rule if before in (None, rule) else f"{before}, then {rule}"
@@ -209,6 +232,8 @@ def prune(args, way=""):
 
     way: iterative, for the rule in the file.
     """
+    if args.per_layer and (args.keep_macs or args.cost_exponent):
+        raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out --per-layer")
     # load
     ckpt = originals.load(args.resume, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
@@ -227,14 +252,20 @@ def prune(args, way=""):
         args.percent = keep.percentile(args.keep_weights, ckpt, model, weights, ", or --scope conv+linear")
         print(f"--keep-weights {args.keep_weights:g}: --percent {args.percent:.6f}")
     previous_masks = {name: all_masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
-    check_percent(args, previous_masks)
 
     # choose which weights stay
-    scores = {name: score(w, previous_masks[name]) for name, w in weights.items()}
+    positions = {f"{row.name}.weight": row.macs // w.numel() for row in compute_flops.count(model).rows
+                 if (w := weights.get(f"{row.name}.weight")) is not None}
+    divisors = {name: count ** args.cost_exponent for name, count in positions.items()}
+    scores = {name: score(w, previous_masks[name], divisors[name]) for name, w in weights.items()}
+    if args.keep_macs:
+        args.percent = percent_of_macs(args.keep_macs, ckpt, model, scores, positions)
+        print(f"--keep-macs {args.keep_macs:g}: --percent {args.percent:.6f}")
+    check_percent(args, previous_masks)
     masks, thresholds = {}, {}
     for group in ([name] for name in scores) if args.per_layer else [list(scores)]:
         chosen, threshold = choose({name: scores[name] for name in group}, args.percent, args.faithful)
-        masks, thresholds = masks | chosen, thresholds | dict.fromkeys(chosen, threshold)
+        masks, thresholds = masks | chosen, thresholds | {name: threshold * divisors[name] for name in chosen}
     if args.criterion == "random":
         masks, thresholds = shuffle(masks, previous_masks, args.seed), {}
 

@@ -502,6 +502,53 @@ def test_keep_weights_counts_what_is_not_zero_in_the_layers_out_of_scope(tmp_pat
         cut(tmp_path / "p/pruned.pth.tar", tmp_path / "q", "--keep-weights", "0.15")
 
 
+class Two(torch.nn.Module):
+    """Eight weights at 16 positions of a 4 x 4 image, then eight at 4 positions, and two classes."""
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = torch.nn.Conv2d(2, 4, 1, bias=False), torch.nn.Conv2d(4, 2, 1, stride=2, bias=False)
+
+    def forward(self, x):
+        return self.b(self.a(x))
+
+
+@torch.no_grad()
+def test_macs_are_kept_by_score_with_their_cost_by_hand(monkeypatch):
+    model = Two()
+    model.a.weight.copy_(torch.tensor([8, 7, 6, 5, 4, 3, 2, 1.]).view(4, 2, 1, 1))
+    model.b.weight.copy_(torch.tensor([4.5, 3.5, 2.5, 1.5, 0.9, 0.8, 0.7, 0]).view(2, 4, 1, 1))
+    count = compute_flops.count
+    monkeypatch.setattr(compute_flops, "count", lambda model: count(model, (2, 4, 4)))
+    monkeypatch.setattr(prune.keep, "dense_total", lambda ckpt, model: count(model, (2, 4, 4)).total)
+    positions, weights = {"a.weight": 16, "b.weight": 4}, prune.prunable(model)
+    for exponent, fraction, a, b in (                        # a and b: how many of the largest are kept
+            (0, 0.5, 4, 1),                                  # 4 * 16 + 1 * 4 = 68 MACs of 160; one more is 84
+            (1, 0.5, 4, 4),                                  # 5 / 16 > 0.9 / 4: exactly 80 MACs
+            (1, 1.0, 8, 8)):
+        scores = {name: prune.score(w, divisor=positions[name] ** exponent) for name, w in weights.items()}
+        percent = prune.percent_of_macs(fraction, None, model, scores, positions)
+        masks, _ = prune.choose(scores, percent)
+        assert [m.flatten().int().tolist() for m in masks.values()] == [[1] * n + [0] * (8 - n) for n in (a, b)]
+    with pytest.raises(UserError, match="--keep-macs 0.01 would leave no weight: 0 of the 2 MACs"):
+        prune.percent_of_macs(0.01, None, model, scores, positions)
+
+
+def test_keep_macs_leaves_that_many_and_more_weights_with_a_cost_exponent(trained, tmp_path):
+    dense, weights = trained / "dense/checkpoint.pth.tar", []
+    for exponent in ("0", "0.25"):
+        flags = ["--keep-macs", "0.3", "--cost-exponent", exponent]
+        pruned = cut(dense, tmp_path / exponent, *flags)
+        total = compute_flops.count(checkpoint.to_model(pruned)).total
+        assert 0.29 < total.sparse_macs / pruned["dense"]["macs"] <= 0.3
+        weights.append(total.weights)
+    assert weights[1] > weights[0] and pruned["rule"] == "magnitude, cost exponent 0.25"
+    for flag in flags[:2], flags[2:]:
+        with pytest.raises(UserError, match="leave out --per-layer"):
+            cut(dense, tmp_path / "p", "--per-layer", *flag)
+    with pytest.raises(UserError, match="already, further than --keep-macs 0.5 asks for"):
+        cut(tmp_path / "0/pruned.pth.tar", tmp_path / "q", "--keep-macs", "0.5")
+
+
 def test_percent_and_keep_weights_are_two_ways(trained, tmp_path):
     dense = trained / "dense/checkpoint.pth.tar"
     for percent in ("0.5", "0.6"):
