@@ -1,7 +1,6 @@
 """What makes methods comparable: one schedule, a dense network to start from, what is to stay; and the comparison."""
 import csv
 import importlib
-import os
 import shlex
 import sys
 from dataclasses import replace
@@ -15,6 +14,7 @@ from torch import nn
 
 from common import UserError, compute_flops, keep, models, schedule
 from common.files import checkpoint
+from deploy import measure
 from hoyer import finetune as hoyer_finetune
 from hoyer import main as hoyer_main
 from hoyer import prune as hoyer_prune
@@ -357,19 +357,22 @@ def test_every_row_has_the_same_epochs_after_the_dense_network(epochs, dense, mo
 
 
 @pytest.fixture
-def small(monkeypatch, tmp_path):
+def small(monkeypatch, tmp_path, run):
     """The comparison of one method, in seconds, in an empty folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", ["compare.py"])
-    root = compare.ROOT
     for name, value in {"DATASET": "shapes10", "ARCH": "resnet20", "DENSE": "", "DENSE_EPOCHS": 1, "EPOCHS": 2,
                         "WEIGHTS": (0.1,), "MACS": (0.5,), "ROOT": tmp_path,
                         "RECIPE": "--dataset shapes10 --batch-size 20 --weight-decay 5e-4 --subset 40 "
                         "--precision fp32 --device cpu"}.items():
         monkeypatch.setattr(compare, name, value)
-    real = stages.subprocess.Popen
-    monkeypatch.setattr(stages.subprocess, "Popen", lambda words, **where: real(
-        [words[0], str(root / words[1]), *words[2:]], env={**os.environ, "OMP_NUM_THREADS": "1"}, **where))
+    monkeypatch.setattr(summary, "milliseconds", lambda networks, batch: measure.milliseconds(networks, batch, 1))
+
+    def popen(words):
+        done = run(*words[1:])
+        print(done.stdout, done.stderr)
+        return SimpleNamespace(returncode=done.returncode, poll=lambda: done.returncode)
+    monkeypatch.setattr(stages, "subprocess", SimpleNamespace(Popen=popen, STDOUT=None))
 
 
 def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeypatch):
