@@ -1,4 +1,5 @@
 """What several test files need: the synthetic data sets, made once, and a script run as a user runs it."""
+import importlib
 import os
 import runpy
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from common import data
+from common import data, plots
 from common.device import has_bf16
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +33,22 @@ def data_folder(tmp_path_factory):
         os.environ["DATA_DIR"] = before
 
 
+@pytest.fixture(scope="session", autouse=True)
+def unrendered():
+    """Figures are made, but only tests that ask for `rendered` turn them into pixels: that takes longer than a run."""
+    plots.pyplot()
+    from matplotlib.figure import Figure
+    savefig = Figure.savefig
+    Figure.savefig = lambda figure, path, **_: Path(path).write_bytes(b"")
+    yield savefig
+    Figure.savefig = savefig
+
+
+@pytest.fixture
+def rendered(unrendered, monkeypatch):
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", unrendered)
+
+
 @pytest.fixture
 def run():
     """run("slimming/main.py", "--epochs", 1, cwd=folder) -> CompletedProcess, with text output.
@@ -40,6 +57,7 @@ def run():
     """
     if not hasattr(os, "fork"):
         pytest.skip("scripts run in forks")
+    importlib.import_module("torch._dynamo")                 # once, before the forks
     return run_script
 
 

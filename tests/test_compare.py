@@ -484,7 +484,8 @@ def row(name, accuracy, seed=1, weights=0, macs=0, peak_lr=0.1, **more):
             "published_score": 0.6, "weights_left": 10, "macs_left": 50, "network": "net", "dataset": "cifar10", **more}
 
 
-def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, monkeypatch):
+def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, monkeypatch,
+                                                                                             rendered):
     rows = [row("slimming, then magnitude", 70, 1, 10.0, 50.0), row("random masks", 80, 1, 10.0), row("dense", 90, ""),
             row("dense, trained on", 92), row("dense, trained on", 94, 2), row("magnitude", 91, 1, 10.0),
             row("magnitude", 92, 2, 10.0)]

@@ -555,7 +555,7 @@ def cut(source, folder, *flags):
     return checkpoint.load(Path(folder) / "pruned.pth.tar")
 
 
-def test_prune_writes_what_it_says(tmp_path, capsys):
+def test_prune_writes_what_it_says(tmp_path, capsys, rendered):
     model = saved(tmp_path / "m.pth.tar")
     ckpt = cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.05")
     out, text = capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()
@@ -1056,7 +1056,7 @@ def test_what_the_commands_of_the_readme_write_is_ignored_by_git():
 
 # ---------------------------------------------------------------- the sweep
 
-def test_a_sweep_measures_every_setting_once(tmp_path, capsys, monkeypatch):
+def test_a_sweep_measures_every_setting_once(tmp_path, capsys, monkeypatch, rendered):
     flags = ["--regs", "hs", "group-hs", "--decays", "1e-4", "--sensitivities", "0.01", "0.03", "--epochs", "1",
              "--tune-epochs", "1", "--dataset", "shapes10", "--subset", "60", "--holdout", "20", "--device", "cpu",
              "--target", "1", "--save", str(tmp_path / "s")]

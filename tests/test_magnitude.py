@@ -366,7 +366,7 @@ def test_main_keeps_the_first_and_the_early_weights(trained):
     assert log(trained / "dense") == pytest.approx([0.1, 0.1, 0.01, 0.001])              # falls at 2 and 3 of 4
 
 
-def test_prune_writes_what_it_says(trained, tmp_path, capsys):
+def test_prune_writes_what_it_says(trained, tmp_path, capsys, rendered):
     ckpt = cut(trained / "dense/checkpoint.pth.tar", tmp_path / "p", "--percent", "0.3")
     out, text = capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()
     total = sum(m.numel() for m in ckpt["masks"].values())

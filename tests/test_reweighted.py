@@ -446,7 +446,7 @@ def test_channels_that_nothing_reads_go_and_no_other(arch, cfg):
 
 
 @pytest.mark.parametrize("kind", ["filter", "column", "channel"])
-def test_prune_takes_channels_out_for_every_kind_that_can_empty_them(kind, tmp_path):
+def test_prune_takes_channels_out_for_every_kind_that_can_empty_them(kind, tmp_path, rendered):
     model = trained("vgg", depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10], num_classes=10).float()
     with torch.no_grad():
         for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:
@@ -454,6 +454,7 @@ def test_prune_takes_channels_out_for_every_kind_that_can_empty_them(kind, tmp_p
     path = prune.prune(prune.parse(["--model", str(save(tmp_path / "m.pth.tar", model)), "--sparsity-type", kind,
                                     "--threshold", "1e-4", "--subset", "20", "--device", "cpu", "--save",
                                     str(tmp_path / "p")]))
+    assert (tmp_path / "p/prune.png").stat().st_size > 5000
     widths = checkpoint.load(path)["cfg"]["widths"]
     assert widths == ([6, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 9] if kind == "filter" else
                       [5, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 10])

@@ -158,7 +158,7 @@ def test_the_table_tells_the_random_control_from_the_rule_and_fits_a_terminal(ru
     assert dense.split()[-2:] == tuned.split()[-2:]              # one shape, one measurement
 
 
-def test_the_plot_says_what_every_line_is_and_a_method_has_one_colour(tmp_path, monkeypatch):
+def test_the_plot_says_what_every_line_is_and_a_method_has_one_colour(tmp_path, monkeypatch, rendered):
     def row(method, stage, macs, way=""):
         return {"method": method, "stage": stage, "way": way, "accuracy": 90.0, "weights_left": 30.0, "macs_left": 40.0,
                 "dense_macs_left": macs}

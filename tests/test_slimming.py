@@ -411,7 +411,7 @@ def test_the_random_control_drops_as_many_channels_but_others(tmp_path, monkeypa
     assert all(left < had for left, had in zip(streams[1:], (64, 128, 256), strict=True))
 
 
-def test_prune_writes_what_it_says(tmp_path, capsys):
+def test_prune_writes_what_it_says(tmp_path, capsys, rendered):
     model = saved(tmp_path / "m.pth.tar", "resnet")
     threshold = torch.cat(list(prune.gammas_of(model).values())).sort().values[544]
     cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.4")

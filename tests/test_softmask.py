@@ -320,7 +320,7 @@ def train(folder, *flags, tiny=TINY):
     return torch.load(folder / "checkpoint.pth.tar", weights_only=True)
 
 
-def test_training_saves_settings_masks_and_the_pruned_network(tmp_path, capsys):
+def test_training_saves_settings_masks_and_the_pruned_network(tmp_path, capsys, rendered):
     ckpt = train(tmp_path, *MASKS, "--epochs", 2, "--wd", 3e-4, "--mwd", 7e-4)
     groups = ckpt["resume"]["optimizer"]["param_groups"]
     assert [group["weight_decay"] for group in groups] == [3e-4, 7e-4] and len(groups[1]["params"]) == 1
