@@ -7,13 +7,14 @@ One thread and processor time, all cells of a network taking turns; medians. Par
 
     half        seven networks and the same with half their channels, beside what torch-pruning leaves of them
     odd         channel counts of 8n - 1 and 8n: what does a multiplication cost?
-    sparse      ResNet-20 with zeros at random places: where does the C file begin to win?
+    sparse      scattered zeros, random and trained: the C file beside the other runtimes
     trained     bundled networks: accuracy on CIFAR-10 in each form (needs the data set)
 
-Weights are random but in the last part: they do not change the time. torch-pruning and OpenVINO are measured where they
-are installed. Numbers of two runs are not to be mixed: look at the ratios.
+Weights are random, except in bundled networks: they do not change the time. torch-pruning and OpenVINO are measured
+where they are installed. Numbers of two runs are not to be mixed: look at the ratios.
 """
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -44,7 +45,10 @@ TRAINED = {"VGG-13, dense": "slimming-vgg13-cifar10-sparse", "VGG-13, slimmed 40
            "ResNet-20, dense": "magnitude-resnet20-cifar10-dense",
            "ResNet-20, 90 % zeros": "magnitude-resnet20-cifar10-90"}
 PARTS = ("half", "odd", "sparse", "trained")
-SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95, 0.98)
+SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95)
+SPARSE = {"ResNet-20": ["magnitude-resnet20-cifar10-90.pth.tar"],        # bundled, with scattered zeros
+          "ResNet-56": ["magnitude-resnet56-cifar10-90.pth.tar"], "MobileNetV2": ["cifar100_mobilenetv2.pt"]}
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd")          # of processors, which decide what is faster
 
 
 def built(name, selection=True):
@@ -152,41 +156,69 @@ def odd(folder, rounds):
 
 
 @torch.no_grad()
-def sparse(folder, rounds, plot):
-    """A table: milliseconds per image of ResNet-20 in C at several sparsities, beside its dense form elsewhere."""
+def zeroed(sparsity):
     model = built("resnet20")
-    cells = [c for c in measure.cells_of("dense", to_onnx.deployable(model), folder, noise())]
-    compiled = []
-    for sparsity in SPARSITIES:
-        pruned = built("resnet20")
-        for module in pruned.modules():
-            if isinstance(module, nn.Conv2d):
-                module.weight.mul_(torch.rand_like(module.weight) >= sparsity)
-        path = Path(folder) / f"zeros{100 * sparsity:.0f}"
-        path.with_suffix(".c").write_text(to_c.source(pruned))
-        subprocess.run(["cc", "-O3", "-march=native", "-o", path, path.with_suffix(".c"), "-lm"], check=True)
-        image = torch.rand(3, 32, 32).numpy().tobytes()
-
-        def milliseconds(batch, seconds, path=path, image=image):
-            return float(subprocess.run([path, "50"], input=image, capture_output=True, check=True).stdout)
-        macs = compute_flops.count(pruned).total.sparse_macs
-        compiled.append(measure.Cell(f"{100 * sparsity:.0f} % zeros", "C", macs, milliseconds))
-    try:
-        measure.measure(cells + compiled, (1,), rounds)
-    finally:
-        measure.close(cells)
-    draw(plot, [c for c in cells if not c.error], compiled)
-    return measure.rows(cells + compiled)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            module.weight.mul_(torch.rand_like(module.weight) >= sparsity)
+    return model
 
 
-def draw(path, cells, compiled):
+def c_cell(name, model, folder):
+    """The network as a compiled C file."""
+    program = Path(folder) / re.sub(r"\W", "-", name)
+    program.with_suffix(".c").write_text(to_c.source(model))
+    subprocess.run(["cc", "-O3", "-march=native", "-o", program, program.with_suffix(".c"), "-lm"], check=True)
+    image = torch.rand(models.input_shape(model.arch, model.cfg)).numpy().tobytes()
+
+    def milliseconds(batch, seconds):
+        return float(subprocess.run([program, "50"], input=image, capture_output=True, check=True).stdout)
+    return measure.Cell(name, "C", compute_flops.count(model).total.sparse_macs, milliseconds)
+
+
+def sparse(folder, rounds, plot):
+    """A table: milliseconds at batch 1 of networks with zeros, in C and in the runtimes, which multiply by them."""
+    if not shutil.which("cc"):
+        raise UserError("the part `sparse` needs a C compiler, cc")
+    lines, drawn = [], []
+    for name, files in SPARSE.items():
+        ckpts = [checkpoint.load(f"chkpt/{file}") for file in files]
+        pruned = {f"{name}, trained, {file.partition('.')[0]}": checkpoint.to_model(ckpt).eval()
+                  for file, ckpt in zip(files, ckpts, strict=True)}
+        accuracies = {title: ckpt["prec1"] for title, ckpt in zip(pruned, ckpts, strict=True)}
+        if name == "ResNet-20":
+            pruned |= {f"{name}, {100 * s:.0f} % random zeros": zeroed(s) for s in SPARSITIES}
+        cells = measure.cells_of(name, to_onnx.deployable(next(iter(pruned.values()))), folder, noise())
+        compiled = [c_cell(title, model, folder) for title, model in pruned.items()]
+        try:
+            measure.measure(cells + compiled, (1,), rounds)
+        finally:
+            measure.close(cells)
+        cells = [cell for cell in cells if not cell.error]
+        others = {cell.runtime: measure.median(cell, 1) for cell in cells}
+        for cell in cells + compiled:
+            top1, now = accuracies.get(cell.network), measure.median(cell, 1)
+            lines.append([cell.network, cell.runtime, f"{cell.macs / 1e6:.1f}", "-" if top1 is None else f"{top1:.2f}",
+                          measure.spread_of(cell, 1), *(f"{others[runtime] / now:.2f}" if runtime in others else "-" for
+                                                        runtime in ("ONNX Runtime fp32", "ONNX Runtime int8"))])
+        if name == "ResNet-20":
+            drawn = cells, compiled[len(files):], compiled[:len(files)]
+    draw(plot, *drawn)
+    return ["network", "runtime", "M MACs", "top-1, %", "ms (quartiles)", "x ONNX Runtime fp32", "x int8"], lines
+
+
+def draw(path, cells, random, trained):
+    """Milliseconds of ResNet-20 against the MACs that its zeros leave: in C (a line with random zeros, crosses for
+    trained networks) and in the other runtimes."""
     from common import plots
     plt = plots.pyplot()
     figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    axis.plot([100 * s for s in SPARSITIES], [measure.median(c, 1) for c in compiled], "o-", label="C, non-zeros alone")
+    for marks, label, some in (("o-", "C, random zeros", random), ("X", "C, trained", trained)):
+        axis.plot([c.macs / 1e6 for c in some], [measure.median(c, 1) for c in some], marks, label=label)
     for i, cell in enumerate(c for c in cells if "fp32" in c.runtime or "int8" in c.runtime):
-        axis.axhline(measure.median(cell, 1), color=f"C{i + 1}", linestyle="--", label=cell.runtime)
-    axis.set(xlabel="zeros (%)", ylabel="ms per image", yscale="log", title="ResNet-20, one thread")
+        axis.axhline(measure.median(cell, 1), color=f"C{i + 2}", linestyle="--", label=cell.runtime)
+    axis.set(xlabel="MACs with non-zero weights (millions)", ylabel="ms per image", yscale="log",
+             title="ResNet-20, one thread")
     figure.legend(loc="outside lower center", ncols=3, fontsize=8)
     figure.savefig(path, dpi=100)
     plt.close(figure)
@@ -213,6 +245,13 @@ def markdown(header, lines):
     return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *lines]) + "\n"
 
 
+def processor():
+    """The instruction sets that matter here, as Linux names them."""
+    info = Path("/proc/cpuinfo")
+    words = set(info.read_text().split()) if info.exists() else set()
+    return ", ".join(flag for flag in FLAGS if flag in words) or "instruction sets unknown"
+
+
 def versions():
     from importlib.metadata import version
     return ", ".join(f"{name} {version(name)}" for name in ("torch", "onnx", "onnxruntime", "openvino", "torch-pruning")
@@ -225,7 +264,7 @@ def main(argv=None):
     add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks of the part `half`")
     add("--rounds", type=cli.positive, default=5, help="turns of each cell")
-    add("--save", default=str(Path(__file__).resolve().parent.parent / "results" / "deploy.md"), metavar="FILE")
+    add("--save", metavar="FILE", help="(default: results/deploy.md for all parts, results/deploy-<part>.md for some)")
     add("--data-dir", help="where cifar10 is, for the trained networks")
     add("--subset", type=cli.positive, help="images of cifar10 that are used")
     args = parser.parse_args(argv)
@@ -233,20 +272,21 @@ def main(argv=None):
         raise UserError(f"there is no part {unknown[0]}; choose from {', '.join(PARTS)}")
     to_onnx.packages()
     torch.set_num_threads(1)
-    out = Path(args.save)
+    default = f"{'-'.join(['deploy', *args.parts])}.md"
+    out = Path(args.save or Path(__file__).resolve().parent.parent / "results" / default)
     if not out.parent.is_dir():
         raise UserError(f"--save {out}: there is no folder {out.parent}")
     command = re.sub(r" --(save|data-dir)[ =]\S+", "", cli.command())
-    parts = [f"# Deployed\n\nMade by `{command}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))}, "
-             f"processor time, medians of {args.rounds} rounds (in brackets the quartiles), all cells of a table "
-             f"taking turns; {versions()}.\n"]
+    parts = [f"# Deployed\n\nMade by `{command}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))} "
+             f"({processor()}), processor time, medians of {args.rounds} rounds (in brackets the quartiles), all cells "
+             f"of a table taking turns; {versions()}.\n"]
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
         for part in args.parts or PARTS:
             jobs = {"half": [(f"{name}, half its channels", lambda name=name: half(name, folder, args.rounds))
                              for name in args.networks],
                     "odd": [("Odd channel counts", lambda: odd(folder, args.rounds))],
-                    "sparse": [("Zeros in C, ResNet-20", lambda: sparse(folder, args.rounds, out.with_suffix(".png")))],
+                    "sparse": [("Scattered zeros", lambda: sparse(folder, args.rounds, out.with_suffix(".png")))],
                     "trained": [("Top-1 on CIFAR-10", lambda: trained(folder, args.data_dir, args.subset))]}[part]
             for title, job in jobs:
                 header, lines = job()
