@@ -32,10 +32,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import cli, data, models, plots
-from common.compact import silence
 from common.device import device_of
 from common.evaluate import evaluate, heading
 from common.files import checkpoint, originals
+from common.models.narrow import silence
 from magnitude.networks import network
 from magnitude.prune import choose, prunable, score
 
@@ -65,11 +65,11 @@ def without_channels(model, record, fraction):
     """A copy of the network that computes the same as one without the smallest channels of a record of
     `model.channels()`."""
     pruned = copy.deepcopy(model)
-    filters = [pruned.get_submodule(name).weight for name, _ in record.producers]
-    sizes = sum(w.abs().flatten(1).sum(1) for w in filters).view(-1, record.group_size).sum(1)
+    sizes = sum(record.by_unit(name, pruned.get_submodule(name).weight.abs().flatten(1).sum(1)).sum(1)
+                for name, _ in record.producers).cpu()
     keep = torch.ones_like(sizes, dtype=torch.bool)
     keep[sizes.argsort(stable=True)[:int(len(sizes) * fraction)]] = False
-    silence(pruned, {record.producers[0][0]: keep.repeat_interleave(record.group_size)})
+    silence(pruned, {record.producers[0][0]: record.over_channels(keep)})
     return pruned
 
 
