@@ -90,7 +90,7 @@ magnitude() {
         --model $d/dense/checkpoint.pth.tar --save $d/random --overwrite &&
     step "magnitude: fine-tune, small learning rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar \
         $recipe $tune --save $d/small --resume auto &&
-    step "magnitude: fine-tune, rewound learning rate" magnitude/finetune.py --model $d/pruned/pruned.pth.tar \
+    step "magnitude: train with the rewound learning rate" magnitude/rewind.py --model $d/pruned/pruned.pth.tar \
         --retrain lr-rewind $recipe --save $d/lr-rewind --resume auto &&
     files+=($d/dense/checkpoint.pth.tar $d/{random,pruned}/pruned.pth.tar $d/{small,lr-rewind}/finetuned.pth.tar)
 }

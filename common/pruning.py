@@ -59,7 +59,7 @@ def save(source, model, method, *, settings, top1, report, figure, holds="pruned
     settings: the script's flags; more: as checkpoint.of takes it, such as masks.
     """
     source.folder.mkdir(parents=True, exist_ok=True)
-    (source.folder / "prune.txt").write_text(f"{report}\n")
+    (source.folder / "prune.txt").write_text(f"{report}\n", encoding="utf-8")
     figure.savefig(source.folder / "prune.png", dpi=100)
     plots.pyplot().close(figure)
     settings = settings | {"dataset": settings["dataset"] or source.ckpt["dataset"],

@@ -1,4 +1,4 @@
-"""Magnitude pruning in rounds: prune 20 % of the weights that are left, retrain, and again until --percent are pruned.
+"""Magnitude pruning in rounds: prune 20 % of the remaining weights, retrain, and repeat until --percent are pruned.
 
     python iterative.py --model DENSE --percent 0.9 --retrain lr-rewind --save DIR --resume auto
 
@@ -7,10 +7,11 @@ The fraction pruned after round r is
     1 - 0.8^r,  and --percent in the last round
 
 (Frankle & Carbin, ICLR 2019; Renda, Frankle, Carbin, ICLR 2020; Han et al., NIPS 2015, prune in rounds too). A round is
-one call of prune() and one of retrain(), in DIR/round-01, DIR/round-02, ...; DIR/finetuned.pth.tar is the last round's
-network. A command that was stopped continues with --resume auto, and rounds that are finished are not repeated.
+one call of prune.py and one of finetune.py (--retrain small or onecycle) or rewind.py (lr-rewind or weight-rewind), in
+DIR/round-01, DIR/round-02, ...; DIR/finetuned.pth.tar is the last round's network. A command that was stopped continues
+with --resume auto, and finished rounds are not repeated.
 
-Expect as many retrainings as rounds: 11 for 90 %. At high sparsity the accuracy is above that of pruning all at once.
+Expect as many trainings as rounds: 11 for 90 %. At high sparsity the accuracy is above that of pruning all at once.
 """
 import copy
 import os
@@ -23,7 +24,7 @@ import torch
 
 from common import UserError, cli, models
 from common.files import checkpoint, lock, originals
-from magnitude import finetune, prune
+from magnitude import finetune, prune, rewind
 from magnitude.networks import network
 
 RULE = ("percent", "scope", "per_layer", "criterion", "faithful", "seed")
@@ -33,29 +34,27 @@ TRAINING = ("retrain", "rewind_to", "subset", "epochs", "lr", "schedule", "batch
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    finetune.add_training(parser)
+    rewind.add_flags(parser, (*finetune.RECIPES, "lr-rewind", "weight-rewind"))
     rule = parser.add_argument_group("which weights are pruned, as in prune.py")
-    rule.add_argument("--percent", type=cli.fraction, default=prune.PERCENT, help="fraction of the weights that is "
-                      f"zero after the last round (default: {prune.PERCENT:g})")
+    rule.add_argument("--percent", type=cli.fraction, default=0.6, help="fraction of the weights that are zero after "
+                      "the last round (default: 0.6)")
     prune.add_rule(rule)
     args = parser.parse_args(argv)
-    finetune.check(args)
-    if args.retrain.startswith("scratch"):
-        raise UserError(f"rounds prune what was trained, --retrain {args.retrain} draws new weights; choose another")
+    rewind.check(args)
     return args
 
 
 def ladder(percent):
-    """The fraction pruned after each round: 20 % of what is left goes, until `percent` is reached."""
-    left, fractions = 1.0, []
-    while 0.8 * left > 1 - percent + 1e-9:
-        left *= 0.8
-        fractions.append(round(1 - left, 6))
+    """The fraction pruned after each round: 20 % of the rest, until `percent` is reached."""
+    rest, fractions = 1.0, []
+    while 0.8 * rest > 1 - percent + 1e-9:
+        rest *= 0.8
+        fractions.append(round(1 - rest, 6))
     return [*fractions, percent]
 
 
 def start_from(args):
-    """The path of the dense network; with --resume auto alone the one that the rounds in --save began with."""
+    """The path of the dense network; with --resume auto alone, of the one that the rounds in --save began with."""
     if args.model or args.resume != "auto":
         return args.model or args.resume
     first = Path(args.save) / "round-01" / "pruned.pth.tar"
@@ -65,22 +64,33 @@ def start_from(args):
 
 
 def made_with(path, args, flags):
-    """The checkpoint of an earlier round; UserError where it was made with other flags."""
+    """The checkpoint of an earlier round; UserError if it was made with other flags."""
     ckpt = checkpoint.load(path)
     other = [f"--{flag.replace('_', '-')} {ckpt['args'].get(flag)}" for flag in flags
-             if ckpt["args"].get(flag) != getattr(args, flag)]
+             if ckpt["args"].get(flag) != vars(args).get(flag)]
     if other:
         raise UserError(f"{path} was made with {', '.join(other)}; give the same, or another --save")
     return ckpt
 
 
 def check_origin(pruned, ckpt, source):
-    """UserError where `pruned`, a checkpoint, is not the network `ckpt` of the file `source` under masks."""
+    """UserError if `pruned`, a checkpoint, is not the network `ckpt` of the file `source` under masks."""
     masks = pruned["masks"]
     if pruned["cfg"] != ckpt["cfg"] or any(not torch.equal(pruned["state_dict"][name], weight * masks.get(name, 1))
                                            for name, weight in ckpt["state_dict"].items()):
         raise UserError(f"{pruned['path']} was not made from {source}; give the network that it was made from, or "
                         "another --save")
+
+
+def plan(args, dense, k):
+    """Sets the settings that no flag gives as the training will; UserError if that cannot be done.
+
+    dense: checkpoint of the network that is pruned; k: the epoch to rewind to.
+    """
+    if args.retrain in rewind.WAYS:
+        rewind.plan(args, prune.recipe_of(dense) or {}, k)
+    else:
+        finetune.fill_in(args, finetune.RECIPES[args.retrain])
 
 
 def main(argv=None):
@@ -104,7 +114,8 @@ def iterate(args):
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
                                             f"iterative-{args.retrain}")
     k = originals.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
-    finetune.fill_in(copy.copy(args), prune.recipe_of(ckpt) or {}, k)    # validates the plan before starting
+    plan(copy.copy(args), ckpt, k)                           # validates the plan before starting
+    script = rewind if args.retrain in rewind.WAYS else finetune
     root, continues, epochs, minutes, lines = Path(args.save), args.resume == "auto", 0, 0.0, []
     earlier = [*root.glob("round-*/*.pth.tar"), *root.glob("finetuned.pth.tar")]
     if earlier and not continues and not args.overwrite:
@@ -123,14 +134,14 @@ def iterate(args):
             if number == 1:                                  # lest a later --resume auto takes them for its own
                 for file in {*earlier} - {pruned}:
                     file.unlink()
-        again = cli.settings(finetune, args, model=str(pruned), resume="auto", save=str(folder), overwrite=False)
+        again = cli.settings(script, args, model=str(pruned), resume="auto", save=str(folder), overwrite=False)
         if was_pruned and tuned.exists():
-            finetune.fill_in(again, prune.recipe_of(ckpt) or {}, k)
+            plan(again, ckpt, k)
             made_with(tuned, again, TRAINING)
-            lock.take(folder)                                # nobody writes there, and a killed run's file goes
+            lock.take(folder)                                # nobody writes there; removes a killed run's lock
             lock.release(folder)
         else:
-            finetune.retrain(again)
+            script.retrain(again)
         source, ckpt = tuned, checkpoint.load(tuned)
         epochs, minutes = epochs + ckpt["epoch"], minutes + ckpt["run"]["minutes"]
         lines.append(f"{100 * percent:10.2f} % {checkpoint.load(pruned)['prec1']:12.2f} % {ckpt['prec1']:12.2f} %")

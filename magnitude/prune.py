@@ -1,15 +1,15 @@
-"""Magnitude pruning: zeroing the smallest weights of a trained network.
+"""Magnitude pruning: zero the smallest weights of a trained network.
 
     python prune.py --resume logs/cifar10-resnet56-dense/checkpoint.pth.tar --percent 0.9
 
-One threshold for the whole network: of all T weights of convolutions, the k = int(T * percent) with the smallest |w|
-become zero, wherever they are,
+One threshold for the whole network: of all T weights of convolutions, prune the k = int(T * percent) with the smallest
+|w|, regardless of their layer:
 
-    mask = 1  <=>  |w| >= the (k+1)-th smallest |w|          (ties: the earlier position goes first)
+    mask = True  <=>  |w| >= the (k+1)-th smallest |w|          (of equal ones the earlier position is pruned)
     w     <-  mask * w
 
-percent is cumulative: what was pruned before counts as pruned first, so 0.3, then 0.6, then 0.9 are three steps. Batch
-norms, biases and linear layers stay whole. The masks are stored beside the weights, never guessed from zeros.
+percent is cumulative: weights that are pruned already count first, so 0.3, then 0.6, then 0.9 are three steps. Batch
+norms, biases and linear layers are not pruned. The masks are stored beside the weights, never guessed from zeros.
 pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png weights per layer and
 their histogram.
 
@@ -17,9 +17,9 @@ their histogram.
     --keep-macs 0.1       instead of --percent: fraction to keep of the dense network's MACs; a weight of a layer with P
                           output positions costs P of them
     --cost-exponent 0.25  score |w| / P^0.25 instead of |w|: at the same MACs more weights are kept, in small layers
-    --scope conv+linear   the weights of linear layers too
-    --per-layer           the same fraction of every layer, instead of one threshold
-    --criterion random    the control: as many weights of every layer as by magnitude, but chosen at random
+    --scope conv+linear   prune the weights of linear layers too
+    --per-layer           prune the same fraction of every layer, instead of one threshold
+    --criterion random    the control: keep as many weights of every layer as by magnitude, chosen at random
 
 Expect seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py brings
 it back.
@@ -35,59 +35,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, keep, models, plots
-from common.device import device_of, facts
-from common.evaluate import against_record, evaluate, heading
-from common.files import checkpoint, originals
+from common import UserError, cli, compute_flops, keep, plots, pruning
+from common.evaluate import evaluate
 from magnitude.main import milestones
 from magnitude.networks import network
-
-SPEED = ("Speed: the zeros are scattered over tensors of unchanged shape, and ordinary kernels multiply by them as by "
-         "any other number, so this network is smaller on disk but not faster; deploy/export.py FILE model.c is.")
-PERCENT = 0.6                                                # default fraction to prune
-
-
-def add_rule(parser):
-    """The flags of the rule but --percent; iterative.py has them too."""
-    add = parser.add_argument
-    add("--scope", choices=("conv", "conv+linear"), default="conv", help="the layers that are pruned")
-    add("--per-layer", action="store_true", help="the same fraction of every layer")
-    add("--criterion", choices=("magnitude", "random"), default="magnitude")
-    add("--faithful", action="store_true", help="prune every |w| up to the (k+1)-th smallest, as in the original: one "
-        "weight more, and every tie")
-
-
-def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
-    amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--percent", type=cli.fraction, default=PERCENT, help="fraction of the weights that is zero "
-                        f"afterwards (default: {PERCENT:g})")
-    keep.add_flags(amount, macs=False)
-    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's MACs "
-                        "to keep, counting non-zero weights")
-    add_rule(parser)
-    add = parser.add_argument
-    add("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="divide |w| by (output positions of its "
-        "layer)^A (default: 0)")
-    add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
-    add("--resume", "--model", metavar="FILE", required=True, help="the network to prune")
-    add("--save", "--save_dir", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
-    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    add("-a", "--arch", help="what the file cannot say, for one of another repository")
-    add("--depth", type=int)
-    add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
-    return parser
-
-
-def parse(argv=None):
-    return flags().parse_args(argv)
-
-
-def prunable(model, scope="conv"):
-    """{parameter name: weight} of the layers in scope, from input to output."""
-    kinds = (nn.Conv2d, nn.Linear) if scope == "conv+linear" else nn.Conv2d
-    return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
 def score(weight, previous_mask=None, divisor=1.0):
@@ -96,23 +47,10 @@ def score(weight, previous_mask=None, divisor=1.0):
     return scores if previous_mask is None else scores.masked_fill(~previous_mask, -1)
 
 
-def percent_of_macs(fraction, ckpt, model, scores, positions):
-    """The fraction of the weights, smallest scores first, to prune so that `fraction` of the dense MACs is kept."""
-    order = torch.cat([s.flatten() for s in scores.values()]).argsort(stable=True)
-    weights = dict(model.named_parameters())
-    costs = torch.cat([positions[name] * weights[name].detach().cpu().ne(0).flatten() for name in scores])[order]
-    wanted = fraction * keep.dense_total(ckpt, model).macs
-    left = compute_flops.count(model).total.sparse_macs - torch.cat([costs.new_zeros(1), costs.cumsum(0)])
-    if left[-2] > wanted:
-        raise UserError(f"--keep-macs {fraction:g} would leave no weight: {left[-1]:,} of the {wanted:,.0f} MACs are "
-                        "in layers that are not pruned; give a larger fraction, or --scope conv+linear")
-    return (int((left > wanted).sum()) + 0.5) / len(costs)   # the half: rounding takes no weight more or less
-
-
 def choose(scores, percent, faithful=False):
-    """{name: mask, bool like the weight} by one threshold over all scores, and that threshold: the smallest one kept.
+    """{name: mask} by one threshold over all scores, and that threshold: the smallest score that is kept.
 
-    Exactly k = int(T * percent) weights go, ties by position; faithful: all that are not above the k-th smallest,
+    Prunes exactly k = int(T * percent) weights, ties by position; faithful: all that are not above the k-th smallest,
     counted from 0.
     """
     ranked, order = torch.cat([s.flatten() for s in scores.values()]).sort(stable=True)
@@ -125,107 +63,6 @@ def choose(scores, percent, faithful=False):
     return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}, float(ranked[k])
 
 
-def shuffle(masks, previous_masks, seed):
-    """The control: in every layer as many weights kept, at random places among those of the previous mask."""
-    generator, shuffled = torch.Generator().manual_seed(seed), {}
-    for name, mask in masks.items():
-        scores = torch.rand(mask.shape, generator=generator).masked_fill_(~previous_masks[name], -1)
-        shuffled[name] = torch.ones(mask.numel(), dtype=torch.bool)
-        shuffled[name][scores.flatten().argsort()[:int((~mask).sum())]] = False
-        shuffled[name] = shuffled[name].view_as(mask)
-    return shuffled
-
-
-def check_percent(args, previous_masks):
-    """UserError where more is pruned already than --percent asks for: of all weights, with --per-layer of a layer."""
-    if not args.per_layer:
-        previous_masks = {"": torch.cat([mask.flatten() for mask in previous_masks.values()])}
-    asked = f"--keep-weights {args.keep_weights:g}" if args.keep_weights else (
-        f"--keep-macs {args.keep_macs:g}" if args.keep_macs else "")
-    remedy = (f"further than {asked} asks for; give a smaller one" if asked else
-              "and --percent counts these weights too; give a larger one")
-    for name, mask in previous_masks.items():
-        zeros = mask.numel() - int(mask.sum())
-        if zeros > int(mask.numel() * args.percent):
-            raise UserError(f"{args.resume} is pruned to {zeros / mask.numel():.4f} {f'in {name} ' if name else ''}"
-                            f"already, {remedy}")
-
-
-def recipe_of(ckpt):
-    """How the dense network was trained, as far as the file says: what rewinding and training from scratch repeat."""
-    if ckpt["method"] == "magnitude" and ckpt["stage"] == "dense":
-        wanted = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
-        had = {name: ckpt["args"][name] for name in wanted if name in ckpt["args"]}
-        return had | ({} if had.get("schedule") or "epochs" not in had else {"schedule": milestones(had["epochs"])})
-    return ckpt.get("recipe")
-
-
-def rule_of(args, ckpt, way=""):
-    """How the weights were chosen, for the ledger: such as 'magnitude, per layer'."""
-    words = [args.criterion, args.scope if args.scope != "conv" else "", "per layer" if args.per_layer else "",
-             f"cost exponent {args.cost_exponent:g}" if args.cost_exponent else "",
-             "faithful" if args.faithful else "", way]
-    rule, before = ", ".join(word for word in words if word), ckpt.get("rule")
-    return rule if before in (None, rule) else f"{before}, then {rule}"
-
-
-def report(model, masks, all_masks, thresholds, totals):
-    """The weights of every layer in scope, then sparsity, MACs and bytes of the whole network.
-
-    masks: of the layers in scope; all_masks: earlier ones too; thresholds: {name: |w|}, empty for a random choice.
-    """
-    same = len(set(thresholds.values())) < 2
-    places = {f"{name}.weight": k for k, (name, _) in enumerate(model.named_modules())}
-    lines = [f"Pruning threshold: {next(iter(thresholds.values()))}"] if same and thresholds else []
-    for name, mask in masks.items():
-        left, size = int(mask.sum()), mask.numel()
-        lines.append(f"layer index: {places[name]} \t total params: {size} \t remaining params: {left}"
-                     f" \t {name} \t sparsity: {100 * (1 - left / size):.2f} %"
-                     + ("" if same else f" \t threshold: {thresholds[name]:.4g}"))
-    counted = compute_flops.count(model)
-    whole, bits = counted.total, sum(mask.numel() for mask in all_masks.values())
-    kept = whole.params - bits + sum(int(mask.sum()) for mask in all_masks.values())
-    packed = 4 * kept + (bits + 7) // 8
-    lines += [totals, "", compute_flops.table(counted), "",
-              f"sparsity of all {whole.params:,} parameters: {100 * (1 - kept / whole.params):.2f} %",
-              f"{whole.macs:,} MACs, {whole.sparse_macs:,} with weights that are not zero "
-              f"({100 * whole.sparse_macs / whole.macs:.2f} %); FLOPs are 2 x MACs",
-              f"{4 * whole.params:,} bytes dense, {packed:,} compressed ({100 * packed / (4 * whole.params):.2f} %): "
-              "one bit per weight that has a mask, 4 bytes per parameter that stays", SPEED]
-    return "\n".join(lines)
-
-
-def accuracies(args, dataset, original, model, device):
-    """evaluate() on the test set before and after pruning."""
-    test = data.Loader(dataset, "test", args.test_batch_size, device)
-    return [evaluate(m.to(device), test) for m in (original, model)]
-
-
-def draw(path, weights, masks, thresholds):
-    """Left: the weights of every layer, had and kept. Right: the histogram of all weights, had and kept."""
-    plt = plots.pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    layers = {name.removesuffix(".weight"): mask for name, mask in masks.items()}
-    plots.layer_bars(left, layers, "weights", percent=True)
-    had = torch.cat([w.detach().flatten().cpu() for w in weights.values()]).numpy()
-    kept = had[torch.cat([mask.flatten() for mask in masks.values()]).numpy()]
-    counts, edges = np.histogram(had, 201)
-    right.stairs(counts, edges, fill=True, color="lightgrey", label="had")
-    right.stairs(np.histogram(kept, edges)[0], edges, fill=True, color="tab:blue", label="keeps")
-    right.set(xlabel="weight", ylabel="weights", yscale="log", title="values before pruning")
-    if len(set(thresholds.values())) == 1:
-        threshold = next(iter(thresholds.values()))
-        right.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
-        right.axvline(-threshold, color="tab:red")
-    right.legend()
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-def main(argv=None):
-    prune(parse(argv))
-
-
 @torch.no_grad()
 def prune(args, way=""):
     """Prunes the network in args.resume into the folder args.save; returns the path of pruned.pth.tar.
@@ -234,17 +71,11 @@ def prune(args, way=""):
     """
     if args.per_layer and (args.keep_macs or args.cost_exponent):
         raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out --per-layer")
+
     # load
-    ckpt = originals.load(args.resume, network, args.arch, args.depth, args.image_size)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
-    folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
-    device = device_of(args.device)
-    original = checkpoint.to_model(ckpt)
-    print(heading(ckpt, original), flush=True)
-    dataset = data.for_network(original, args.resume, **cli.data_flags(args))
-    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
-    model = copy.deepcopy(original)
+    source = pruning.load(args.resume, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
+                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    ckpt, model = source.ckpt, copy.deepcopy(source.model)
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
     if not weights:
         raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
@@ -253,7 +84,7 @@ def prune(args, way=""):
         print(f"--keep-weights {args.keep_weights:g}: --percent {args.percent:.6f}")
     previous_masks = {name: all_masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
 
-    # choose which weights stay
+    # choose the weights to keep
     positions = {f"{row.name}.weight": row.macs // w.numel() for row in compute_flops.count(model).rows
                  if (w := weights.get(f"{row.name}.weight")) is not None}
     divisors = {name: count ** args.cost_exponent for name, count in positions.items()}
@@ -280,25 +111,172 @@ def prune(args, way=""):
     totals = f"Total {args.scope} params: {total}, Pruned {args.scope} params: {pruned}, Pruned ratio: {pruned / total}"
     text = report(model, masks, all_masks, thresholds, totals)
     print(text)
-    before, after = accuracies(args, dataset, original, model, device)
+    before, after = (evaluate(m.to(source.test.device), source.test) for m in (source.model, model))
     lines = [f"Before pruning: Test Loss:  {before['loss']:.8f}, Test Acc:  {before['top1']:.2f}", totals,
              f"After Pruning: Test Loss:  {after['loss']:.8f}, Test Acc:  {after['top1']:.2f}"]
     empty = [name for name, mask in masks.items() if not mask.any()]
     if empty:
         lines.append("There exists a layer with 0 parameters left.")
-        print(f"{', '.join(empty)}: no weight is left, the layer passes nothing on")
+        print(f"{', '.join(empty)}: no weight remains, so its output is constant")
     print(lines[0], lines[2], sep="\n")
 
     # save
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prune.txt").write_text("\n".join([*lines, "", text, ""]), encoding="utf-8")
-    draw(folder / "prune.png", prunable(original, args.scope), masks, thresholds)
-    path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        model, "magnitude", "pruned", dataset.name, prec1=after["top1"], best_prec1=after["top1"], args=vars(args),
-        dense=ckpt["dense"] or compute_flops.summary(original), masks=all_masks, recipe=recipe_of(ckpt),
-        rule=rule_of(args, ckpt, way), run=facts(device)))
-    print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
-    return path
+    return pruning.save(source, model, "magnitude", settings=vars(args), top1=after["top1"],
+                        report="\n".join([*lines, "", text]), masks=all_masks, recipe=recipe_of(ckpt),
+                        rule=rule_of(args, ckpt, way),
+                        figure=draw(prunable(source.model, args.scope), masks, thresholds))
+
+
+def prunable(model, scope="conv"):
+    """{parameter name: weight} of the layers in scope, from input to output."""
+    kinds = (nn.Conv2d, nn.Linear) if scope == "conv+linear" else nn.Conv2d
+    return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
+
+
+def shuffle(masks, previous_masks, seed):
+    """The control: keeps as many weights in every layer, at random places among those of the previous mask."""
+    generator, shuffled = torch.Generator().manual_seed(seed), {}
+    for name, mask in masks.items():
+        scores = torch.rand(mask.shape, generator=generator).masked_fill_(~previous_masks[name], -1)
+        shuffled[name] = torch.ones(mask.numel(), dtype=torch.bool)
+        shuffled[name][scores.flatten().argsort()[:int((~mask).sum())]] = False
+        shuffled[name] = shuffled[name].view_as(mask)
+    return shuffled
+
+
+def percent_of_macs(fraction, ckpt, model, scores, positions):
+    """The fraction of the weights, smallest scores first, to prune so that `fraction` of the dense MACs is kept."""
+    order = torch.cat([s.flatten() for s in scores.values()]).argsort(stable=True)
+    weights = dict(model.named_parameters())
+    costs = torch.cat([positions[name] * weights[name].detach().cpu().ne(0).flatten() for name in scores])[order]
+    wanted = fraction * keep.dense_total(ckpt, model).macs
+    left = compute_flops.count(model).total.sparse_macs - torch.cat([costs.new_zeros(1), costs.cumsum(0)])
+    if left[-2] > wanted:
+        raise UserError(f"--keep-macs {fraction:g} would leave no weight: {left[-1]:,} of the {wanted:,.0f} MACs are "
+                        "in layers that are not pruned; give a larger fraction, or --scope conv+linear")
+    return (int((left > wanted).sum()) + 0.5) / len(costs)   # the half: rounding takes no weight more or less
+
+
+def check_percent(args, previous_masks):
+    """UserError if more is pruned already than --percent asks for: of all weights, with --per-layer of a layer."""
+    if not args.per_layer:
+        previous_masks = {"": torch.cat([mask.flatten() for mask in previous_masks.values()])}
+    asked = f"--keep-weights {args.keep_weights:g}" if args.keep_weights else (
+        f"--keep-macs {args.keep_macs:g}" if args.keep_macs else "")
+    remedy = (f"further than {asked} asks for; give a smaller one" if asked else
+              "and --percent counts these weights too; give a larger one")
+    for name, mask in previous_masks.items():
+        zeros = mask.numel() - int(mask.sum())
+        if zeros > int(mask.numel() * args.percent):
+            raise UserError(f"{args.resume} is pruned to {zeros / mask.numel():.4f} {f'in {name} ' if name else ''}"
+                            f"already, {remedy}")
+
+
+def recipe_of(ckpt):
+    """How the dense network was trained, if the file records it; rewind.py repeats that."""
+    if ckpt["method"] == "magnitude" and ckpt["stage"] == "dense":
+        wanted = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
+        had = {name: ckpt["args"][name] for name in wanted if name in ckpt["args"]}
+        return had | ({} if had.get("schedule") or "epochs" not in had else {"schedule": milestones(had["epochs"])})
+    return ckpt.get("recipe")
+
+
+def rule_of(args, ckpt, way=""):
+    """How the weights were chosen, for the ledger: such as 'magnitude, per layer'."""
+    words = [args.criterion, args.scope if args.scope != "conv" else "", "per layer" if args.per_layer else "",
+             f"cost exponent {args.cost_exponent:g}" if args.cost_exponent else "",
+             "faithful" if args.faithful else "", way]
+    rule, before = ", ".join(word for word in words if word), ckpt.get("rule")
+    return rule if before in (None, rule) else f"{before}, then {rule}"
+
+
+def add_rule(parser):
+    """The flags of the rule except --percent; iterative.py has them too."""
+    add = parser.add_argument
+    add("--scope", choices=("conv", "conv+linear"), default="conv", help="layers to prune")
+    add("--per-layer", action="store_true", help="prune the same fraction of every layer")
+    add("--criterion", choices=("magnitude", "random"), default="magnitude")
+    add("--faithful", action="store_true", help="prune every |w| up to the (k+1)-th smallest, as the original does: "
+        "one weight more, and every tie")
+
+
+def flags():
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    amount = parser.add_mutually_exclusive_group()
+    amount.add_argument("--percent", type=cli.fraction, default=0.6, help="fraction of the weights that are zero "
+                        "afterwards (default: 0.6)")
+    keep.add_flags(amount, macs=False)
+    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's MACs "
+                        "to keep, counting non-zero weights")
+    add_rule(parser)
+    add = parser.add_argument
+    add("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="divide |w| by (output positions of its "
+        "layer)^A (default: 0)")
+    add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
+    add("--resume", "--model", metavar="FILE", required=True, help="network to prune")
+    add("--save", "--save_dir", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
+    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
+    add("-a", "--arch", help="architecture, if the checkpoint does not record it")
+    add("--depth", type=int)
+    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
+
+
+def report(model, masks, all_masks, thresholds, totals):
+    """The weights of every layer in scope, then sparsity, MACs and bytes of the whole network, as text.
+
+    masks: of the layers in scope; all_masks: earlier ones too; thresholds: {name: |w|}, empty for a random choice.
+    """
+    same = len(set(thresholds.values())) < 2
+    places = {f"{name}.weight": k for k, (name, _) in enumerate(model.named_modules())}
+    lines = [f"Pruning threshold: {next(iter(thresholds.values()))}"] if same and thresholds else []
+    for name, mask in masks.items():
+        kept, size = int(mask.sum()), mask.numel()
+        lines.append(f"layer index: {places[name]} \t total params: {size} \t remaining params: {kept}"
+                     f" \t {name} \t sparsity: {100 * (1 - kept / size):.2f} %"
+                     + ("" if same else f" \t threshold: {thresholds[name]:.4g}"))
+    counted = compute_flops.count(model)
+    whole, bits = counted.total, sum(mask.numel() for mask in all_masks.values())
+    kept = whole.params - bits + sum(int(mask.sum()) for mask in all_masks.values())
+    packed = 4 * kept + (bits + 7) // 8
+    lines += [totals, "", compute_flops.table(counted), "",
+              f"sparsity of all {whole.params:,} parameters: {100 * (1 - kept / whole.params):.2f} %",
+              f"{whole.macs:,} MACs, {whole.sparse_macs:,} with non-zero weights "
+              f"({100 * whole.sparse_macs / whole.macs:.2f} %); FLOPs are 2 x MACs",
+              f"{4 * whole.params:,} bytes dense, {packed:,} compressed ({100 * packed / (4 * whole.params):.2f} %): "
+              "one bit per weight with a mask, 4 bytes per remaining parameter",
+              "Speed: the zeros are scattered over tensors of unchanged shape, and ordinary kernels multiply by them "
+              "like by any other number, so this network is smaller on disk but not faster; deploy/export.py FILE "
+              "model.c is."]
+    return "\n".join(lines)
+
+
+def draw(weights, masks, thresholds):
+    """The figure. Left: weights of every layer, before and after. Right: the histogram of all weights."""
+    figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(11, 4), layout="constrained")
+    layers = {name.removesuffix(".weight"): mask for name, mask in masks.items()}
+    plots.layer_bars(left, layers, "weights", percent=True)
+    had = torch.cat([w.detach().flatten().cpu() for w in weights.values()]).numpy()
+    kept = had[torch.cat([mask.flatten() for mask in masks.values()]).numpy()]
+    counts, edges = np.histogram(had, 201)
+    right.stairs(counts, edges, fill=True, color="lightgrey", label="before")
+    right.stairs(np.histogram(kept, edges)[0], edges, fill=True, color="tab:blue", label="kept")
+    right.set(xlabel="weight", ylabel="weights", yscale="log", title="values before pruning")
+    if len(set(thresholds.values())) == 1:
+        threshold = next(iter(thresholds.values()))
+        right.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
+        right.axvline(-threshold, color="tab:red")
+    right.legend()
+    return figure
+
+
+def main(argv=None):
+    prune(parse(argv))
 
 
 if __name__ == "__main__":

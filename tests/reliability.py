@@ -88,8 +88,7 @@ READS = {  # what reads a network, {f}; the data set is what the network says, o
     "hoyer-compact": ("hoyer.compact", "--model {f} --save {s}/compact.pth.tar"),
     "magnitude-prune": ("magnitude.prune", f"--model {{f}} {ONCE} --percent 0.9 --save {{s}}"),
     "magnitude-finetune": ("magnitude.finetune", f"--model {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "magnitude-rewind": ("magnitude.finetune", f"--model {{f}} {ONCE} --retrain lr-rewind --batch-size 30 --epochs 1 "
-                                               "--save {s}"),
+    "magnitude-rewind": ("magnitude.rewind", f"--model {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
     "softmask-main": ("softmask.main", f"--pretrained {{f}} --target 0.2 {ONCE} --batch-size 30 --epochs 1 "
                                        "--save {s}"),
     "softmask-prune": ("softmask.prune", f"--model {{f}} {ONCE} --save {{s}}"),

@@ -142,7 +142,7 @@ def test_a_file_that_does_not_say_how_it_was_made_is_no_row(run_file):
 NEEDED = {  # the settings that tables read, beside `subset`
     ("slimming", "dense"): (), ("slimming", "sparse"): ("s",), ("slimming", "pruned"): ("percent", "criterion", "save"),
     ("slimming", "finetuned"): ("refine",), ("magnitude", "dense"): (),
-    ("magnitude", "finetuned"): ("retrain", "rewind_to", "rule"),
+    ("magnitude", "finetuned"): ("retrain", "rule"),
     ("hoyer", "dense"): ("save", "holdout"), ("hoyer", "sparse"): ("reg", "decay"),
     ("softmask", "sparse"): ("target",), ("softmask", "quantized"): ("wbit",), ("reweighted", "sparse"): ("lam",)}
 SWEEP = ("reg", "decay", "wd", "granularity", "sensitivity", "target", "refit", "tune_epochs", "tune_wd", "tune_lr",
@@ -159,6 +159,8 @@ def test_the_ledger_has_all_columns_and_the_settings_that_tables_read():
             needed += SWEEP
         if row["dataset"] == "cifar100" and row["method"] in ("softmask", "reweighted"):
             needed += ("score",)
+        if row["args"].get("retrain") == "weight-rewind":
+            needed += ("rewind_to",)
         missing = [name for name in needed if name not in row["args"]]
         assert not missing, f"{row['command']}: no {', '.join(missing)} in args"
         assert str(row["args"].get("seed", "")) == row["seed"]

@@ -14,7 +14,7 @@ from torch import nn
 from common import UserError, cli, compute_flops, data, models
 from common.files import checkpoint, originals
 from common.run import Run
-from magnitude import finetune, iterative, main, prune
+from magnitude import finetune, iterative, main, prune, rewind
 from magnitude.networks import network
 from magnitude.prune import recipe_of
 
@@ -144,7 +144,10 @@ REST = {"small": (0.1, 0.9, 1e-4), "onecycle": (0.1, 0.9, 1e-4)}          # gamm
 def planned(retrain, recipe=RECIPE, start=0, stretch=1.0, **flags):
     names = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
     args = argparse.Namespace(retrain=retrain, **{name: flags.get(name) for name in names})
-    finetune.fill_in(args, recipe, start, stretch)
+    if retrain in finetune.RECIPES:
+        finetune.fill_in(args, finetune.RECIPES[retrain])
+    else:
+        rewind.plan(args, recipe, start, stretch)
     rest = REST.get(retrain, (0.2, 0.8, 5e-4) if recipe else (0.1, 0.9, 1e-4))
     assert (args.gamma, args.momentum, args.weight_decay) == rest
     return args.epochs, args.batch_size, pytest.approx(args.lr), args.schedule
@@ -192,7 +195,7 @@ def test_fresh_weights_have_the_std_of_the_fan_out_that_is_left():
     mask = torch.zeros_like(model.layer3[0].conv1.weight, dtype=torch.bool)
     mask[:, :, :, 0] = True                                               # a third of 3 x 3 x 64 = 192 per channel read
     before = model.conv1.weight.clone()
-    finetune.draw_fresh(model, {"layer3.0.conv1.weight": mask, "conv1.weight": torch.zeros_like(before).bool()})
+    rewind.draw_fresh(model, {"layer3.0.conv1.weight": mask, "conv1.weight": torch.zeros_like(before).bool()})
     assert float(model.layer3[0].conv1.weight.detach()[mask].std()) == pytest.approx((2 / 192) ** 0.5, rel=0.03)
     assert torch.equal(model.conv1.weight, before)                        # nothing is left of it: no division by zero
 
@@ -342,7 +345,8 @@ def cut(source, folder, *flags):
 
 
 def tune(source, folder, *flags):
-    finetune.main([*TINY, "--resume", str(source), "--save_dir", str(folder), *map(str, flags)])
+    script = rewind if set(rewind.WAYS) & set(flags) else finetune
+    script.main([*TINY, "--resume", str(source), "--save_dir", str(folder), *map(str, flags)])
     return checkpoint.load(folder / "finetuned.pth.tar")
 
 
@@ -462,7 +466,7 @@ def test_a_layer_may_lose_all_its_weights_and_the_report_says_so(tmp_path, capsy
     model.layer1[0].conv1.weight.data.mul_(1e-6)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "magnitude", "dense", "shapes10", args=RECIPE))
     cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.5")
-    assert "layer1.0.conv1.weight: no weight is left" in capsys.readouterr().out
+    assert "layer1.0.conv1.weight: no weight remains" in capsys.readouterr().out
     assert "There exists a layer with 0 parameters left." in (tmp_path / "p/prune.txt").read_text()
     tuned = tune(tmp_path / "p/pruned.pth.tar", tmp_path / "f", "--retrain", "scratch-e", "--epochs", 1)
     assert not tuned["state_dict"]["layer1.0.conv1.weight"].any()
@@ -648,7 +652,7 @@ def test_defaults_are_the_originals():
     assert (args.epochs, args.batch_size, args.lr, args.gamma, args.momentum, args.weight_decay) == (
         160, 64, 0.1, 0.1, 0.9, 1e-4)
     args = finetune.parse(["--resume", "pruned.pth.tar"])
-    finetune.fill_in(args, {})
+    finetune.fill_in(args, finetune.RECIPES[args.retrain])
     assert (args.epochs, args.batch_size, args.lr, args.schedule, args.momentum, args.weight_decay) == (
         40, 64, 0.001, [], 0.9, 1e-4)
     assert prune.parse(["--resume", "dense.pth.tar"]).percent == 0.6
@@ -690,7 +694,7 @@ def test_scratch_b_has_the_multiplications_of_the_dense_training(trained, tmp_pa
 def test_a_stopped_run_continues_exactly(way, again, trained, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("pruned.pth.tar").symlink_to(trained / "pruned/pruned.pth.tar")
-    flags = ["--retrain", way, "--epochs", "3", "--batch-size", "10"]
+    flags, script = ["--retrain", way, "--epochs", "3", "--batch-size", "10"], rewind if "rewind" in way else finetune
     whole = tune("pruned.pth.tar", tmp_path / "whole", *flags)
     with monkeypatch.context() as patch:
         patch.setattr(Run, "save", stopping(Run.save, 1))
@@ -699,9 +703,9 @@ def test_a_stopped_run_continues_exactly(way, again, trained, tmp_path, monkeypa
     with pytest.raises(UserError, match="already holds a run"):
         tune("pruned.pth.tar", tmp_path / "own", *flags)
     with pytest.raises(UserError, match="it had --lr"):
-        finetune.main([*TINY, *again, "--save", "own", *flags, "--lr", "0.5"])
+        script.main([*TINY, *again, "--save", "own", *flags, "--lr", "0.5"])
     assert not Path("own/finetuned.pth.tar").exists()
-    finetune.main([*TINY, *again, "--save", "own", *flags])
+    script.main([*TINY, *again, "--save", "own", *flags])
     parts = checkpoint.load("own/finetuned.pth.tar")
     assert same(whole["state_dict"], parts["state_dict"]) and same(whole["masks"], parts["masks"])
 
@@ -780,7 +784,7 @@ def test_iterative_is_prune_and_retrain_again_and_again(trained, tmp_path, monke
     kept = {f: f.read_bytes() for f in (tmp_path / "parts").glob("**/*.pth.tar")}
     for more, message in ((["--percent", 0.5], "--percent 0.45"), (["--retrain", "small"], "--retrain lr-rewind"),
                           (["--epochs", 3], "--epochs 2"), (["--per-layer"], "--per-layer False"),
-                          (["--retrain", "scratch-e"], "draws new weights"), (["--lr", 0.3], "--lr")):
+                          (["--retrain", "scratch-e"], "invalid choice"), (["--lr", 0.3], "--lr")):
         with pytest.raises(UserError, match=message):
             in_rounds("auto", tmp_path / "parts", *flags, *more)
     main.main([*TINY, "--arch", "resnet8", "--epochs", "4", "--seed", "2", "--save", str(tmp_path / "other")])
@@ -810,7 +814,7 @@ def test_a_stopped_iterative_run_names_its_own_folder(trained, tmp_path, monkeyp
     def stop(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(iterative, "prune", stop)
+    monkeypatch.setattr(prune, "prune", stop)
     (tmp_path / "none").mkdir()
     with pytest.raises(SystemExit):
         cli.script(lambda: in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "none", *flags))
@@ -832,7 +836,7 @@ def test_what_was_there_goes_when_new_rounds_have_begun(trained, tmp_path, monke
     def stop(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(iterative, "retrain", stop)
+    monkeypatch.setattr(finetune, "retrain", stop)
     with pytest.raises(KeyboardInterrupt):
         in_rounds(dense, tmp_path / "it", "--percent", 0.3, "--overwrite")
     assert [path.name for path in tmp_path.rglob("*.pth.tar")] == ["pruned.pth.tar"]
@@ -842,11 +846,11 @@ def test_what_was_there_goes_when_new_rounds_have_begun(trained, tmp_path, monke
 def test_rounds_begin_with_what_another_method_pruned(trained, tmp_path, monkeypatch):
     begun = []
 
-    def stop(args):
+    def stop(args, way):
         begun.append(args.resume)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(iterative, "prune", stop)
+    monkeypatch.setattr(prune, "prune", stop)
     ckpt = {**checkpoint.load(trained / "dense/checkpoint.pth.tar"), "method": "slimming", "stage": "pruned"}
     path = checkpoint.save(tmp_path / "slim.pth.tar", {key: v for key, v in ckpt.items() if key != "path"})
     with pytest.raises(KeyboardInterrupt):
@@ -869,11 +873,11 @@ def test_rounds_of_weight_rewinding(trained, tmp_path, capsys):
     rounds = [checkpoint.load(tmp_path / f"it/round-0{i}/finetuned.pth.tar") for i in (1, 2)]
     assert done["run"]["minutes"] == pytest.approx(sum(ckpt["run"]["minutes"] for ckpt in rounds))
     assert same(done["state_dict"], rounds[1]["state_dict"]) and done["rule"] == "magnitude, iterative"
-    assert [ckpt["args"]["percent"] for ckpt in rounds] == pytest.approx([0.2, 0.3])
     lines = capsys.readouterr().out.splitlines()[-3:-1]      # accuracy after pruning, after retraining
-    cuts = [checkpoint.load(tmp_path / f"it/round-0{i}/pruned.pth.tar")["prec1"] for i in (1, 2)]
+    pruned = [checkpoint.load(tmp_path / f"it/round-0{i}/pruned.pth.tar") for i in (1, 2)]
+    assert [ckpt["args"]["percent"] for ckpt in pruned] == pytest.approx([0.2, 0.3])
     assert lines == [f"{percent:10.2f} % {cut:12.2f} % {ckpt['prec1']:12.2f} %"
-                     for percent, cut, ckpt in zip((20, 30), cuts, rounds, strict=True)]
+                     for percent, cut, ckpt in zip((20, 30), [c["prec1"] for c in pruned], rounds, strict=True)]
     with pytest.raises(UserError, match="none of them after epoch 4"):   # before anything is written
         in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "no", "--percent", 0.3, "--retrain",
                   "weight-rewind", "--rewind-to", trained / "dense/checkpoint.pth.tar")
@@ -983,14 +987,15 @@ def test_refusals_write_nothing(trained, tmp_path):
         prune.main(["--percent", "0.3"])
     with pytest.raises(UserError, match="already holds a pruned"):
         cut(dense, trained / "pruned", "--percent", "0.3")
-    for flags, message in ((["--retrain", "weight-rewind"], "--rewind-to"), (["--rewind-to", dense], "go together"),
+    for flags, message in ((["--retrain", "weight-rewind"], "--rewind-to"),
+                           (["--retrain", "scratch-e", "--rewind-to", dense], "go together"),
                            (["--retrain", "lr-rewind", "--epochs", 5], "4 epochs"), (["--arch", "resnet20"], "depth 8"),
                            (["--faithful"], "--faithful"), (["--percent", 0.5], "--percent"),
                            (["--scope", "conv"], "--scope"), (["--criterion", "random"], "--criterion")):
         with pytest.raises(UserError, match=message):
             tune(pruned, tmp_path / "x", *flags)
     for flags, message in (([], "pruned already"), (["--percent", 1.5], "percent"),
-                           (["--retrain", "scratch-b"], "draws new weights"), (["--rewind-to", dense], "go together")):
+                           (["--retrain", "scratch-b"], "invalid choice"), (["--rewind-to", dense], "go together")):
         with pytest.raises(UserError, match=message):
             in_rounds(pruned, tmp_path / "x", *flags)
     with pytest.raises(UserError, match="holds no masks"):

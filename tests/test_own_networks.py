@@ -540,7 +540,7 @@ def test_the_dense_network_is_counted_at_the_size_of_the_images(tmp_path, capsys
     shown += run("hoyer.finetune", "--model", str(tmp_path / "hoyer/pruned.pth.tar"), "--epochs", "1")
     assert sum(line.startswith("compacted: ") and "(100.00%); its" in line for line in shown.splitlines()) == 2
     run("magnitude.prune", "--model", str(file), "--percent", "0.5")
-    run("magnitude.finetune", "--model", str(tmp_path / "magnitude/pruned.pth.tar"), "--retrain", "scratch-b")
+    run("magnitude.rewind", "--model", str(tmp_path / "magnitude/pruned.pth.tar"), "--retrain", "scratch-b")
     ckpt = checkpoint.load(tmp_path / "magnitude/finetuned.pth.tar")
     total = compute_flops.count(checkpoint.to_model(checkpoint.load(tmp_path / "magnitude/pruned.pth.tar"))).total
     assert ckpt["epoch"] == round(2 * total.macs / total.sparse_macs) > 2

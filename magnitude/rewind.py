@@ -1,0 +1,170 @@
+"""Magnitude pruning: train the remaining weights as the dense network was trained, from rewound or fresh weights.
+
+    python rewind.py --model logs/cifar10-resnet56-pruned/pruned.pth.tar
+
+    --retrain      starts from               learning rate                       epochs (E: of the dense run)
+    lr-rewind      the pruned weights        that of the dense run's last ones   E, or --epochs (the default way)
+    weight-rewind  the dense run at epoch k  that of the dense run from k on     E - k
+    scratch-e      fresh weights             the dense run's                     E
+    scratch-b      fresh weights             the dense run's, stretched          E x (dense MACs / sparse MACs)
+
+After every step w <- mask * w, as in finetune.py. weight-rewind takes its weights from --rewind-to: early.pth.tar of
+the dense run, or its init.pth.tar, the first weights (k = 0), for the lottery ticket of Frankle & Carbin (ICLR 2019).
+Both ways to rewind: Renda, Frankle, Carbin, "Comparing Rewinding and Fine-tuning in Neural Network Pruning", ICLR 2020.
+Scratch is the control: Liu, Sun, Zhou, Huang, Darrell, "Rethinking the Value of Network Pruning", ICLR 2019.
+iterative.py prunes and rewinds in turns.
+
+Expect, for ResNet-56 on CIFAR-10 with 10.7 % of its weights, 93.6 % with lr-rewind, dense 93.5 % (Renda et al.). An
+epoch takes as long as a dense one.
+"""
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from common import UserError, cli, compute_flops, data, keep, models, zeros
+from common.evaluate import against_record, evaluate
+from common.files import checkpoint, originals
+from common.run import Run
+from common.schedule import WORDS, make_scheduler
+from magnitude import finetune
+from magnitude.finetune import apply, start_from, summary, unmoved
+from magnitude.networks import network
+
+WAYS = ("lr-rewind", "weight-rewind", "scratch-e", "scratch-b")
+
+
+def add_flags(parser, ways=WAYS):
+    """The flags of rewind.py, which iterative.py has too; their defaults are what the dense run had."""
+    finetune.add_flags(parser, ways)
+    parser.add_argument("--rewind-to", metavar="FILE", help="early.pth.tar or init.pth.tar of the dense run, for "
+                        "--retrain weight-rewind")
+
+
+def flags():
+    parser = cli.parser(__doc__)
+    add_flags(parser)
+    zeros.add_flags(parser)
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
+
+
+def check(args):
+    """UserError where flags exclude each other."""
+    finetune.check(args)
+    if (args.retrain == "weight-rewind") != bool(args.rewind_to):
+        raise UserError("--retrain weight-rewind and --rewind-to FILE go together")
+
+
+def plan(args, recipe, k=0, stretch=1.0):
+    """Sets in args epochs, learning rate, schedule and what else no flag gives.
+
+    recipe: how the dense network was trained; k: the epoch whose weights come back; stretch: dense MACs / sparse MACs.
+    UserError if the file does not record the recipe, or the dense run has too few epochs.
+    """
+    asked = args.epochs if "epochs" in recipe else None      # without a recipe --epochs is the dense run's
+    finetune.fill_in(args, {"batch_size": 64, **finetune.REST, **recipe})
+    missing = [f"--{name}" for name in ("epochs", "lr", "schedule") if getattr(args, name) is None]
+    if missing:
+        raise UserError(f"the file does not say how its dense network was trained; give {', '.join(missing)}")
+    dense, marks = recipe.get("epochs", args.epochs), args.schedule
+    word = bool(marks) and marks[0] in WORDS                 # a schedule without epochs at which anything falls
+    if args.retrain.startswith("scratch"):                   # the whole schedule, in as many epochs
+        args.epochs = asked or round(dense * stretch)
+        args.schedule = marks if word else [m * args.epochs // dense for m in marks if m * args.epochs >= dense]
+        return
+    if args.retrain == "lr-rewind":                          # the last epochs of the dense run
+        args.epochs = asked or dense
+        k = dense - args.epochs
+        if k < 0:
+            raise UserError(f"the dense run had {dense} epochs, so {args.epochs} are too many; give fewer --epochs")
+    else:                                                    # its epochs after k, or the first --epochs of them
+        if k >= dense:
+            raise UserError(f"the dense run had {dense} epochs, none of them after epoch {k}; give another --rewind-to")
+        args.epochs = min(asked or dense, dense - k)
+    if word and k:
+        raise UserError(f"the dense run had --schedule {marks[0]}, which is repeated whole or not at all; give "
+                        f"--epochs {dense}, or another --schedule")
+    if not word:
+        args.lr *= args.gamma ** sum(m <= k for m in marks)
+        args.schedule = [m - k for m in marks if m > k]
+
+
+@torch.no_grad()
+def draw_fresh(model, masks):
+    """Draws the remaining weights of a convolution from N(0, 2 / n), n = their number / input channels: its fan-out."""
+    for name, m in model.named_modules():
+        kept = int(masks[f"{name}.weight"].sum()) if f"{name}.weight" in masks else 0
+        if isinstance(m, nn.Conv2d) and kept:
+            nn.init.normal_(m.weight, 0, (2 * m.weight.shape[1] / kept) ** 0.5)
+
+
+def retrain(args):
+    check(args)
+    ckpt, path = start_from(args)
+    model, k, stretch = checkpoint.to_model(ckpt), 0, 1.0
+    if args.retrain == "weight-rewind":
+        early = originals.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
+        k = early["epoch"]
+    elif args.retrain == "scratch-b":                        # as many multiplications as the dense training had
+        stretch = keep.dense_total(ckpt, model).macs / compute_flops.count(model).total.sparse_macs
+    kept = {"masks": ckpt["masks"] or None, "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
+    plan(args, kept["recipe"], k, stretch)
+    run = Run("magnitude", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
+
+    # the weights to start from
+    if args.retrain == "weight-rewind":
+        checkpoint.fit(model, early["state_dict"], args.rewind_to)
+    elif args.retrain.startswith("scratch"):
+        fresh = models.build(ckpt["arch"], **ckpt["cfg"]).state_dict()
+        indices = {name: i for name, i in model.state_dict().items() if name.endswith("select.indices")}
+        model.load_state_dict({**fresh, **indices})          # the channels a slimmed layer reads are no weights
+        draw_fresh(model, ckpt["masks"])
+    model = run.place(model)
+    parameters = dict(model.named_parameters())
+    masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}              # True: kept
+    apply(masks, parameters)
+    run.describe(model)
+    run.print(summary(args, model, masks, f" from epoch {k}" if args.rewind_to else ""))
+    net = run.parallel(model)
+
+    # data
+    dataset = data.for_network(model, path, **cli.data_flags(args))
+    train, test = run.loaders(dataset, **data.augmentation(model.arch))
+    if run.rank == 0:
+        against_record(ckpt, test)
+
+    optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+    scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
+    run.resume(model, optimizer, scheduler, masks)
+
+    for epoch in run.epochs(args.epochs):
+        model.train()
+        for images, labels in run.bar(train.epoch(epoch)):
+            with run.autocast():
+                loss = F.cross_entropy(net(images), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            apply(masks, parameters)                         # pruned weights stay zero
+            run.track(loss=loss)
+        scheduler.step()
+        run.log(epoch, **evaluate(model, test))
+        run.save(epoch, model, optimizer, scheduler, **kept)
+    run.print(unmoved(masks, parameters))
+    run.finish(model, "finetuned.pth.tar", **kept)
+
+
+def main(argv=None):
+    retrain(parse(argv))
+
+
+if __name__ == "__main__":
+    cli.script(main)
