@@ -4,6 +4,8 @@ Both are fractions of what the dense network has: of the weights of its convolut
 its MACs once removed channels are taken out.
 """
 import math
+import re
+from pathlib import Path
 
 import torch
 
@@ -83,3 +85,40 @@ def percentile(fraction, ckpt, model, weights, otherwise=""):
         raise UserError(f"--keep-weights {fraction:g}: the layers that are not pruned have {others:,} of the {dense:,} "
                         f"weights; give a larger fraction{otherwise}")
     return max(0, size - left + 0.5) / size                  # the half: rounding takes no weight more or less
+
+
+def read_ratios(path, weights):
+    """{name: fraction of it to prune, in [0, 1)} of a file of --ratios, of some of `weights`, {name: tensor}.
+
+    Its lines are "layer,fraction", or "name: fraction" as in the reweighted original; # begins a comment. UserError
+    names a line that is neither, or a layer that is not there.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"--ratios {path}: {error}") from error
+    ratios = {}
+    for number, line in enumerate(lines, 1):
+        line = line.partition("#")[0].strip()
+        if line in ("", "layer,fraction", "prune_ratios:"):
+            continue
+        match = re.fullmatch(r"([\w.]+)\s*[,:\s]\s*([\d.eE+-]+)", line)
+        try:
+            layer, ratio = match[1].removesuffix(".weight"), float(match[2])
+        except (TypeError, ValueError) as error:
+            raise UserError(f"--ratios {path}, line {number}: {line!r} is no \"layer,fraction\"") from error
+        name = f"{layer}.weight"
+        wrong = ""
+        if name not in weights:
+            there = [other.removesuffix(".weight") for other in weights]
+            wrong = f"the network has no layer {layer} to prune; it has {', '.join(there[:3])}, ..."
+        elif name in ratios:
+            wrong = f"{layer} has a line already"
+        elif not 0 <= ratio < 1:
+            wrong = f"{ratio:g} is not in [0, 1)"
+        if wrong:
+            raise UserError(f"--ratios {path}, line {number}: {wrong}")
+        ratios[name] = ratio
+    if not ratios:
+        raise UserError(f"--ratios {path} has no line \"layer,fraction\"")
+    return ratios

@@ -15,8 +15,9 @@ pruned.pth.tar holds one bit per weight and the surviving values, prune.txt the 
     --keep-macs 0.5       with --sparsity-type filter: the threshold that leaves this fraction of the MACs, of filters
                           inside blocks alone: the others only add up with what a residual connection brings
     --ratio 0.7           this fraction of every layer, the smallest
-    --ratios FILE         a fraction for each layer, lines "layers.0.conv1.weight: 0.7"; 0, or no line, leaves a layer
-                          untouched. With --threshold the file says only which layers are touched, as in the original.
+    --ratios FILE         a fraction for each layer, lines "layers.0.conv1,0.7" or, as in the original's file,
+                          "layers.0.conv1.weight: 0.7"; a layer with 0, or without a line, is not pruned. With
+                          --threshold the file only says which layers are pruned, as in the original.
 
     --round-to 8          channel counts in multiples that hardware likes, rounded up (filter, column, channel)
     --sparsity-type filter, column, kernel, channel
@@ -44,7 +45,6 @@ from common.files import checkpoint, originals
 from common.models.narrow import reads, silence
 from reweighted import penalties
 from reweighted.networks import network
-from reweighted.ratios import read_ratios
 from reweighted.testers import describe
 
 
@@ -195,7 +195,7 @@ def prune(args):
     kind = args.sparsity_type = args.sparsity_type or phase or "irregular"
 
     # choose which weights stay
-    ratios = read_ratios(args.ratios, weights) if args.ratios else None
+    ratios = keeping.read_ratios(args.ratios, weights) if args.ratios else None
     if args.ratio is not None:
         ratios = dict.fromkeys(weights, args.ratio)
     if args.keep_weights or args.keep_macs:

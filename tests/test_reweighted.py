@@ -13,6 +13,7 @@ from by_hand import assert_same_network, like_trained
 from torch import nn
 
 from common import UserError, cli, compute_flops, data, models, scores
+from common import keep as keeping
 from common.evaluate import evaluate_file
 from common.files import checkpoint, packing
 from common.run import Run
@@ -367,19 +368,19 @@ def test_the_ratios_file(tmp_path):
     weights = dict.fromkeys(("conv1.weight", "layers.0.conv1.weight"))
     file = tmp_path / "ratios"
     file.write_text("# of mine\nprune_ratios:\n  conv1.weight: 0.0\n  layers.0.conv1.weight   0.7  # comment\n\n")
-    assert prune.read_ratios(file, weights) == {"conv1.weight": 0.0, "layers.0.conv1.weight": 0.7}
+    assert keeping.read_ratios(file, weights) == {"conv1.weight": 0.0, "layers.0.conv1.weight": 0.7}
     for text, message in (("conv1.weight: 1.0", "line 1: 1 is not"), ("conv1.weight", "line 1"), ("", "no line"),
                           ("\nconv1.weight: 9", "line 2: 9 is not"), ("conv1.weight: -0.1", "line 1: -0.1 is not"),
                           ("conv9.weight: 0.5", "conv9"), ("conv1.weight: a", "line 1")):
         file.write_text(text)
         with pytest.raises(UserError, match=message):
-            prune.read_ratios(file, weights)
+            keeping.read_ratios(file, weights)
     with pytest.raises(UserError, match="none"):
-        prune.read_ratios(tmp_path / "none", weights)
+        keeping.read_ratios(tmp_path / "none", weights)
     file.write_bytes(b"\xff\xfe")
     with pytest.raises(UserError, match="ratios"):
-        prune.read_ratios(file, weights)
-    shipped = prune.read_ratios(launcher.PROFILES / "config_mobile_v2_0.7.yaml", {
+        keeping.read_ratios(file, weights)
+    shipped = keeping.read_ratios(launcher.PROFILES / "config_mobile_v2_0.7.yaml", {
         f"{name}.weight": m for name, m in models.build("mobilenetv2").named_modules() if isinstance(m, nn.Conv2d)})
     assert len(shipped) == 57 and shipped.pop("conv1.weight") == 0 and set(shipped.values()) == {0.7}
 
