@@ -42,12 +42,13 @@ def add_flags(parser, keep=True):
 def kept(ckpt, keep_zeros=False, dense=False):
     """{parameter: bool mask} of the weights to train: the file's masks, or its zeros where --keep-zeros says so.
 
-    UserError where the file has zeros, and neither masks nor flags say whether they are pruned.
+    UserError where the file of another repository has zeros, and neither masks nor flags say whether they are pruned.
+    Ours hold masks where weights are pruned; zeros without one are gammas of channels that a selection passes over.
     """
     masks = ckpt.get("masks")
     if masks and dense:
         raise UserError(f"{ckpt['path']} holds masks, so its zeros are pruned weights; leave out --dense")
-    found = {} if masks or dense else zeros(ckpt["state_dict"])
+    found = {} if masks or dense or ckpt["method"] != "original" else zeros(ckpt["state_dict"])
     if found and not keep_zeros:
         name, mask = max(found.items(), key=lambda item: (~item[1]).float().mean())
         raise UserError(f"{ckpt['path']} holds no masks, but {100 * (~mask).float().mean():.0f} % of its {name} is zero"

@@ -963,20 +963,6 @@ def test_pretrained_is_where_training_begins(tmp_path):
     assert all(torch.equal(w, ckpt["state_dict"][name]) for name, w in model.state_dict().items())
 
 
-def test_folders_are_named_after_network_and_widths(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    small = [*QUICK, "--subset", "20", "--epochs", "1", "--batch-size", "10"]
-    main.main([*small, "--arch", "wrn", "--depth", "10", "--widen-factor", "1"])
-    main.main([*small, "--reg", "hs", "--decay", "1e-4"])
-    prune.main(["--model", "logs/shapes10-wrn_10_1-dense/checkpoint", "--sensitivity", "0.01", "--subset", "20"])
-    finetune.main([*small, "--model", "logs/shapes10-wrn_10_1-pruned/pruned.pth.tar"])
-    assert {p.name for p in Path("logs").iterdir()} == {
-        "shapes10-wrn_10_1-dense", "shapes10-lenet300-hs-0.0001", "shapes10-wrn_10_1-pruned",
-        "shapes10-wrn_10_1-finetuned"}
-    with pytest.raises(UserError, match="already holds a pruned.pth.tar"):
-        prune.main(["--model", "logs/shapes10-wrn_10_1-dense/checkpoint", "--sensitivity", "0.01", "--subset", "20"])
-
-
 def test_prun_tune_stops_after_pruning(tmp_path):
     saved(tmp_path / "m.pth.tar")
     prun_tune_T.main([*QUICK, "--subset", "20", "--model", str(tmp_path / "m"), "-e"])

@@ -610,16 +610,6 @@ def test_rates_epoch_by_epoch(trained, tmp_path):
     assert log(tmp_path / "d") == pytest.approx(rates, rel=1e-3)
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
-def test_the_script_itself_keeps_the_zeros_at_a_large_rate(precision, trained, tmp_path):
-    ckpt = checkpoint.load(trained / "pruned/pruned.pth.tar")
-    tuned = tune(trained / "pruned/pruned.pth.tar", tmp_path / "f", "--epochs", 2, "--lr", 0.1, "--batch-size", 10,
-                 "--precision", precision, "--weight-decay", 0.1)
-    for name, mask in ckpt["masks"].items():
-        now = tuned["state_dict"][name]
-        assert not now[~mask].any() and not torch.equal(now[mask], ckpt["state_dict"][name][mask])
-
-
 STEPS = ["--subset", "20", "--batch-size", "10", "--epochs", "4", "--lr", "0.02", "--momentum", "0.8", "--wd", "0.1",
          "--schedule", "2", "3", "--gamma", "0.5", "--precision", "fp32", "--device", "cpu", "--seed", "3"]
 RATES = [0.02, 0.02, 0.01, 0.005]

@@ -813,28 +813,6 @@ def test_the_first_step_has_the_gradient_of_loss_and_penalty(tmp_path, monkeypat
     assert not torch.equal(after["conv1.weight"], model.conv1.weight)
 
 
-@pytest.mark.parametrize("flags", [["--optmzr", "adam"], ["--optmzr", "sgd", "--momentum", "0.9", "--wd", "0.1"]])
-def test_masked_weights_stay_zero(flags, tmp_path):
-    model = models.build("resnet", depth=8)
-    path = save(tmp_path / "m.pth.tar", model, "sparse")
-    prune.main(["--model", str(path), "--percentile", "0.6", "--subset", "20", "--save", str(tmp_path / "p")])
-    pruned = checkpoint.load(tmp_path / "p/pruned.pth.tar")
-    gone = torch.cat([~mask.flatten() for mask in pruned["masks"].values()])
-    assert int(gone.sum()) == int(len(gone) * 0.6)
-    flags = ["--model", str(tmp_path / "p/pruned.pth.tar"), *TINY, "--epochs", "2", "--lr", "0.05", "--warmup-epochs",
-             "0", *flags, "--save", str(tmp_path / "f")]
-    out = finetune.retrain(finetune.parse(flags))
-    tuned = checkpoint.load(out)
-    assert same(tuned["masks"], pruned["masks"]) and tuned["stage"] == "finetuned"
-    for name, mask in pruned["masks"].items():
-        assert not tuned["state_dict"][name][~mask].any()
-        assert not torch.equal(tuned["state_dict"][name], pruned["state_dict"][name])
-    moments = checkpoint.load(tmp_path / "f/checkpoint.pth.tar")["resume"]["optimizer"]["state"][0]
-    moment = moments["exp_avg" if "adam" in flags else "momentum_buffer"]
-    if "adam" in flags:                                                  # the optimizer never saw them
-        assert not moment[~pruned["masks"]["conv1.weight"]].any()
-
-
 def test_the_mask_is_applied_again_after_a_step_that_moved_everything(tmp_path, monkeypatch):
     class Restless(torch.optim.SGD):
         def step(self, closure=None):

@@ -313,20 +313,6 @@ def test_a_fully_masked_layer_is_no_error_and_still_compacts(tmp_path, capsys):
     assert (a - b).abs().max() <= 1e-4 * a.abs().max()
 
 
-def test_masked_channels_stay_zero_through_fine_tuning(tmp_path):
-    saved(tmp_path / "m.pth.tar", "resnet")
-    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.5")
-    main.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), "--subset", "40", "--epochs", "2", "--batch-size", "20",
-               "--save", str(tmp_path / "f"), "--device", "cpu", "--weight-decay", "0.1"])
-    masks = checkpoint.load(tmp_path / "p/pruned.pth.tar")["masks"]
-    tuned = checkpoint.load(tmp_path / "f/finetuned.pth.tar")
-    assert tuned["masks"].keys() == masks.keys() and any((~m).any() for m in masks.values())
-    before = checkpoint.load(tmp_path / "p/pruned.pth.tar")["state_dict"]
-    for name, mask in masks.items():
-        assert tuned["state_dict"][name][~mask].eq(0).all(), name
-        assert not torch.equal(tuned["state_dict"][name][mask], before[name][mask])       # the others do learn
-
-
 def originals_file(path, arch, seed=0, **extra):
     """A file as the original repository writes it: {epoch, state_dict, best_prec1}, selections as 0/1 vectors."""
     model = trained_like(arch, FAMILIES[arch], seed)
@@ -565,20 +551,6 @@ def test_a_stopped_prune_says_one_line_and_writes_nothing(tmp_path, monkeypatch,
         cli.script(lambda: cut(tmp_path / "m.pth.tar", tmp_path / "p"))
     assert end.value.code == 130 and capsys.readouterr().err.count("\n") == 1
     assert not (tmp_path / "p").exists()
-
-
-def test_a_command_without_save_gets_a_folder_named_after_its_network(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    saved("m.pth.tar", "resnet")
-    prune.main(["--model", "m.pth.tar", "--subset", "20", "--device", "cpu"])
-    with pytest.raises(UserError, match="logs/shapes10-preresnet20-pruned already holds a pruned.pth.tar.*--overwrite"):
-        prune.main(["--model", "m.pth.tar", "--subset", "20", "--device", "cpu"])
-    prune.main(["--model", "m.pth.tar", "--subset", "20", "--device", "cpu", "--overwrite"])
-    few = ["--subset", "20", "--epochs", "1", "--device", "cpu"]
-    finetune.main(["--refine", "logs/shapes10-preresnet20-pruned/pruned.pth.tar", *few])
-    main.main(["--arch", "resnet", "--depth", "20", "--dataset", "shapes10", *few])
-    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == [
-        "shapes10-preresnet20-finetuned", "shapes10-preresnet20-pruned", "shapes10-resnet20-dense"]
 
 
 @pytest.mark.parametrize("gamma", [0.5, 0.0])

@@ -70,14 +70,14 @@ def test_training_asks_before_it_trains_zeros(method, tmp_path):
 
 
 def test_a_few_zeros_are_no_question():
-    ckpt = {"path": "m.pth", "state_dict": network(0.04).state_dict()}
+    ckpt = {"path": "m.pth", "method": "original", "state_dict": network(0.04).state_dict()}
     assert zeros.kept(ckpt) == {}
     assert zeros.kept({**ckpt, "state_dict": network(0).state_dict()}) == {}
 
 
 def test_zero_gammas_are_masked_with_their_betas():
     state = {"bn.weight": torch.tensor([0.0, 0.0, 1.0]), "bn.bias": torch.tensor([0.0, 0.5, 0.0])}
-    masks = zeros.kept({"path": "m.pth", "state_dict": state}, keep_zeros=True)
+    masks = zeros.kept({"path": "m.pth", "method": "original", "state_dict": state}, keep_zeros=True)
     assert {name: mask.tolist() for name, mask in masks.items()} == {"bn.weight": [False, False, True],
                                                                      "bn.bias": [False, True, True]}
 
