@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
-from common import UserError
-from common.files import checks, lock
+from common import FULL, UserError
+from common.files import lock
 
 when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued says so here
 
@@ -160,7 +160,7 @@ def script(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
     except OSError as error:
-        if error.errno in checks.FULL:
+        if error.errno in FULL:
             sys.exit(complain(f"the disk is full ({error.filename or error.strerror}); make room and start again, with "
                               "--resume auto where a run had begun"))
         sys.exit(complain(f"{error.filename or 'a file'}: {error.strerror or error}"))

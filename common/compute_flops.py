@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from common import cli, models
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models.layers import ChannelSelection
 
 
@@ -122,7 +122,7 @@ def main(argv=None):
     parser.add_argument("--depth", type=int)
     parser.add_argument("--image-size", type=cli.positive, help="of the images it is counted for")
     args = parser.parse_args(argv)
-    ckpt = originals.load(args.file, models.any_network, args.arch, args.depth, args.image_size, quantized=True)
+    ckpt = checkpoint.load(args.file, models.any_network, args.arch, args.depth, args.image_size, quantized=True)
     counted = count(checkpoint.to_model(ckpt))
     total = counted.total
     print(table(counted))

@@ -4,9 +4,9 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, keep, models
+from common import UserError, cli, compute_flops, data, keep, models, say
 from common.device import device_of, in_half
-from common.files import checkpoint, originals
+from common.files import checkpoint
 
 
 @torch.no_grad()
@@ -76,7 +76,7 @@ def against_record(ckpt, test):
     """Prints what a network of another repository reaches before it is changed, beside what its file records."""
     if ckpt["method"] == "original" and ckpt["best_prec1"] is not None:
         top1 = evaluate(checkpoint.to_model(ckpt).to(test.device), test)["top1"]
-        print(f"{ckpt['path']} as it is: top-1 {top1:.2f} %{beside_record(ckpt, top1, len(test.labels))}", flush=True)
+        say(f"{ckpt['path']} as it is: top-1 {top1:.2f} %{beside_record(ckpt, top1, len(test.labels))}")
 
 
 def evaluate_file(argv, description, network):
@@ -125,7 +125,7 @@ def evaluate_checkpoint(path, network, arch=None, depth=None, device=None, batch
 
     name, image_size, images: as data.load takes them; name None: the data set that the file was trained on.
     """
-    ckpt = originals.load(path, network, arch, depth, image_size, quantized=True)
+    ckpt = checkpoint.load(path, network, arch, depth, image_size, quantized=True)
     device = device_of(device)
     model = checkpoint.to_model(ckpt).to(device)
     print(heading(ckpt, model), flush=True)

@@ -13,7 +13,7 @@ import torch
 from common import cli, compute_flops, data, models, plots
 from common.device import device_of, facts
 from common.evaluate import against_record, heading
-from common.files import checkpoint, originals
+from common.files import checkpoint
 
 
 class Source(NamedTuple):
@@ -33,7 +33,7 @@ def load(path, network, arch=None, depth=None, *, save=None, holds="pruned.pth.t
     network: the method's function (arch, depth) -> (arch, cfg); save: the folder to write to, which the first file
     makes; holds: the file that is written there; name, image_size, images: as data.load takes them.
     """
-    ckpt = originals.load(path, network, arch, depth, image_size)
+    ckpt = checkpoint.load(path, network, arch, depth, image_size)
     name = name or checkpoint.dataset_of(ckpt)
     save = save or cli.default_folder(name, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(save, overwrite, holds=holds)

@@ -112,7 +112,7 @@ class Run:
         if not path:
             return
         try:
-            ckpt = resume.checked(path, self, model, masks)
+            ckpt = resume.load(path, self, model, masks)
             resume.put_back(path, ckpt, self.settings["epochs"], model, optimizer, scheduler, more)
         except UserError:
             if new:

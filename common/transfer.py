@@ -1,5 +1,5 @@
 """A trained network for a data set with other classes."""
-from common import compute_flops, models
+from common import compute_flops, models, say
 
 
 def to_classes(ckpt, dataset):
@@ -13,8 +13,8 @@ def to_classes(ckpt, dataset):
     other = models.sketch(ckpt["arch"], **{**cfg, "num_classes": had + 1}).state_dict()
     last = {name: tensor for name, tensor in models.build(ckpt["arch"], **cfg).state_dict().items()
             if other[name].shape != state[name].shape}
-    print(f"note: {ckpt['path']} has {had} classes, {dataset.name} has {count}{' others' * (had == count)}: "
-          f"{' and '.join(last)} are reinitialized")
+    say(f"note: {ckpt['path']} has {had} classes, {dataset.name} has {count}{' others' * (had == count)}: "
+        f"{' and '.join(last)} are reinitialized")
     if dense:
         dense = compute_flops.summary(models.build(ckpt["arch"], **{**dense["cfg"], "num_classes": count}))
     masks = {name: mask for name, mask in ckpt.get("masks", {}).items() if name not in last}

@@ -1,26 +1,10 @@
-"""Which weights of a file are pruned: masks under other repositories' names, and zeros that have no mask.
+"""Which weights of a file are pruned: those that its masks say, or its zeros.
 
-    state, masks = unmasked(state)                                # weight_orig, weight_mask -> weight and its mask
     masks = kept(ckpt, args.keep_zeros, args.dense)               # {parameter: bool}, True where it is trained
 """
 from common import UserError
 
 FEW = 0.05                                                   # of a layer: rounding to 16 bits leaves zeros as well
-
-
-def unmasked(state):
-    """(state_dict, {weight: bool mask}) of a state_dict with masks.
-
-    torch.nn.utils.prune has weight_orig and weight_mask, shrinkbench and NNI have weight and weight_mask.
-    """
-    state, masks = dict(state), {}
-    for name in [name for name in state if name.endswith("_mask")]:
-        weight = name.removesuffix("_mask")
-        values = next((f"{weight}{end}" for end in ("_orig", "") if f"{weight}{end}" in state), None)
-        if values and state[values].shape == state[name].shape:
-            mask = state.pop(name)
-            state[weight], masks[weight] = state.pop(values) * mask, mask != 0
-    return state, masks
 
 
 def zeros(state):

@@ -230,7 +230,7 @@ def trained(folder, data_dir, subset):
     train, test = (data.Loader(dataset, split, 256, shuffle=False) for split in ("train", "test"))
     lines, runtimes = [], []
     for name, file in TRAINED.items():
-        model = to_onnx.deployable(checkpoint.to_model(checkpoint.load(f"chkpt/{file}.pth.tar")))
+        model = to_onnx.deployable(checkpoint.to_model(checkpoint.load(f"chkpt/{file}.pth.tar", quantized=True)))
         cells = measure.cells_of(name, model, folder, train)
         try:
             measure.score(cells, test)

@@ -2,7 +2,7 @@
 from common import cli, data, models
 from common.device import device_of
 from common.evaluate import heading
-from common.files import checkpoint, originals
+from common.files import checkpoint
 
 
 def parser(doc):
@@ -17,7 +17,7 @@ def parser(doc):
 
 def load(args):
     """(checkpoint, network in eval mode on --device); prints what it has and costs."""
-    ckpt = originals.load(args.file, models.any_network, args.arch, args.depth, args.image_size, quantized=True)
+    ckpt = checkpoint.load(args.file, models.any_network, args.arch, args.depth, args.image_size, quantized=True)
     model = checkpoint.to_model(ckpt).to(device_of(args.device)).eval()
     print(heading(ckpt, model), flush=True)
     return ckpt, model

@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, cli, compute_flops, keep
 from common.compact import compact_masked, compaction_report, sparsity_report
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from hoyer.networks import find, network, stem
 
 
@@ -28,7 +28,7 @@ def main(argv=None):
     parser.add_argument("--round-to", type=cli.positive, default=1, metavar="N",
                         help="channels per layer in multiples of this, rounded up: hardware likes that")
     args = parser.parse_args(argv)
-    ckpt = originals.load(find(args.model), network, args.arch, args.depth)
+    ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth)
     path = Path(args.save or f"{stem(ckpt['path'])}_compact.pth")
     if path.exists() and not args.overwrite:
         raise UserError(f"{path} is there already; give another --save, or --overwrite")

@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from common import UserError, cli, compute_flops, data, keep, models, zeros
 from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import against_record, evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
 from hoyer.networks import network
@@ -70,7 +70,7 @@ def hits(logits, labels):
 def finetune(args):
     """Trains what the masks of args.model keep, as args say (those of `parse`), into the folder args.save."""
     check_schedule(args.schedule)
-    ckpt = originals.load(args.model, network, image_size=args.image_size)
+    ckpt = checkpoint.load(args.model, network, image_size=args.image_size)
     kept = zeros.kept(ckpt, args.keep_zeros, args.dense)     # {parameter: bool}
     if not kept and not args.dense:
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
 from hoyer import networks
@@ -81,7 +81,7 @@ def starting_point(args):
     if not args.pretrained and not Path(path).is_file():
         raise UserError(f"no dense network {path}; train it with element.py --reg 0 --decay 0.0, "
                         "or name another: --pretrained FILE")
-    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(path, network, args.arch, args.depth, args.image_size)
     if not ckpt.get("masks"):
         zeros.kept(ckpt, dense=args.dense)
     for name, value in options.items():

@@ -45,7 +45,7 @@ def options(args):
 
 
 def network(arch, depth=None, **options):
-    """(arch, cfg) for `models.build` and `originals.load`. UserError for an option that the network does not have."""
+    """(arch, cfg) for `models.build` and `checkpoint.load`. UserError for an option that the network does not have."""
     asked, asked_depth = arch, depth
     if arch not in NETWORKS:
         arch, depth = models.split_name(arch, depth)         # resnet56 is --arch resnet --depth 56

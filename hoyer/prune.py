@@ -34,7 +34,7 @@ from common import UserError, cli, compute_flops, data, keep, models, plots
 from common.compact import compact, compaction_report, sparsity_report
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from hoyer.main import accuracy_line
 from hoyer.networks import find, network
 
@@ -183,7 +183,7 @@ def prune(args):
     check(args)
 
     # load
-    ckpt = originals.load(find(args.model), network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")

@@ -29,7 +29,7 @@ import torch.nn.functional as F
 
 from common import UserError, cli, compute_flops, data, models, zeros
 from common.evaluate import against_record, evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from magnitude.networks import network
@@ -86,7 +86,7 @@ def fill_in(args, recipe):
 def start_from(args):
     """The checkpoint to start from, and its path. --resume alone names it, or a run of this script to continue."""
     path = args.model or (Path(args.save) / "checkpoint.pth.tar" if args.resume == "auto" else args.resume)
-    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(path, network, args.arch, args.depth, args.image_size)
     if not args.model:
         if ckpt["method"] == "magnitude" and ckpt["stage"] == "finetuned" and "resume" in ckpt:
             args.model, args.save = ckpt["args"]["model"], args.save or str(Path(path).parent)

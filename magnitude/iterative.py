@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, cli, models
-from common.files import checkpoint, lock, originals
+from common.files import checkpoint, lock
 from magnitude import finetune, prune, rewind
 from magnitude.networks import network
 
@@ -107,13 +107,13 @@ def iterate(args):
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("iterative.py runs in one process; start it without torchrun")
     source = start_from(args)
-    ckpt = originals.load(source, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(source, network, args.arch, args.depth, args.image_size)
     if ckpt["method"] == "magnitude" and ckpt["stage"] != "dense":
         raise UserError(f"{source} is {ckpt['stage']} already; the rounds start from the dense network")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
                                             f"iterative-{args.retrain}")
-    k = originals.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
+    k = checkpoint.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
     plan(copy.copy(args), ckpt, k)                           # validates the plan before starting
     script = rewind if args.retrain in rewind.WAYS else finetune
     root, continues, epochs, minutes, lines = Path(args.save), args.resume == "auto", 0, 0.0, []

@@ -27,7 +27,7 @@ import torch.nn.functional as F
 
 from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from magnitude.networks import network
@@ -66,7 +66,7 @@ def main(argv=None):
 def train(args):
     start = None
     if args.pretrained:
-        start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
+        start = checkpoint.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         if not start.get("masks"):
             zeros.kept(start, dense=args.dense)
     args.dataset = args.dataset or start and start["dataset"] or "cifar10"

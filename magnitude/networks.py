@@ -16,7 +16,7 @@ DEPTHS = {"vgg": 16, "resnet": 56, "preresnet": 110, "densenet": 40}
 
 
 def network(arch, depth=None):
-    """(arch, cfg) for `models.build` and `originals.load`; depth None: that of the name, or the published one."""
+    """(arch, cfg) for `models.build` and `checkpoint.load`; depth None: that of the name, or the published one."""
     name, depth = models.split_name(arch, depth)
     if name not in OPTIONS:
         return models.any_network(arch, depth)

@@ -28,7 +28,7 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, data, keep, models, zeros
 from common.evaluate import against_record, evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import WORDS, make_scheduler
 from magnitude import finetune
@@ -111,7 +111,7 @@ def retrain(args):
     ckpt, path = start_from(args)
     model, k, stretch = checkpoint.to_model(ckpt), 0, 1.0
     if args.retrain == "weight-rewind":
-        early = originals.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
+        early = checkpoint.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
         k = early["epoch"]
     elif args.retrain == "scratch-b":                        # as many multiplications as the dense training had
         stretch = keep.dense_total(ckpt, model).macs / compute_flops.count(model).total.sparse_macs

@@ -34,7 +34,7 @@ import torch
 from common import cli, data, models, plots
 from common.device import device_of
 from common.evaluate import evaluate, heading
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models.narrow import silence
 from magnitude.networks import network
 from magnitude.prune import choose, prunable, score
@@ -142,7 +142,7 @@ def main(argv=None):
 
 def sensitivity(args):
     # load
-    ckpt = originals.load(args.file, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(args.file, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     folder = cli.output_folder(args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
                                                                "sensitivity"), args.overwrite, holds="sensitivity.csv")

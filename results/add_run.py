@@ -31,7 +31,7 @@ def keep(ckpt, path, data_dir=None, device=None):
     """
     with tempfile.TemporaryDirectory() as folder:
         rounded = checkpoint.load(checkpoint.save(Path(folder) / path.name, {
-            k: v for k, v in ckpt.items() if k not in ("resume", "path")}, half=True))
+            k: v for k, v in ckpt.items() if k not in ("resume", "path")}, half=True), quantized=True)
     model = checkpoint.to_model(rounded).to(device_of(device))
     dataset = data.for_network(model, ckpt["path"], ckpt["dataset"], data_dir)
     rounded["prec1"] = evaluate(model, data.Loader(dataset, "test", 256, device_of(device)))["top1"]
@@ -40,7 +40,7 @@ def keep(ckpt, path, data_dir=None, device=None):
     lines = sums.read_text().splitlines() if sums.exists() else []
     lines = [line for line in lines if not line.endswith(f"  {path.name}")] + [f"{sha256(path)}  {path.name}"]
     sums.write_text("\n".join(sorted(lines, key=lambda line: line.split()[1])) + "\n")
-    return checkpoint.load(path)
+    return checkpoint.load(path, quantized=True)
 
 
 def sha256(path):
@@ -74,7 +74,7 @@ def main(argv=None):
     add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
     add("--device")
     args = parser.parse_args(argv)
-    ckpt = checkpoint.load(args.file)
+    ckpt = checkpoint.load(args.file, quantized=True)
     if args.keep:                                            # half precision may have rounded a weight to zero
         path = ROOT / args.keep
         row = row_of(keep(ckpt, path, args.data_dir, args.device))

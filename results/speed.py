@@ -27,7 +27,7 @@ def main(argv=None):
     device = device_of(parser.parse_args(argv).device)
     rows = []
     for file in BUNDLED:
-        ckpt = checkpoint.load(ROOT / file)
+        ckpt = checkpoint.load(ROOT / file, quantized=True)
         dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])
         pair = [dense.to(device), checkpoint.to_model(ckpt).to(device)]
         row = {"checkpoint": file, "hardware": facts(device)["hardware"], "torch": torch.__version__}

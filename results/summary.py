@@ -118,7 +118,7 @@ def main(argv=None):
     add("--csv")
     add("--device")
     args = parser.parse_args(argv)
-    rows = measure([checkpoint.load(file) for file in args.files], device_of(args.device))
+    rows = measure([checkpoint.load(file, quantized=True) for file in args.files], device_of(args.device))
     print(text(*table(rows), words=4))
     if args.plot:
         draw(args.plot, rows, "what is left, and how accurate it is")

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, cli, compute_flops, models, scores
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from reweighted.networks import network
 from reweighted.testers import BUNDLED, LEGACY_LINEAR, totals
 
@@ -173,7 +173,7 @@ def main(argv=None):
     mult_bits, param_bits = args.input_bits or 16, args.param_bits or 16                 # as published
     if max(mult_bits, param_bits, args.accumulator_bits) > 32:
         raise UserError("at most 32 bits")
-    ckpt = originals.load(args.file, network, args.arch, args.depth, quantized=True)
+    ckpt = checkpoint.load(args.file, network, args.arch, args.depth, quantized=True)
     model = checkpoint.to_model(ckpt)
     dense = models.build(ckpt["arch"], **(ckpt["dense"] or ckpt)["cfg"])
     with torch.no_grad():

@@ -19,7 +19,7 @@ import torch
 
 from common import UserError, cli, data, models, zeros
 from common.evaluate import against_record, evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from reweighted import recipe
 from reweighted.networks import network
@@ -49,7 +49,7 @@ def main(argv=None):
 def retrain(args):
     if not args.model:
         raise UserError("--model FILE is needed: the pruned.pth.tar that prune.py wrote")
-    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
     masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
     if not masks and not args.dense:
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")

@@ -24,7 +24,7 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from reweighted import penalties, recipe
 from reweighted.networks import network
@@ -105,7 +105,7 @@ def train(args):
     if args.faithful and not args.rew:
         raise UserError("--faithful is of the reweighted phase; give --rew, or leave it out")
     if args.rew:
-        ckpt = originals.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
+        ckpt = checkpoint.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
                               args.depth, args.image_size)
         args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
         if args.lam is None:                                 # fewer steps need a stronger pull

@@ -6,7 +6,7 @@ from common import UserError, models
 
 
 def network(arch, depth=None, width=None):
-    """(arch, cfg) for `models.build` and `originals.load`; width: the multiplier of mobilenetv2, 1.3 for None."""
+    """(arch, cfg) for `models.build` and `checkpoint.load`; width: the multiplier of mobilenetv2, 1.3 for None."""
     name, cfg = models.any_network(arch, None if arch.startswith("mobilenetv2") and depth == 17 else depth)
     if width is not None and name != "mobilenetv2":
         raise UserError(f"--width is mobilenetv2's multiplier; a {name} has none")

@@ -41,7 +41,7 @@ from common import keep as keeping
 from common.compact import difference, narrow_masks
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models.narrow import reads, silence
 from reweighted import penalties
 from reweighted.networks import network
@@ -178,7 +178,7 @@ def prune(args):
     check(args)
 
     # load
-    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
     folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")

@@ -28,7 +28,7 @@ import torch
 from common import UserError, cli, compute_flops, data, models, scores
 from common.device import device_of, facts
 from common.evaluate import evaluate
-from common.files import checkpoint, originals, packing
+from common.files import checkpoint, packing
 from reweighted import quantizers
 from reweighted.networks import network
 
@@ -102,7 +102,7 @@ def quantize(args):
         raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 for activations as they are")
     if not 2 <= args.param_bits <= 16:
         raise UserError(f"--param-bits {args.param_bits}: from 2 to 16")
-    ckpt = originals.load(args.model, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "quantized")
     folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")

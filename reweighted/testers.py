@@ -22,7 +22,7 @@ from torch import nn
 from common import UserError, cli, data
 from common.device import device_of
 from common.evaluate import beside_record, evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from reweighted.networks import network
 
 BUNDLED = "chkpt/cifar100_mobilenetv2.pt"
@@ -114,7 +114,7 @@ def main(argv=None):
     add("--bits", type=cli.positive, default=16, help="of the values in the line on storage")
     add("--legacy-count", action="store_true", help="128,000 weights in the linear layer, as the original counts")
     args = parser.parse_args(argv)
-    ckpt = originals.load(args.file, network, args.arch, args.depth, args.image_size, quantized=True)
+    ckpt = checkpoint.load(args.file, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     print(describe(model, ckpt.get("masks"), args.bits, args.legacy_count), flush=True)

@@ -22,7 +22,7 @@ from torch import nn
 
 from common import UserError, cli, data, models, zeros
 from common.evaluate import against_record, evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from slimming.networks import network
@@ -68,7 +68,7 @@ def main(argv=None):
 
 
 def finetune(args):
-    ckpt = originals.load(args.refine, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(args.refine, network, args.arch, args.depth, args.image_size)
     masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run("slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))

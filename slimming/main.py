@@ -27,7 +27,7 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from slimming.finetune import checked, finetune, milestones
@@ -70,7 +70,7 @@ def main(argv=None):
 def train(args):
     start = None
     if args.pretrained:
-        start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
+        start = checkpoint.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         if not start.get("masks"):
             zeros.kept(start, dense=args.dense)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"

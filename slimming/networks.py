@@ -15,7 +15,7 @@ DEPTHS = {"vgg": 19, "resnet": 164, "densenet": 40}
 
 
 def network(arch, depth=None):
-    """(arch, cfg) for `models.build` and `originals.load`; depth None: the paper's."""
+    """(arch, cfg) for `models.build` and `checkpoint.load`; depth None: the paper's."""
     arch, depth = models.split_name(arch, depth)
     if arch not in OPTIONS:
         return models.any_network(arch, depth)

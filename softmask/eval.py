@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import UserError, cli, data, models, scores
 from common.device import device_of, in_half
 from common.evaluate import beside_record, evaluate, names_of, per_class, refuse_moved
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from softmask.cost import legacy_flops
 from softmask.networks import network
 
@@ -88,7 +88,7 @@ def main(argv=None):
     if args.nbit > 32 or args.freebie and args.nbit != 32:
         raise UserError(f"--nbit {args.nbit}" + (": the freebie is for networks without quantization, of 32 bits"
                                                  if args.freebie else " is more than 32"))
-    ckpt = originals.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
+    ckpt = checkpoint.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     printed, rules = tallies(model, ckpt, args)

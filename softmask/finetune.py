@@ -15,7 +15,7 @@ import torch.nn.functional as F
 
 from common import cli, data, models, zeros
 from common.evaluate import against_record, evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import WORDS, make_scheduler
 from softmask.networks import network
@@ -36,7 +36,7 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
-    ckpt = originals.load(args.pruned, network, image_size=args.image_size)
+    ckpt = checkpoint.load(args.pruned, network, image_size=args.image_size)
     masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")

@@ -24,7 +24,7 @@ from torch.optim.swa_utils import AveragedModel, update_bn
 
 from common import UserError, cli, compute_flops, data, models, transfer, zeros
 from common.evaluate import evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from common.schedule import onecycle
 from softmask.mask import SoftMask, penalty
@@ -127,7 +127,7 @@ def main(argv=None):
     check(args)
     start = None
     if args.pretrained:
-        start = originals.load(args.pretrained, network, args.arch, args.depth, args.image_size)
+        start = checkpoint.load(args.pretrained, network, args.arch, args.depth, args.image_size)
         if not start.get("masks"):
             zeros.kept(start, dense=args.dense)
         arch, cfg = start["arch"], start["cfg"]
@@ -167,7 +167,7 @@ def main(argv=None):
     call = run.parallel(net)
     teacher = None
     if args.teacher:
-        teacher = run.place(checkpoint.to_model(originals.load(args.teacher, network, quantized=True)))
+        teacher = run.place(checkpoint.to_model(checkpoint.load(args.teacher, network, quantized=True)))
         data.adapt(teacher, dataset, args.teacher)
     averaged = AveragedModel(net)
 

@@ -10,7 +10,7 @@ OPTIONS = {"densenet": {"block": "bottleneck", "compression": 2}, "mobilenetv2":
 
 
 def network(arch, depth=None, wf=None, dropout=0.0):
-    """(arch, cfg) for `models.build` and `originals.load`; depth and wf None: the paper's, 34 and 9."""
+    """(arch, cfg) for `models.build` and `checkpoint.load`; depth and wf None: the paper's, 34 and 9."""
     name, depth = models.split_name(arch, depth)
     if name == "wideresnet":
         cfg = {"depth": DEPTHS[name] if depth is None else depth}

@@ -29,7 +29,7 @@ from common import keep as keeping
 from common.compact import difference
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models.narrow import silence
 from softmask.networks import network
 
@@ -110,7 +110,7 @@ def main(argv=None):
 
 def prune(args):
     """args: those of `parse`."""
-    ckpt = originals.load(args.model, network, image_size=args.image_size)
+    ckpt = checkpoint.load(args.model, network, image_size=args.image_size)
     soft_masks = ckpt.get("soft_masks")
     if not soft_masks:
         raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")

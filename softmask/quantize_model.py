@@ -23,7 +23,7 @@ from torch import nn
 from common import UserError, cli, data, models
 from common.device import device_of, facts
 from common.evaluate import evaluate
-from common.files import checkpoint, originals, packing
+from common.files import checkpoint, packing
 from softmask.networks import network
 from softmask.quantizers import METHODS, calibrate, quantize
 
@@ -75,7 +75,7 @@ def plan(args, layers):
 def main(argv=None):
     args = parse(argv)
     bits_of(args.abit, "--abit")
-    ckpt = originals.load(args.pruned, network, args.arch, args.depth, args.image_size)
+    ckpt = checkpoint.load(args.pruned, network, args.arch, args.depth, args.image_size)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or str(Path(args.pruned).parent)
     folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")
@@ -108,7 +108,7 @@ def main(argv=None):
     if args.abit != 32:
         train = data.Loader(dataset, "train", min(args.calibrate, 100), device)
         activations = calibrate(model, islice(train.epoch(0), -(-args.calibrate // 100)), layers, args.abit)
-        checkpoint.quantize_inputs(model, activations, args.pruned)
+        packing.quantize_inputs(model, activations, args.pruned)
     after = evaluate(model, test)
 
     path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from common.files import checks
+from common.files.archive import seal
 
 NUMBERS = [0, -1, 1, 3, 10 ** 4, 10 ** 9, 10 ** 12, 2 ** 63, -2 ** 63, 10 ** 30, 0.5, -0.5, 1e300, math.nan, math.inf,
            True, False]
@@ -135,7 +135,7 @@ def network(rng, source, path):
         what = f"legacy, {content(rng, ckpt)}"
     torch.save(ckpt, path, _use_new_zipfile_serialization=how != "legacy")
     if how in ("content", "cfg"):
-        checks.seal(path)
+        seal(path)
     return what
 
 
@@ -358,7 +358,7 @@ def payloads(source, folder):
                 path = folder / f"{name}-{where}-{form}.pth.tar"
                 torch.save(value, path, _use_new_zipfile_serialization=form == "zip")
                 if form == "zip" and where == "args":
-                    checks.seal(path)
+                    seal(path)
                 yield path.name, path, trace
                 path.unlink()
         path = folder / f"{name}.pth.tar"

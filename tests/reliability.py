@@ -233,7 +233,7 @@ def differences(first, second):
     found = [f"files {set(names[0]) ^ set(names[1])}"] if names[0] != names[1] else []
     for name in sorted(set(names[0]) & set(names[1])):
         a, b = first / name, second / name
-        if name.endswith(".pth.tar") and not same(checkpoint.load(a), checkpoint.load(b)):
+        if name.endswith(".pth.tar") and not same(*(checkpoint.load(file, quantized=True) for file in (a, b))):
             found.append(name)
         if name.endswith("log.csv"):
             rows = [[{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(open(p))]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from common import UserError, compute_flops, data, models
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models.layers import ChannelSelection
 from slimming.networks import network
 
@@ -150,7 +150,7 @@ def test_a_pickle_that_wants_to_run_code_is_refused(form, tmp_path):
     else:
         torch.save({"state_dict": Evil()}, path, _use_new_zipfile_serialization=form == "zip")
     with pytest.raises(UserError, match="bad.pth.tar .*run code.*save its state_dict"):
-        originals.load(path, network, "vgg", 11)
+        checkpoint.load(path, network, "vgg", 11)
     assert not Evil.trace.exists()
 
 
@@ -158,7 +158,7 @@ def test_a_modern_pickle_runs_no_code_either(tmp_path):
     Evil.trace = tmp_path / "ran"
     (tmp_path / "bad.pth.tar").write_bytes(pickle.dumps({"state_dict": Evil()}, protocol=5))
     with pytest.raises(UserError, match="bad.pth.tar .*not written by torch.save"):
-        originals.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
     assert not Evil.trace.exists()
 
 
@@ -167,7 +167,7 @@ def test_a_modern_pickle_runs_no_code_either(tmp_path):
 def test_junk_is_named_and_not_called_dangerous(content, tmp_path):
     (tmp_path / "bad.pth.tar").write_bytes(content)
     with pytest.raises(UserError, match="bad.pth.tar is truncated, or was not written by torch.save; copy or "):
-        originals.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
 
 
 @pytest.mark.parametrize("content, message", [
@@ -178,7 +178,7 @@ def test_junk_is_named_and_not_called_dangerous(content, tmp_path):
 def test_files_of_other_kinds_are_called_what_they_are(content, message, tmp_path):
     (tmp_path / "other.pth").write_bytes(content)
     with pytest.raises(UserError, match=f"other.pth {message}"):
-        originals.load(tmp_path / "other.pth", network)
+        checkpoint.load(tmp_path / "other.pth", network)
 
 
 def test_torchscript_is_called_what_it_is(tmp_path):
@@ -186,7 +186,7 @@ def test_torchscript_is_called_what_it_is(tmp_path):
         warnings.simplefilter("ignore")                      # torch advises against it
         torch.jit.trace(nn.Linear(2, 2), torch.zeros(1, 2)).save(str(tmp_path / "script.pt"))
     with pytest.raises(UserError, match="script.pt is a TorchScript archive.*torch.jit.load"):
-        originals.load(tmp_path / "script.pt", network)
+        checkpoint.load(tmp_path / "script.pt", network)
 
 
 @pytest.mark.parametrize("extra, best", [
@@ -196,7 +196,7 @@ def test_torchscript_is_called_what_it_is(tmp_path):
 ])
 def test_what_an_intact_file_holds_besides_does_not_make_it_damaged(extra, best, tmp_path):
     torch.save({"net": make().state_dict(), **extra}, tmp_path / "theirs.pth")
-    ckpt = originals.load(tmp_path / "theirs.pth", network)
+    ckpt = checkpoint.load(tmp_path / "theirs.pth", network)
     assert ckpt["best_prec1"] == pytest.approx(best, rel=1e-3) if best else ckpt["best_prec1"] is None
     assert ckpt["epoch"] == (7 if extra.get("epoch", 0) > 0 else 0)
 
@@ -207,7 +207,7 @@ def test_numbers_of_numpy_1_load(tmp_path):
     content = (tmp_path / "new.pth").read_bytes()
     assert b"numpy._core.multiarray" in content
     (tmp_path / "old.pth").write_bytes(content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert originals.load(tmp_path / "old.pth", network)["best_prec1"] == 91.5
+    assert checkpoint.load(tmp_path / "old.pth", network)["best_prec1"] == 91.5
 
 
 @pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.999])
@@ -246,7 +246,7 @@ def test_strange_content_is_named(what, tmp_path):
     content, message = STRANGE[what]
     torch.save(content, tmp_path / "bad.pth.tar")
     with pytest.raises(UserError, match=f"bad.pth.tar.*{message}"):
-        originals.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
+        checkpoint.load(tmp_path / "bad.pth.tar", network, "vgg", 11)
 
 
 @pytest.mark.parametrize("change, message", [
@@ -278,9 +278,9 @@ def test_a_file_of_ours_without_the_optional_entries_loads(tmp_path):
 def test_another_arch_or_depth_than_asked_is_refused(arch, depth, tmp_path):
     path = write(tmp_path / "c.pth.tar", make("vgg"))
     with pytest.raises(UserError, match=f"c.pth.tar holds a vgg \\(depth 11\\), not --arch {arch}.*leave them out"):
-        originals.load(path, network, arch, depth)
+        checkpoint.load(path, network, arch, depth)
     for same in (("vgg", None), ("vgg", 11), ("vgg11", None)):
-        assert originals.load(path, network, *same)["arch"] == "vgg"
+        assert checkpoint.load(path, network, *same)["arch"] == "vgg"
 
 
 def test_another_class_count_or_image_is_refused(tmp_path):
@@ -314,17 +314,17 @@ def as_original(model, prefix="", drop=(), **selected):
 def test_a_bare_state_dict_loads_with_arch_and_depth(arch, prefix, tmp_path):
     model = make(arch, num_classes=7)
     torch.save({prefix + k: v for k, v in model.state_dict().items()}, tmp_path / "bare.pth")
-    ckpt = originals.load(tmp_path / "bare.pth", network, arch, SMALL[arch])
+    ckpt = checkpoint.load(tmp_path / "bare.pth", network, arch, SMALL[arch])
     again = checkpoint.to_model(ckpt)
     assert again.cfg == model.cfg and equal(again.state_dict(), model.state_dict())
     assert (ckpt["method"], ckpt["stage"], ckpt["dataset"]) == ("original", "dense", None)
     with pytest.raises(UserError, match="bare.pth does not say which data set.*--dataset"):
         checkpoint.dataset_of(ckpt)
-    alone = checkpoint.to_model(originals.load(tmp_path / "bare.pth", network))
+    alone = checkpoint.to_model(checkpoint.load(tmp_path / "bare.pth", network))
     x = torch.randn(2, 3, 32, 32)
     assert alone.arch == model.arch and torch.equal(alone(x), model(x))
     with pytest.raises(UserError, match=r"bare.pth holds a \w+ \(depth \d+\), not .*--depth"):
-        originals.load(tmp_path / "bare.pth", network, "vgg", 19)
+        checkpoint.load(tmp_path / "bare.pth", network, "vgg", 19)
 
 
 def keep_for(model, seed=0):
@@ -350,7 +350,7 @@ def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
         assert any(set(v.tolist()) == {0.0, 1.0} for k, v in state.items() if k.endswith("select.indexes"))
     torch.save({"epoch": 5, "state_dict": state, "best_prec1": torch.tensor(0.9376), "optimizer": {"state": {}},
                 "cfg": small.cfg["widths"]}, tmp_path / "pruned.pth.tar")
-    ckpt = originals.load(tmp_path / "pruned.pth.tar", network, arch, SMALL[arch])
+    ckpt = checkpoint.load(tmp_path / "pruned.pth.tar", network, arch, SMALL[arch])
     assert (ckpt["stage"], ckpt["epoch"]) == ("pruned", 5) and ckpt["best_prec1"] == pytest.approx(93.76)
     again, x = checkpoint.to_model(ckpt), torch.randn(2, 3, 32, 32)
     assert again.cfg == small.cfg and torch.equal(again(x), small(x))
@@ -360,7 +360,7 @@ def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
 def test_a_mask_impl_file_has_no_selections(arch, tmp_path):
     model = make(arch)
     torch.save({"state_dict": as_original(model, drop=("select.indices", "select.indexes"))}, tmp_path / "m.pth.tar")
-    again = checkpoint.to_model(originals.load(tmp_path / "m.pth.tar", network, arch, SMALL[arch]))
+    again = checkpoint.to_model(checkpoint.load(tmp_path / "m.pth.tar", network, arch, SMALL[arch]))
     assert equal(again.state_dict(), model.state_dict())
     assert all(m.indices.numel() == m.width for m in again.modules() if isinstance(m, ChannelSelection))
 
@@ -371,7 +371,7 @@ def test_what_thop_leaves_is_dropped(tmp_path):
     for name in ["", *{key.rpartition(".")[0] + "." for key in state}]:
         state[f"{name}total_ops"] = state[f"{name}total_params"] = torch.zeros(1, dtype=torch.float64)
     torch.save(state, tmp_path / "thop.pth.tar")
-    again = checkpoint.to_model(originals.load(tmp_path / "thop.pth.tar", network, "vgg", 11))
+    again = checkpoint.to_model(checkpoint.load(tmp_path / "thop.pth.tar", network, "vgg", 11))
     assert equal(again.state_dict(), model.state_dict())
 
 
@@ -380,5 +380,5 @@ def test_vgg_under_data_parallel_around_its_features(tmp_path):
     model = make("vgg")
     state = {k.replace("feature.", "features.module."): v for k, v in model.state_dict().items()}
     torch.save({"state_dict": state, "best_acc": 93.5}, tmp_path / "v.pth.tar")
-    ckpt = originals.load(tmp_path / "v.pth.tar", network, "vgg", 11)
+    ckpt = checkpoint.load(tmp_path / "v.pth.tar", network, "vgg", 11)
     assert equal(checkpoint.to_model(ckpt).state_dict(), model.state_dict()) and ckpt["best_prec1"] == 93.5

@@ -28,7 +28,7 @@ def test_every_bundled_file_is_in_the_ledger_and_the_sums():
 
 @pytest.mark.parametrize("row", KEPT, ids=lambda row: row["checkpoint"])
 def test_a_bundled_network_is_what_the_ledger_says(row):
-    ckpt = checkpoint.load(ROOT / row["checkpoint"])
+    ckpt = checkpoint.load(ROOT / row["checkpoint"], quantized=True)
     total = compute_flops.count(checkpoint.to_model(ckpt)).total
     for name in ("params", "nonzeros", "weights"):
         assert getattr(total, name) == int(row[name]), name
@@ -43,7 +43,7 @@ def test_a_bundled_network_has_its_accuracy(row):
     if not (REAL / f"{row['dataset']}.npz").is_file():
         pytest.skip(f"no {row['dataset']}.npz in {REAL}")
     d = data.load(row["dataset"], REAL, subset=None if lenet else 1000)
-    model = checkpoint.to_model(checkpoint.load(ROOT / row["checkpoint"]))
+    model = checkpoint.to_model(checkpoint.load(ROOT / row["checkpoint"], quantized=True))
     top1 = evaluate(model, data.Loader(d, "test", 250))["top1"]
     assert top1 == pytest.approx(float(row["accuracy"]), abs=0.021 if lenet else 3)
 
@@ -71,7 +71,7 @@ def test_a_kept_file_and_its_row_have_the_accuracy_of_the_kept_weights(run_file,
     monkeypatch.setattr(ledger, "PATH", tmp_path / "ledger.csv")
     add_run.main([str(run_file), "--keep", "chkpt/kept.pth.tar"])
     row, = ledger.read(ledger.PATH)
-    kept, first = checkpoint.load(tmp_path / row["checkpoint"]), checkpoint.load(run_file)["state_dict"]
+    kept, first = checkpoint.load(tmp_path / row["checkpoint"], quantized=True), checkpoint.load(run_file)["state_dict"]
     weight = first["conv1.weight"][0, 0, 0, 0]
     whole = len(data.load("shapes10").y_test)
     assert seen == [(whole, weight.half().float().item())] and weight.half() != weight   # rounded, on all test images
@@ -89,7 +89,8 @@ def test_a_quantized_network_is_kept_as_its_integers_and_scored_at_its_bits(run_
     ckpt["state_dict"][name] = packing.dequantize(entry)
     ckpt |= {"quant": {name: entry}, "stage": "quantized", "dataset": "shapes10"}
     monkeypatch.setattr(add_run, "evaluate", lambda model, loader: {"top1": 12.34})
-    ckpt = checkpoint.load(checkpoint.save(run_file, {k: v for k, v in ckpt.items() if k != "path"}))
+    path = checkpoint.save(run_file, {k: v for k, v in ckpt.items() if k != "path"})
+    ckpt = checkpoint.load(path, quantized=True)
     kept = add_run.keep(ckpt, tmp_path / "kept.pth.tar")
     assert torch.equal(kept["state_dict"][name], packing.dequantize(entry)) and name in kept["quant"]
 

@@ -110,7 +110,7 @@ def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path,
     monkeypatch.chdir(tmp_path)
     call(script.main, "--pretrained", dense, *TRAIN[2:], "--epochs", 1, "--lr", 0)
     files = [checkpoint.load(path) for path in (dense, "logs/shapes10-resnet8-dense/checkpoint.pth.tar")]
-    assert len(checkpoint.images_of(files[1])["mean"]) == 3                               # of the images it saw
+    assert len(files[1]["images"]["mean"]) == 3                               # of the images it saw
     before, after = (file["state_dict"] for file in files)
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if "running" not in name
                and "num_batches" not in name)

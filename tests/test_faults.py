@@ -15,7 +15,7 @@ import torch
 from conftest import ROOT
 
 from common import UserError, cli, data, models, plots
-from common.files import checkpoint, checks, originals
+from common.files import checkpoint, checks
 from hoyer import finetune as hoyer_finetune
 from slimming.networks import network
 
@@ -156,14 +156,14 @@ def test_what_is_too_large_is_refused_before_it_is_built(what, tmp_path, quick):
     change, message = LARGE[what]
     path = crafted(tmp_path / "large.pth.tar", {**small(), **change})
     with pytest.raises(UserError, match=f"large.pth.tar.*{message}"):
-        checkpoint.to_model(checkpoint.load(path))
+        checkpoint.to_model(checkpoint.load(path, quantized=True))
 
 
 def test_a_foreign_file_with_a_repeated_bias_is_refused(tmp_path, quick):
     state = {**small()["state_dict"], "classifier.bias": torch.zeros(1).expand(10 ** 9)}
     torch.save(state, tmp_path / "bare.pth")
     with pytest.raises(UserError, match="bare.pth: .* to fill"):
-        originals.load(tmp_path / "bare.pth", network, "vgg", 11)
+        checkpoint.load(tmp_path / "bare.pth", network, "vgg", 11)
 
 
 def test_lists_in_lists_are_refused(tmp_path, quick):
@@ -229,7 +229,7 @@ def test_wrong_types_and_numbers_are_named(what, tmp_path):
     change, message = WRONG[what]
     path = crafted(tmp_path / "wrong.pth.tar", {**small(), **change})
     with pytest.raises(UserError, match=f"wrong.pth.tar.*{message}"):
-        checkpoint.to_model(checkpoint.load(path))
+        checkpoint.to_model(checkpoint.load(path, quantized=True))
 
 
 @pytest.mark.parametrize("indices", [[0, 1, 99], [-1, 0, 1]])
@@ -242,7 +242,7 @@ def test_indices_out_of_range_are_named(indices, tmp_path):
         checkpoint.load(crafted(tmp_path / "i.pth.tar", ckpt))
     torch.save(ckpt["state_dict"], tmp_path / "bare.pth")
     with pytest.raises(UserError, match="dense1.0.select.indices selects"):
-        originals.load(tmp_path / "bare.pth", lambda arch, depth: ("densenet", dict(model.cfg)), "densenet")
+        checkpoint.load(tmp_path / "bare.pth", lambda arch, depth: ("densenet", dict(model.cfg)), "densenet")
 
 
 def test_output_that_nobody_reads_on_ends_the_script_quietly():

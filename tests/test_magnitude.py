@@ -12,7 +12,7 @@ from conftest import PRECISIONS
 from torch import nn
 
 from common import UserError, cli, compute_flops, data, models
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.run import Run
 from magnitude import finetune, iterative, main, prune, rewind
 from magnitude.networks import network
@@ -809,7 +809,7 @@ def test_a_stopped_iterative_run_names_its_own_folder(trained, tmp_path, monkeyp
     with pytest.raises(SystemExit):
         cli.script(lambda: in_rounds(trained / "dense/checkpoint.pth.tar", tmp_path / "none", *flags))
     assert capsys.readouterr().err.endswith(": error: stopped\n") and not [*(tmp_path / "none").iterdir()]
-    monkeypatch.setattr(originals, "load", stop)             # before --save has its default
+    monkeypatch.setattr(checkpoint, "load", stop)             # before --save has its default
     with pytest.raises(SystemExit):
         cli.script(lambda: iterative.main([*TINY, "--resume", "dense.pth.tar"]))
     assert capsys.readouterr().err.endswith(": error: stopped\n")
@@ -939,10 +939,10 @@ def test_a_wide_network_is_compared_by_both_its_numbers(tmp_path):
     name, cfg = network("wrn_10_1")
     model = models.build(name, num_classes=10, **cfg)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "magnitude", "dense", "shapes10"))
-    assert originals.load(tmp_path / "m.pth.tar", network, "wrn_10_1")["cfg"]["widen_factor"] == 1
+    assert checkpoint.load(tmp_path / "m.pth.tar", network, "wrn_10_1")["cfg"]["widen_factor"] == 1
     for other in ("wrn_10_4", "wrn_16_1"):
         with pytest.raises(UserError, match=f"depth 10 widen_factor 1.*not --arch {other}"):
-            originals.load(tmp_path / "m.pth.tar", network, other)
+            checkpoint.load(tmp_path / "m.pth.tar", network, other)
 
 
 def test_the_report_counts_masks_out_of_scope_too(tmp_path):

@@ -19,7 +19,7 @@ import slimming.networks
 import softmask.networks
 from common import UserError, compute_flops, data, models
 from common.compact import compact
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models import any_network
 
 
@@ -243,7 +243,7 @@ def random_network(kind):
 def test_the_file_alone_says_what_it_is_and_its_logits_are_the_same(kind, tmp_path):
     net, name, side = random_network(kind)
     torch.save({"net": net.state_dict(), "acc": 91.5, "epoch": 7}, tmp_path / "theirs.pth")
-    ckpt = originals.load(tmp_path / "theirs.pth", any_network)
+    ckpt = checkpoint.load(tmp_path / "theirs.pth", any_network)
     ours, x = checkpoint.to_model(ckpt), torch.randn(2, 3, side, side)
     assert models.name(ours.arch, ours.cfg) == name and (ckpt["epoch"], ckpt["best_prec1"]) == (7, 91.5)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in net.parameters())
@@ -261,11 +261,12 @@ def test_every_method_takes_the_network_of_the_file(method, tmp_path):
     for kind, arch in (("akamaster resnet20", "resnet20"), ("kuangliu VGG16", "vgg16"),
                        ("kuangliu ResNet18", "resnet18"), ("kuangliu MobileNetV2", "mobilenetv2")):
         torch.save(random_network(kind)[0].state_dict(), tmp_path / "theirs.pth")
-        alone = originals.load(tmp_path / "theirs.pth", network)
-        ckpt = originals.load(tmp_path / "theirs.pth", network, None if method == "hoyer" and arch == "vgg16" else arch)
+        alone = checkpoint.load(tmp_path / "theirs.pth", network)
+        said = None if method == "hoyer" and arch == "vgg16" else arch
+        ckpt = checkpoint.load(tmp_path / "theirs.pth", network, said)
         assert {**ckpt["cfg"], "gamma": 0} == {**alone["cfg"], "gamma": 0}, kind
     with pytest.raises(UserError, match="theirs.pth holds a mobilenetv2 .*not --arch resnet18; leave them out"):
-        originals.load(tmp_path / "theirs.pth", network, "resnet18")
+        checkpoint.load(tmp_path / "theirs.pth", network, "resnet18")
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -288,7 +289,7 @@ def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
     net, _, side = random_network(kind.replace("bearpaw", "chenyaofo"))
     state = net.state_dict()                                 # bearpaw's has the names of chenyaofo's, in a checkpoint
     torch.save({"state_dict": state, "epoch": 1} if "bearpaw" in kind else state, tmp_path / "theirs.pth")
-    model = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network))
+    model = checkpoint.to_model(checkpoint.load(tmp_path / "theirs.pth", any_network))
     classes = model.cfg["num_classes"]
     y = torch.arange(2 * classes).numpy() % classes
     x = torch.randint(0, 256, (len(y), 4, 4, 3), dtype=torch.uint8).repeat(1, side // 4, side // 4, 1).numpy()
@@ -317,7 +318,7 @@ def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
 def test_wrappers_are_taken_off(wrapped, tmp_path):
     state = random_network("akamaster resnet20")[0].state_dict()
     torch.save(wrapped(state), tmp_path / "theirs.pth")
-    ckpt = originals.load(tmp_path / "theirs.pth", any_network)
+    ckpt = checkpoint.load(tmp_path / "theirs.pth", any_network)
     assert torch.equal(ckpt["state_dict"]["layer3.2.conv2.weight"], state["layer3.2.conv2.weight"])
     assert ckpt["cfg"]["shortcut"] == "slice" and "linear.weight" not in ckpt["state_dict"]
 
@@ -327,7 +328,7 @@ def test_wrappers_are_taken_off(wrapped, tmp_path):
 def test_a_head_of_dropout_and_a_linear_layer_is_read(kind, head, tmp_path):
     state = random_network(kind)[0].state_dict()
     torch.save({k.replace(f"{head}.", f"{head}.1."): v for k, v in state.items()}, tmp_path / "theirs.pth")
-    ckpt = originals.load(tmp_path / "theirs.pth", any_network)
+    ckpt = checkpoint.load(tmp_path / "theirs.pth", any_network)
     assert torch.equal(ckpt["state_dict"][f"{head}.weight"], state[f"{head}.weight"])
 
 
@@ -340,7 +341,7 @@ def test_of_another_head_that_is_the_difference(kind, head, tmp_path):
     del state[f"{head}.bias"]
     torch.save(state, tmp_path / "theirs.pth")
     with pytest.raises(UserError, match=rf"but its head \({head}.0, {head}.3\) is not one linear layer\. There"):
-        originals.load(tmp_path / "theirs.pth", any_network)
+        checkpoint.load(tmp_path / "theirs.pth", any_network)
 
 
 @pytest.mark.parametrize("kind, words", [
@@ -348,7 +349,7 @@ def test_of_another_head_that_is_the_difference(kind, head, tmp_path):
     ("kuangliu ResNet18", "kuangliu ResNet (resnet18): 3 x 3 stem of stride 1 without max pool")])
 def test_how_a_file_is_read_is_said(kind, words, tmp_path, capsys):
     torch.save({"ema": {**random_network(kind)[0].state_dict(), "criterion.weight": torch.ones(3)}}, tmp_path / "t.pth")
-    originals.load(tmp_path / "t.pth", any_network)
+    checkpoint.load(tmp_path / "t.pth", any_network)
     said = capsys.readouterr().out
     assert f"t.pth: read as {words}, ReLU, batch norm eps 1e-05; weights under 'ema'; without criterion.weight" in said
 
@@ -401,7 +402,7 @@ def test_narrowed_files_load_by_their_shapes(tmp_path):
     keep = {"layer2.0.bn2": torch.arange(128) % 3 > 0, "layer4.1.bn2": torch.arange(512) < 40}
     small = models.narrow(model, keep).eval()
     torch.save(small.state_dict(), tmp_path / "small.pth")
-    again = checkpoint.to_model(originals.load(tmp_path / "small.pth", any_network))
+    again = checkpoint.to_model(checkpoint.load(tmp_path / "small.pth", any_network))
     assert again.cfg == small.cfg and again.cfg["widths"][2] == 85 and again.cfg["widths"][-1] == 40
 
 
@@ -410,7 +411,7 @@ def test_a_dictionary_that_holds_itself_is_refused(tmp_path):
     content["model"] = content
     torch.save(content, tmp_path / "loop.pth")
     with pytest.raises(UserError, match="loop.pth"):
-        originals.load(tmp_path / "loop.pth", any_network)
+        checkpoint.load(tmp_path / "loop.pth", any_network)
 
 
 def changed(state, **changes):
@@ -432,9 +433,9 @@ def changed(state, **changes):
 def test_what_fits_nowhere_is_told_with_the_nearest_network(change, message, tmp_path):
     torch.save(change(random_network("akamaster resnet20")[0].state_dict()), tmp_path / "odd.pth")
     with pytest.raises(UserError, match=f"odd.pth is none of the networks here.*{message}"):
-        originals.load(tmp_path / "odd.pth", any_network)
+        checkpoint.load(tmp_path / "odd.pth", any_network)
     with pytest.raises(UserError, match="There are: .*torchvision ResNet.*LeNet-5"):
-        originals.load(tmp_path / "odd.pth", any_network, "resnet20")
+        checkpoint.load(tmp_path / "odd.pth", any_network, "resnet20")
 
 
 STEPS = {  # method: [(script, its flags; {} stands for the file that the step before wrote, and what it writes)]
@@ -477,7 +478,7 @@ def test_torchvisions_own_networks(name, tmp_path):
         net.classifier[0], net.classifier[3], net.classifier[6] = (
             nn.Linear(512 * 49, 64), nn.Linear(64, 64), nn.Linear(64, 10))
     torch.save(net.state_dict(), tmp_path / "theirs.pth")
-    ours, x = checkpoint.to_model(originals.load(tmp_path / "theirs.pth", any_network)), torch.randn(1, 3, 96, 96)
+    ours, x = checkpoint.to_model(checkpoint.load(tmp_path / "theirs.pth", any_network)), torch.randn(1, 3, 96, 96)
     with torch.no_grad():
         torch.testing.assert_close(ours(x), net.eval()(x), rtol=1e-4, atol=1e-5)
 

@@ -55,7 +55,7 @@ def small(command):
              for word in words]
     words += MORE.get(words[0], [])
     for file in [word for word in words if word.startswith("chkpt/")]:   # without the data it was trained on
-        words += ["--dataset", f"shapes{checkpoint.load(ROOT / file)['cfg']['num_classes']}"]
+        words += ["--dataset", f"shapes{checkpoint.load(ROOT / file, quantized=True)['cfg']['num_classes']}"]
     if words[0] not in ("compact.py", "check_model_operations.py"):      # they only read a file
         words += ["--subset", "20", "--device", "cpu"]
     trains = ("main.py", "finetune.py", "iterative.py", "cifar.py", "cifar_finetune.py")

@@ -987,7 +987,7 @@ def test_quantize_model_end_to_end(tmp_path, capsys):
     flags = ["--model", str(path), "--subset", "40", "--n-sample", "1", "--device", "cpu"]
     out = quantize_model.quantize(quantize_model.parse([*flags, "--bit-list", "4", "8", "--save", str(tmp_path / "q")]))
     shown = capsys.readouterr().out
-    ckpt = checkpoint.load(out)
+    ckpt = checkpoint.load(out, quantized=True)
     assert ckpt["stage"] == "quantized" and ckpt["args"]["bits"] == [8] * len(ckpt["quant"])
     assert out.stat().st_size < 0.7 * path.stat().st_size
     assert {entry["bits"] for entry in ckpt["quant"].values()} == {8}
@@ -1023,7 +1023,7 @@ def test_a_file_with_wrong_activations_is_refused(tmp_path):
     model = models.build("resnet", depth=8)
     path = save(tmp_path / "m.pth.tar", model, activations={"conv9": {"bits": 8, "scale": 1.0, "zero": 0}})
     with pytest.raises(UserError, match="conv9"):
-        checkpoint.to_model(checkpoint.load(path))
+        checkpoint.to_model(checkpoint.load(path, quantized=True))
 
 
 # the original's launcher

@@ -12,7 +12,7 @@ from by_hand import assert_same_network, train_by_hand
 from torch import nn
 
 from common import UserError, cli, compute_flops, data, models
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models.layers import ChannelSelection
 from slimming import finetune, main, prune
 from slimming.networks import network
@@ -360,7 +360,7 @@ def test_a_pruned_file_of_the_original_repository_fine_tunes_and_evaluates(tmp_p
         width = small.get_submodule(name.rpartition(".")[0]).width
         state[name.replace("indices", "indexes")] = torch.zeros(width).index_fill(0, state.pop(name), 1)
     torch.save({"cfg": small.cfg["widths"], "state_dict": state}, tmp_path / "pruned.pth.tar")
-    ckpt = originals.load(tmp_path / "pruned.pth.tar", network, "resnet", 20)
+    ckpt = checkpoint.load(tmp_path / "pruned.pth.tar", network, "resnet", 20)
     images = torch.randn(4, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(checkpoint.to_model(ckpt)(images), small(images))
@@ -374,7 +374,7 @@ def test_a_masked_file_of_the_original_repository_loads_whole(tmp_path):
     model = trained_like("resnet", 20)
     state = {name: tensor for name, tensor in model.state_dict().items() if "select" not in name}
     torch.save({"cfg": [0] * len(model.cfg["widths"]), "state_dict": state}, tmp_path / "pruned.pth.tar")
-    loaded = checkpoint.to_model(originals.load(tmp_path / "pruned.pth.tar", network, "resnet", 20))
+    loaded = checkpoint.to_model(checkpoint.load(tmp_path / "pruned.pth.tar", network, "resnet", 20))
     images = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(loaded(images), model(images))

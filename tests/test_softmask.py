@@ -11,7 +11,7 @@ from by_hand import assert_same_network, like_trained, train_by_hand
 from torch import nn
 
 from common import UserError, compute_flops, data, models
-from common.files import checkpoint, originals, packing
+from common.files import checkpoint, packing
 from common.models.narrow import silence
 from common.run import Run
 from slimming import finetune as slimming_finetune
@@ -824,7 +824,7 @@ def test_rounding_what_a_layer_reads():
     batches = [(torch.tensor([[0.0, 1.0, 3.0]]), None), (torch.tensor([[-2.0, 0.5, 1.0]]), None)]
     found = quantizers.calibrate(layer, batches, ["0"], 2)["0"]          # mean ends: -1 and 2
     assert found == {"bits": 2, "scale": pytest.approx(1.0), "zero": 1}
-    checkpoint.quantize_inputs(layer, {"0": {"bits": 2, "scale": 0.5, "zero": 1}}, "made.pth.tar")
+    packing.quantize_inputs(layer, {"0": {"bits": 2, "scale": 0.5, "zero": 1}}, "made.pth.tar")
     assert layer(torch.tensor([[-3.0, 0.3, 9.0]])).tolist() == [[-0.5, 0.5, 1.0]]    # levels -0.5, 0, 0.5, 1
 
 
@@ -846,7 +846,7 @@ QUANTIZE = ["--subset", "60", "--device", "cpu", "--calibrate", "20"]
 def test_the_quantized_file_is_small_and_is_what_was_evaluated(bits, ratio, bundle, tmp_path, capsys):
     quantize_model.main(["--pruned", str(bundle / "pruned_model.pth.tar"), "--wbit", str(bits), "--save",
                          str(tmp_path), *QUANTIZE])
-    ckpt = checkpoint.load(tmp_path / "quantized_model.pth.tar")
+    ckpt = checkpoint.load(tmp_path / "quantized_model.pth.tar", quantized=True)
     model = checkpoint.to_model(ckpt)
     assert ckpt["stage"] == "quantized" and ckpt["quant"]["classifier.weight"]["bits"] == bits
     assert set(ckpt["activations"]) == {n for n, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)}
@@ -866,7 +866,7 @@ def test_layers_at_bits_of_their_own(bundle, tmp_path):
     quantize_model.main(["--pruned", str(bundle / "pruned_model.pth.tar"), "--wbit", "4", "--method", "kmeans",
                          "--rule", "classifier|feature.0", "linear", "8", "--rule", "feature.1\\d", "linear", "32",
                          "--abit", "32", "--per-channel", "--save", str(tmp_path), *QUANTIZE])
-    ckpt = checkpoint.load(tmp_path / "quantized_model.pth.tar")
+    ckpt = checkpoint.load(tmp_path / "quantized_model.pth.tar", quantized=True)
     bits = {name: (entry["bits"], "codebook" in entry) for name, entry in ckpt["quant"].items()}
     assert bits["classifier.weight"] == bits["feature.0.weight"] == (8, False)
     assert bits["feature.4.weight"] == (4, True) and "feature.11.weight" not in bits and "activations" not in ckpt
@@ -965,8 +965,8 @@ def test_eval_prints_both_tallies(bundle, tmp_path, capsys):
     assert "(layers read 8 bits)" in small and float(small.split()[-1]) < float(lines[-1].split()[-1])
     with pytest.raises(UserError, match="freebie"):
         evaluation.main([str(tmp_path / "quantized_model.pth.tar"), "--freebie", *flags])
-    rounded = {k: v for k, v in checkpoint.load(tmp_path / "quantized_model.pth.tar").items() if k not in (
-        "quant", "path")}                                    # whole weights, but layers read 8 bits
+    ckpt = checkpoint.load(tmp_path / "quantized_model.pth.tar", quantized=True)
+    rounded = {k: v for k, v in ckpt.items() if k not in ("quant", "path")}      # whole weights, but layers read 8 bits
     with pytest.raises(UserError, match="freebie"):
         evaluation.main([str(checkpoint.save(tmp_path / "rounded.pth.tar", rounded)), "--freebie", *flags])
 
@@ -1062,7 +1062,7 @@ def random_masks(wf=3):
 def test_a_file_with_mask_parameters_loads_folded_and_is_pruned_on(tmp_path, capsys):
     net, x = random_masks(), torch.randn(3, 3, 32, 32)
     torch.save({"state_dict": as_original(net), "epoch": 2, "best_prec1": 0.1}, tmp_path / "theirs.pth")
-    ckpt = originals.load(tmp_path / "theirs.pth", network)
+    ckpt = checkpoint.load(tmp_path / "theirs.pth", network)
     torch.testing.assert_close(checkpoint.to_model(ckpt)(x), net(x))
     assert ckpt["stage"] == "sparse" and ckpt["soft_masks"].keys() == set(net.names)
     assert all(torch.equal(ckpt["soft_masks"][name], mask) for name, mask in zip(net.names, net.masks(), strict=True))
@@ -1081,7 +1081,7 @@ def test_masks_that_the_network_has_not_are_named(tmp_path):
                             ({"layer1.0.conv1.mweight": torch.zeros(47, 1, 1, 1)}, "each output channel of block1")):
         torch.save({**state, **change}, tmp_path / "theirs.pth")
         with pytest.raises(UserError, match=f"theirs.pth: its mask.*{message}"):
-            originals.load(tmp_path / "theirs.pth", network)
+            checkpoint.load(tmp_path / "theirs.pth", network)
 
 
 @torch.no_grad()
@@ -1092,7 +1092,7 @@ def test_a_narrowed_wide_resnet_of_the_original(tmp_path):
     assert not any(width == 0 for width in small.cfg["widths"])
     torch.save(renamed(small.state_dict()), tmp_path / "small.pth")
     for arch, factor in ((None, None), ("wrn_10_3", 3), ("wrn_10_5", 5), ("wideresnet", None)):
-        ckpt = originals.load(tmp_path / "small.pth", network, arch)
+        ckpt = checkpoint.load(tmp_path / "small.pth", network, arch)
         stages = zip(small.cfg["streams"][1:], small.cfg["widths"], strict=True)
         least = max(-(-width // (16 * 2 ** i)) for i, pair in enumerate(stages) for width in pair)
         assert ckpt["cfg"] == {**small.cfg, "widen_factor": factor or least} and ckpt["stage"] == "pruned"
@@ -1100,7 +1100,7 @@ def test_a_narrowed_wide_resnet_of_the_original(tmp_path):
         dense = models.build("wideresnet", depth=10, widen_factor=factor or least, variant="softmask")
         assert ckpt["dense"] == compute_flops.summary(dense)
     with pytest.raises(UserError, match=r"holds a wideresnet \(depth 10 widen_factor .*not --arch wrn_10_1"):
-        originals.load(tmp_path / "small.pth", network, "wrn_10_1")
+        checkpoint.load(tmp_path / "small.pth", network, "wrn_10_1")
 
 
 @torch.no_grad()
@@ -1111,7 +1111,7 @@ def test_the_pruned_network_of_a_file_is_the_one_that_is_read(tmp_path):
     small = narrowed(net)
     torch.save({"state_dict": as_original(net), "pruned_state_dict": renamed(small.state_dict()), "epoch": 3},
                tmp_path / "theirs.pth")
-    ckpt = originals.load(tmp_path / "theirs.pth", network)
+    ckpt = checkpoint.load(tmp_path / "theirs.pth", network)
     torch.testing.assert_close(checkpoint.to_model(ckpt)(x), small(x))
     assert ckpt["stage"] == "pruned" and ckpt["cfg"]["widen_factor"] == ckpt["dense"]["cfg"]["widen_factor"] == 4
     assert "soft_masks" not in ckpt

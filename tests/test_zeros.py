@@ -9,7 +9,7 @@ from PIL import Image
 from torch.nn.utils import prune
 
 from common import UserError, models, zeros
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from common.models import any_network
 
 COMMON = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--precision", "fp32", "--epochs", "1"]
@@ -107,7 +107,7 @@ def test_masks_of_other_libraries_are_read(form, tmp_path):
     model = network(0)
     theirs = form(model)
     torch.save(theirs, tmp_path / "theirs.pth")
-    ckpt = originals.load(tmp_path / "theirs.pth", any_network)
+    ckpt = checkpoint.load(tmp_path / "theirs.pth", any_network)
     ours = checkpoint.to_model(ckpt)
     assert ckpt["stage"] == "pruned" and set(ckpt["masks"]) == {n.removesuffix("_mask") for n in theirs if "mask" in n}
     for m, name in zip(layers(model), ckpt["masks"], strict=True):
@@ -159,7 +159,7 @@ def test_a_network_is_trained_on_with_another_number_of_classes(method, photos, 
 
 
 def test_what_was_pruned_in_other_layers_is_kept_with_new_classes(photos, tmp_path):
-    ckpt = {**originals.load(file(network(), tmp_path), any_network), "dataset": "shapes10"}
+    ckpt = {**checkpoint.load(file(network(), tmp_path), any_network), "dataset": "shapes10"}
     ckpt["masks"] = zeros.kept(ckpt, keep_zeros=True)
     ckpt["dense"] = {"params": 78_042, "macs": 1, "cfg": ckpt["cfg"]}
     checkpoint.save(tmp_path / "pruned.pth.tar", {k: v for k, v in ckpt.items() if k != "path"})

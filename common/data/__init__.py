@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, models
+from common import UserError, models, say
 from common.data.arrays import (
     DOWNLOADS,
     STATISTICS,
@@ -31,7 +31,6 @@ from common.data.arrays import (
 from common.data.folder import has_images, read_folder
 from common.data.loader import Loader
 from common.data.synthetic import CLASSES
-from common.files import checkpoint
 
 __all__ = ["STATISTICS", "Dataset", "Loader", "adapt", "augmentation", "for_arch", "for_network", "load"]
 
@@ -100,7 +99,7 @@ def for_arch(arch, cfg, name, data_dir=None, image_size=None, subset=None, holdo
     channels, usual, _ = models.input_shape(arch, cfg)
     size = usual if start or arch in models.ONE_SIZE else image_size
     data = sized(load(name, data_dir, size, subset, holdout, channels, usual), image_size)
-    return normalized(data, start and checkpoint.images_of(start), mean, std)
+    return normalized(data, start and start.get("images"), mean, std)
 
 
 def normalized(data, images, mean=None, std=None):
@@ -117,7 +116,7 @@ def normalized(data, images, mean=None, std=None):
     used |= given
     words = " and ".join(f"{key} {' '.join(f'{value:.4g}' for value in used[key])}" for key in used)
     source = "as given" if given else "as the network's file says" if whose else "as usual for the data set"
-    print(f"images normalized by {words}, {source}")
+    say(f"images normalized by {words}, {source}")
     return replace(data, **used)
 
 
@@ -153,14 +152,14 @@ def adapt(model, data, path):
         except RuntimeError as error:
             raise UserError(f"{data.name} has images of {data.shape[1]} x {data.shape[2]}, too small for a "
                             f"{model.arch}, which usually reads {reads[1]} x {reads[2]}") from error
-        print(f"note: from here on {path} is counted for images of {data.shape[1]} x {data.shape[2]}, as {data.name} "
-              f"has them, not of {reads[1]} x {reads[2]}")
+        say(f"note: from here on {path} is counted for images of {data.shape[1]} x {data.shape[2]}, as {data.name} "
+            f"has them, not of {reads[1]} x {reads[2]}")
     names, theirs = (getattr(model, "images", None) or {}).get("classes") or [], list(data.classes)
     if names and theirs and names != theirs:
         raise UserError(f"{path} was trained on the classes {', '.join(names)}; {data.name} has {', '.join(theirs)}; "
                         "rename its folders, or give the --dataset it was trained on")
     if hasattr(model, "images") and bool(names) != bool(theirs):       # of a file, not new
-        print(f"note: {path if theirs else data.name} has no class names; its labels are taken as "
-              f"{', '.join(f'{i} {name}' for i, name in enumerate((names or theirs)[:20]))}"
-              f"{', ...' * (model.cfg['num_classes'] > 20)}")
+        say(f"note: {path if theirs else data.name} has no class names; its labels are taken as "
+            f"{', '.join(f'{i} {name}' for i, name in enumerate((names or theirs)[:20]))}"
+            f"{', ...' * (model.cfg['num_classes'] > 20)}")
     model.images = {"classes": theirs or names, "mean": list(data.mean), "std": list(data.std)}

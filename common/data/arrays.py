@@ -1,13 +1,14 @@
 """A data set in memory, made of arrays: an .npz, a synthetic set or torchvision's download, kept as an .npz."""
+import math
 import os
+import zipfile
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from common import UserError
+from common import UserError, say
 from common.data.synthetic import generate
-from common.files import checks
 
 STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -46,13 +47,31 @@ class Dataset:
 
 def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
     try:
-        checks.arrays(path, keys)
+        check_sizes(path, keys)
         with np.load(path, allow_pickle=False) as file:
             return {key: file[key] for key in keys}
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
     except Exception as error:                               # numpy and zipfile have many words for a broken file
         raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it again") from error
+
+
+def check_sizes(path, keys):
+    """ValueError where an array of an .npz has another size than its header says, or the file unpacks to far more than
+    images do; KeyError where one is missing."""
+    with zipfile.ZipFile(path) as records:
+        found = [records.getinfo(f"{key}.npy") for key in keys]
+        unpacked, size = sum(record.file_size for record in found), os.path.getsize(path)
+        if unpacked > 2 ** 28 + 20 * size:
+            raise ValueError(f"{size:,} bytes that unpack to {unpacked:,}, as a zip bomb does")
+        for key, record in zip(keys, found, strict=True):
+            with records.open(record) as file:
+                version = np.lib.format.read_magic(file)
+                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(file)
+                left = record.file_size - file.tell()
+                if not dtype.hasobject and math.prod(shape) * dtype.itemsize != left:
+                    raise ValueError(f"{key} is to be {dtype} {shape}, but has {left:,} bytes")
 
 
 def save_npz(path, arrays):
@@ -63,7 +82,7 @@ def save_npz(path, arrays):
         np.savez(partial, **arrays)
         partial.replace(path)
     except OSError as error:
-        print(f"note: cannot keep {path} for the next run ({error.strerror})")
+        say(f"note: cannot keep {path} for the next run ({error.strerror})")
     finally:
         if partial.exists():
             partial.unlink()
@@ -119,8 +138,8 @@ def checked(arrays, key, name):
     if tested - trained:
         raise UserError(f"{name}: there are test images of class {numbers(tested - trained)}, but no training images")
     if missing := set(range(num_classes)) - trained:
-        print(f"note: {name} has no images of class {numbers(missing)}; labels count from 0, so a network for it has "
-              f"{num_classes} classes")
+        say(f"note: {name} has no images of class {numbers(missing)}; labels count from 0, so a network for it has "
+            f"{num_classes} classes")
     if num_classes < 2:
         raise UserError(f"{name}: {num_classes} class; at least 2 are needed")
     if key in STATISTICS and len(STATISTICS[key][0]) == tensors["x_train"].shape[-1]:

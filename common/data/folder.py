@@ -1,10 +1,9 @@
 """A folder of images, with a folder for each class: which files are which class of which split, decoded once."""
-import os
 from collections import Counter
 
 import numpy as np
 
-from common import UserError
+from common import UserError, say
 from common.data.arrays import read_npz, save_npz
 from common.data.images import SUFFIXES, decode_all, folders, image_files, passed_over, shape_of
 
@@ -33,11 +32,10 @@ def read_folder(path, size=None, usual=32, channels=None):
         if side != size and sizes != f"{side} x {side}":
             resized = f", resized from {sizes} (--image-size changes that)"
         size, channels = side, channels or colours
-    if os.environ.get("RANK", "0") == "0":                   # under torchrun one process says so
-        print(f"{path}: {len(files['train'])} training and {len(files['test'])} test images "
-              f"({f'{test.name}/' if test else 'a fifth of each class, chosen by a fixed seed'}), {len(classes)} "
-              f"classes, {size} x {size}{resized}{passed_over(passed)}{'; not used: ' if unused else ''}"
-              f"{', '.join(unused)}")
+    say(f"{path}: {len(files['train'])} training and {len(files['test'])} test images "
+        f"({f'{test.name}/' if test else 'a fifth of each class, chosen by a fixed seed'}), {len(classes)} "
+        f"classes, {size} x {size}{resized}{passed_over(passed)}{'; not used: ' if unused else ''}"
+        f"{', '.join(unused)}")
     stats = [file.stat() for file in every]
     listing = [f"{size} {channels} {' '.join(classes)}"] + [
         f"{split} {file.relative_to(path)} {s.st_size} {s.st_mtime_ns}" for (split, file), s in zip(
@@ -119,7 +117,7 @@ def read_kept(kept, listing):
         if np.array_equal(read_npz(kept, ["files"])["files"], listing):
             return read_npz(kept)
     except UserError as error:
-        print(f"note: {error.args[0].partition(' (')[0]}; the images are decoded again")
+        say(f"note: {error.args[0].partition(' (')[0]}; the images are decoded again")
     return None
 
 

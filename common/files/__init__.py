@@ -1,0 +1,9 @@
+"""Files, read in one direction, each step once and in one place:
+
+    archive.read        bytes: the checksum, the sizes, no code                 -> a dictionary
+    checks.fields       types and ranges
+    packing.unpack      masks and integers                                      -> tensors
+    checkpoint.convert  of another repository: foreign, originals and shapes    -> our names
+    checks.compare      names and shapes of the network
+    checkpoint.to_model                                                         -> the network
+"""

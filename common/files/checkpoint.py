@@ -4,54 +4,34 @@
      dense: {params, macs, cfg}, images?: {classes, mean, std}}
 
 and, in a file to resume from, `resume` with the optimizer, scheduler and random states. prec1 is in percent.
-`stage` is one of dense, sparse, pruned, finetuned, quantized. A file of the original repositories loads too.
+`stage` is one of dense, sparse, pruned, finetuned, quantized. `load` reads files of other repositories as well.
 Weights that a mask prunes are not stored: at 90 % sparsity a file is less than a fifth of the dense one. Quantized
 weights are stored as integers (`quant`, see packing.py); `load` gives their values.
 """
-import os
-import pickle
-import warnings
+import re
 from pathlib import Path
 
-import numpy as np
 import torch
 
-from common import UserError, models
-from common.files import checks, foreign, packing
-
-FORMAT = 1
-# Originals may hold an accuracy as a numpy number, which is plain data too; numpy 1 had its function elsewhere.
-MAKES_NUMBER = np.float64(0).__reduce__()[0]
-NUMPY_NUMBERS = [*{type(np.dtype(kind)) for kind in "?bhilqBHILQefd"}, np.dtype, MAKES_NUMBER,
-                 (MAKES_NUMBER, "numpy.core.multiarray.scalar")]
-STAGES = ("dense", "sparse", "pruned", "finetuned", "quantized")
+from common import UserError, models, say
+from common.files import archive, checks, foreign, packing
+from common.files.originals import PIXELS, translated
+from common.files.shapes import recognize
 
 
 def save(path, ckpt, half=False):
-    """Writes to a temporary file, then renames: a stopped run leaves the old file or the new one, never half.
+    """Writes the checkpoint, whole or not at all, and gives the path.
 
     half: weights as float16, half the bytes, but batch norms whole (their gammas are ranked) and quantized weights as
     their integers say; `load` gives float32.
     """
-    ckpt = {"format": FORMAT, **ckpt}
+    ckpt = {"format": checks.FORMAT, **ckpt}
     if half:
         state, quant = ckpt["state_dict"], ckpt.get("quant") or {}
         ckpt["state_dict"] = {name: v if f"{name.rpartition('.')[0]}.running_var" in state or name in quant
                               or not v.is_floating_point() else v.half() for name, v in state.items()}
     path = Path(path)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in path.parent.glob(f".{path.name}.*.partial"):    # of a run that was killed while writing
-            left_over.unlink(missing_ok=True)
-        torch.save(packing.pack(ckpt), partial)
-        checks.seal(partial)
-        partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write {path} ({checks.why_unwritten(error, partial)})") from error
-    finally:
-        if partial.exists():
-            partial.unlink()
+    archive.write(path, packing.pack(ckpt))
     return path
 
 
@@ -79,66 +59,75 @@ def locate(path):
     return bundled if path.parts[:1] == ("chkpt",) and not path.exists() and bundled.exists() else path
 
 
-def read(path):
-    """(path, dictionary) of a file written by torch.save, loaded without running code. UserError otherwise."""
+def load(path, network=models.any_network, arch=None, depth=None, image_size=None, quantized=False):
+    """A validated checkpoint dictionary, whoever wrote the file: weights in float32 on the CPU. UserError otherwise.
+
+    arch and depth are compared with the file's network; what a file of another repository does not say (whether a batch
+    norm has a channel selection, where a stride is) is as network(arch, depth) -> (arch, cfg) has it. image_size: what
+    its images are resized to. quantized: take a quantized file, too. It can be evaluated, but not trained or pruned:
+    what is written then would have neither its integers nor the rounding of what its layers read.
+    """
     path = locate(path)
-    if not path.is_file():
-        raise UserError(f"no checkpoint {path}")
-    try:
-        if what := foreign.kind(path):
-            raise UserError(f"{path} {what}")
-        checks.archive(path)
-        with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
-            warnings.simplefilter("ignore")
-            ckpt = torch.load(path, map_location="cpu", weights_only=True)
-    except UserError:
-        raise
-    except Exception as error:                               # junk makes the unpickler raise almost anything
-        if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise UserError(f"{path} is no plain checkpoint: loading it would run code, so it is refused; save its "
-                            "state_dict alone with torch.save") from error
-        if isinstance(error, PermissionError):
-            raise UserError(f"{path} cannot be read ({error.strerror})") from error
-        raise UserError(f"{path} is truncated, or was not written by torch.save; copy or make it again") from error
-    if not isinstance(ckpt, dict):
-        raise UserError(f"{path} holds a {type(ckpt).__name__}, not a checkpoint dictionary")
+    ckpt = archive.read(path)
+    if "format" in ckpt:
+        checks.fields(ckpt, path)
+        ckpt = packing.unpacked(ckpt, path)
+    else:
+        ckpt = convert(path, ckpt, network, arch, depth)
     checks.tensors(ckpt, path)
-    return path, ckpt
-
-
-def load(path):
-    """A validated checkpoint dictionary of our own format, weights in float32 on the CPU. UserError otherwise."""
-    path, ckpt = read(path)
-    if "format" not in ckpt:
-        raise UserError(f"{path} was not written by this repository; prune.py, finetune.py and eval.py read such "
-                        "files, with --arch and --depth")
-    return validated(path, ckpt)
-
-
-def validated(path, ckpt):
-    """The dictionary with masks unpacked, weights in float32 and every key there; UserError names what is wrong."""
-    if ckpt["format"] != FORMAT:
-        raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
-    checks.fields(ckpt, path)
-    if "packed" in ckpt or "quant" in ckpt:
-        try:
-            ckpt = packing.unpack(ckpt)
-        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-            raise UserError(f"{path}: its masks and its packed weights do not match ({error}); copy or make it "
-                            "again") from error
-    missing = [k for k in ("method", "stage", "arch", "cfg", "dataset", "state_dict") if k not in ckpt]
-    if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not weights(ckpt["state_dict"]):
-        raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
-                        f"{', '.join(missing) or 'stage, cfg or state_dict'})")
-    checks.weights(ckpt["state_dict"], ckpt.get("masks", {}), path)
     model = network_of(ckpt["arch"], ckpt["cfg"], path, models.sketch)       # compared before memory is taken for it
     checks.compare(model, ckpt["state_dict"], path)
-    if ckpt.get("dense"):
-        network_of(ckpt["arch"], ckpt["dense"]["cfg"], f"{path}: its dense", models.sketch)
     ckpt = {"epoch": 0, "prec1": None, "best_prec1": None, "args": {}, "dense": None, **ckpt, "cfg": model.cfg,
             "path": str(path)}
+    if ckpt["dense"]:
+        network_of(ckpt["arch"], ckpt["dense"]["cfg"], f"{path}: its dense", models.sketch)
+    checks.images(ckpt, path)
+    if not quantized and (ckpt.get("quant") or ckpt.get("activations")):
+        raise UserError(f"{path} is quantized already; give the network that it was made from")
+    checks.agree(path, ckpt, network, arch, depth)
     ckpt["state_dict"] = {k: v.float() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}
-    return ckpt
+    return ckpt | {"cfg": {**model.cfg, "image_size": image_size}} if image_size else ckpt
+
+
+def convert(path, ckpt, network, arch=None, depth=None):
+    """Someone else's dictionary, the weights somewhere inside it, as a checkpoint. Prints how it is read."""
+    found = foreign.find(ckpt)
+    if not found:
+        raise UserError(f"{path} holds no weights (keys: {', '.join(map(str, list(ckpt)[:5]))})")
+    outer, state, key = found
+    alone = not key and not any(name.startswith("module.") for name in state)
+    outer, (state, left_out) = {**ckpt, **outer}, foreign.bare(state)
+    soft = {name: state.pop(name) for name in list(state) if name.endswith(".mweight")}
+    state, masks = foreign.unmasked(state)
+    asked, asked_cfg = network(arch, depth) if arch else (None, {})
+    wide = {k: v for k, v in asked_cfg.items() if k == "widen_factor" and str(v) in re.findall(r"\d+", arch)}
+    if key == "pruned_state_dict" and (whole := foreign.find({**outer, key: None})):        # the network before pruning
+        whole = {name: tensor for name, tensor in foreign.bare(whole[1])[0].items() if "mweight" not in name}
+        wide = {k: v for k, v in recognize(path, whole)[0].cfg.items() if k == "widen_factor"}
+    model, state, form = recognize(path, state, asked, asked_cfg, wide, alone)
+    state, soft_masks = foreign.folded(path, model, state, translated(soft, form.names)[0])
+    prec1 = foreign.accuracy(outer, "acc", "prec1", "accuracy")
+    classes = model.cfg["num_classes"]
+    pixels = PIXELS[form.pixels][{10: 0, 100: 1}.get(classes, 2)]
+    taken = [f"weights under {key!r}" if key else "", f"without {', '.join(left_out[:3])}" if left_out else "",
+             "masks clamp(m + 0.5, 0, 1) inside the weights" if soft_masks else ""]
+    say(f"{path}: read as {form.who} ({models.name(model.arch, model.cfg)}): {foreign.described(model)}"
+        f"{''.join(f'; {text}' for text in taken if text)}")
+    read = {"method": "original", "arch": model.arch, "cfg": model.cfg, "dataset": None,
+            "stage": "dense", "state_dict": state, "epoch": max(0, int(foreign.number(outer.get("epoch")))),
+            "prec1": prec1, "best_prec1": foreign.accuracy(outer, "best_prec1", "best_acc") or prec1, "args": {},
+            "dense": None, "masks": translated(masks, form.names)[0]}
+    if pixels:
+        read["images"] = {"classes": [], "mean": list(pixels[0]), "std": list(pixels[1])}
+    if soft_masks:
+        read |= {"stage": "sparse", "soft_masks": soft_masks, "args": {"nfp": False}}
+    if masks or isinstance(outer.get("cfg"), list):
+        read["stage"] = "pruned"
+    elif form.cfg.get("variant") == "softmask":
+        dense = models.sketch(model.arch, **{k: v for k, v in model.cfg.items() if k not in ("widths", "streams")})
+        if dense.cfg != model.cfg:
+            read |= {"stage": "pruned", "dense": foreign.summary(dense)}
+    return read
 
 
 def to_model(ckpt):
@@ -148,11 +137,11 @@ def to_model(ckpt):
     """
     path = ckpt.get("path", "checkpoint")
     model = network_of(ckpt["arch"], ckpt["cfg"], path)
-    fit(model, ckpt["state_dict"], path)
+    model.load_state_dict(ckpt["state_dict"])
     for p in model.parameters():
         p.data[p.data.abs() < torch.finfo(torch.float32).tiny] = 0
-    quantize_inputs(model, ckpt.get("activations") or {}, path)
-    model.images = images_of(ckpt)
+    packing.quantize_inputs(model, ckpt.get("activations") or {}, path)
+    model.images = ckpt.get("images")
     return model.eval()
 
 
@@ -162,37 +151,6 @@ def network_of(arch, cfg, path, build=models.build):
         return build(arch, **cfg)
     except Exception as error:                               # a stranger's cfg can be wrong in any way
         raise UserError(f"{path} describes a network that cannot be built: {error}") from error
-
-
-def images_of(ckpt):
-    """{"classes": names, "mean", "std": per channel} of the images it was trained on, or None. UserError if odd."""
-    images = ckpt.get("images")
-    if images is not None and not (
-            isinstance(images, dict) and all(isinstance(images.get(key), list) for key in ("classes", "mean", "std"))
-            and len(images["classes"]) in (0, ckpt["cfg"].get("num_classes"))
-            and all(isinstance(name, str) for name in images["classes"]) and len(images["mean"]) == len(images["std"])
-            and all(isinstance(v, float) for v in images["mean"] + images["std"]) and min(images["std"] or [0]) > 0):
-        raise UserError(f"{ckpt.get('path', 'checkpoint')}: its classes, mean and std do not fit the network")
-    return images
-
-
-def quantize_inputs(model, activations, path):
-    """Lets layers round what they read: {layer: {"bits", "scale", "zero"}}, value = (code - zero) * scale."""
-    modules = dict(model.named_modules())
-    for name, entry in activations.items():
-        try:
-            bits, scale, zero = int(entry["bits"]), float(entry["scale"]), int(entry["zero"])
-            if not (1 <= bits <= 16 and 0 < scale < float("inf") and 0 <= zero < 2 ** bits):
-                raise ValueError(f"{bits} bits, scale {scale}, zero point {zero}")
-            modules[name].register_forward_pre_hook(lambda m, x, scale=scale, zero=zero, most=2 ** bits - 1: (
-                torch.fake_quantize_per_tensor_affine(x[0], scale, zero, 0, most),))
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise UserError(f"{path}: its activations do not fit the network ({name}: {error})") from error
-
-
-def weights(state):
-    """Whether it is a state_dict."""
-    return isinstance(state, dict) and all(isinstance(k, str) and isinstance(v, torch.Tensor) for k, v in state.items())
 
 
 def fit(model, state, path):

@@ -1,128 +1,58 @@
-"""What a file promises is compared with what it is before memory is given to it.
+"""What a checkpoint dictionary holds is compared with what it should; UserError for the first thing that differs.
 
-    seal(path)              appends the SHA-256 of a file of torch.save to it
-    archive(path)           before torch.load: that sum, and the sizes that the zip archive declares
-    tensors(value, path)    after it: dense tensors that are not larger than the file, nothing nested without end
-    fields(ckpt, path)      types and ranges of what a checkpoint of ours holds
-    weights(state, masks, path), compare(model, state, path)                 its tensors with one another and a network
-    arrays(path, keys)      before np.load: the sizes that the headers of an .npz declare
-
-All but the first raise an error that names what is wrong.
+    fields(ckpt, path)                       types and ranges, before anything is unpacked
+    tensors(ckpt, path), images(ckpt, path)  weights and masks, after it; what images the network reads
+    compare(model, state, path)              a state_dict and a network
+    agree(path, ckpt, network, arch, depth)  the file's network and the one that flags name
 """
-import errno
-import hashlib
-import math
-import os
-import zipfile
+import re
 
-import numpy as np
 import torch
 
 from common import UserError
+from common.files.archive import AGAIN
 from common.models.layers import ChannelSelection
 
-SEAL = b"sha256 "                                            # the comment of the zip archive: this and 64 hex digits
-LENGTH = len(SEAL) + 64
-NODES = 5_000_000                                            # values in a file, lists and dictionaries included
-AGAIN = "copy or make it again"
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)             # of an OSError: no room, no quota, too large a file
+FORMAT = 1
+STAGES = ("dense", "sparse", "pruned", "finetuned", "quantized")
+PERCENT = ((int, float, type(None)), "a percentage", lambda v: v is None or 0 <= v <= 100)
+COUNT = ((int,), "a number from 0 up", lambda v: 0 <= v < 2 ** 63)
+TEXT = ((str,), "text of one line", lambda v: v.isprintable() and len(v) < 5000)
+TABLE = ((dict,), "a dictionary", lambda v: all(isinstance(key, str) for key in v))
+FIELDS = {"method": TEXT, "arch": TEXT, "dataset": TEXT, "rule": TEXT, "epoch": COUNT, "prec1": PERCENT,
+          "best_prec1": PERCENT, "args": TABLE, "cfg": TABLE, "run": TABLE, "resume": TABLE, "masks": TABLE,
+          "soft_masks": TABLE, "activations": TABLE, "recipe": TABLE}
+EMPTY = ("dataset", "rule", "prec1", "best_prec1", "recipe", "activations")  # these may be None
 
 
-def digest_of(file, size):
-    """Hex SHA-256 of the next `size` bytes of an open file."""
-    digest = hashlib.sha256()
-    while size > 0 and (block := file.read(min(size, 2 ** 20))):
-        digest.update(block)
-        size -= len(block)
-    return digest.hexdigest().encode()
+def fields(ckpt, path):
+    """Of a checkpoint of ours, still packed."""
+    if ckpt["format"] != FORMAT:
+        raise UserError(f"{path} has checkpoint format {ckpt['format']}; this code reads format {FORMAT}")
+    for name, (types, what, fits) in FIELDS.items():
+        value = ckpt.get(name)
+        if name in ckpt and not (value is None and name in EMPTY) and (
+                isinstance(value, bool) or not isinstance(value, types) or not fits(value)):
+            raise UserError(f"{path}: its {name} is not {what}; {AGAIN}")
+    dense = ckpt.get("dense")
+    if dense is not None and not (isinstance(dense, dict) and isinstance(dense.get("cfg"), dict) and all(
+            isinstance(dense.get(key), int) and 0 < dense[key] < 2 ** 63 for key in ("params", "macs"))):
+        raise UserError(f"{path}: its dense is not {{params, macs, cfg}} of a network; {AGAIN}")
+    for name, value in (ckpt.get("soft_masks") or {}).items():
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            raise UserError(f"{path}: its soft mask of {name} is no tensor of numbers; {AGAIN}")
 
 
-def seal(path):
-    """Ends a zip archive with a comment: the SHA-256 of all bytes before it. torch.load reads it as ever."""
-    with open(path, "r+b") as file:
-        file.seek(-2, os.SEEK_END)                           # the comment's length is the last field of an archive
-        file.write(LENGTH.to_bytes(2, "little"))
-        size = file.tell()
-        file.seek(0)
-        digest = digest_of(file, size)
-        file.seek(size)
-        file.write(SEAL + digest)
-
-
-def why_unwritten(error, partial):
-    """What an OSError, or the RuntimeError that torch.save makes of it, says of the disk; partial: the file begun."""
-    if isinstance(error, RuntimeError):                      # torch does not say why: one more byte will
-        try:
-            with open(partial, "ab") as file:
-                file.write(bytes(2 ** 20))
-        except OSError as reason:
-            error = reason
-    if getattr(error, "errno", None) in FULL:
-        return "the disk is full; make room, what was there before is as it was"
-    return error
-
-
-def archive(path):
-    """UserError where a zip archive is damaged, or declares more than it holds; other files pass.
-
-    A file without our sum is one of somebody else, or an early one of ours: its records have CRC-32 sums.
-    """
-    size = os.path.getsize(path)
-    with open(path, "rb") as file:
-        head = file.read(4)
-        file.seek(max(size - LENGTH, 0))
-        end = file.read()
-        sealed = end.startswith(SEAL)
-        file.seek(0)
-        if sealed and digest_of(file, size - LENGTH) != end[len(SEAL):]:
-            raise UserError(f"{path} is damaged: it is not what its checksum says; {AGAIN}")
-    if head != b"PK\x03\x04":
-        return
-    try:
-        with zipfile.ZipFile(path) as records:
-            if any(record.filename.endswith("/constants.pkl") for record in records.infolist()):
-                raise UserError(f"{path} is a TorchScript archive, which is a program; save the state_dict() of "
-                                "torch.jit.load(FILE) with torch.save")
-            if sum(record.file_size for record in records.infolist()) > size:
-                raise UserError(f"{path} declares more bytes than it has, as a zip bomb does; save it with torch.save")
-            if not sealed and (end[-22:-18], end[-2:]) != (b"PK\5\6", b"\0\0"):         # not the end without comment
-                raise UserError(f"{path} is damaged: its checksum cannot be read; {AGAIN}")
-            bad = None if sealed else records.testzip()
-    except UserError:
-        raise
-    except Exception as error:                               # zipfile has many words for a broken archive
-        raise UserError(f"{path} is truncated, or was not written by torch.save; {AGAIN}") from error
-    if bad:
-        raise UserError(f"{path} is damaged: the CRC-32 of {bad} is not that of its content; {AGAIN}")
-
-
-def tensors(value, path):
-    """UserError where a tensor is not dense, where tensors claim more than the file, or nesting has no end.
-
-    A tensor may claim a shape that its few bytes are repeated to fill, so shapes are compared with the file's size.
-    """
-    most, claimed, nodes, todo = 4 * os.path.getsize(path) + 2 ** 26, 0, 0, [("", value)]
-    while todo:
-        name, item = todo.pop()
-        nodes += 1
-        if isinstance(item, torch.Tensor):
-            if item.layout != torch.strided or item.device.type != "cpu" or item.is_quantized or item.is_nested:
-                raise UserError(f"{path}: {name} is no dense tensor on the CPU; save it as one")
-            claimed += math.prod(item.shape) * item.element_size()
-        elif isinstance(item, dict):
-            todo += [(f"{key}" if isinstance(key, str) else name, inner) for key, inner in item.items()]
-        elif isinstance(item, list | tuple | set):
-            todo += [(name, inner) for inner in item]
-        if claimed > most:
-            raise UserError(f"{path}: {name} and what comes with it are to fill {claimed:,} bytes, the file has "
-                            f"{os.path.getsize(path):,}; {AGAIN}")
-        if nodes + len(todo) > NODES:
-            raise UserError(f"{path} holds more than {NODES:,} values in lists and dictionaries; it is no checkpoint")
-
-
-def weights(state, masks, path):
-    """UserError that says where a weight is NaN or infinite, and which mask is not that of a weight."""
-    for name, mask in masks.items():
+def tensors(ckpt, path):
+    """All that a checkpoint needs is there, weights are finite, masks those of weights."""
+    missing = [k for k in ("method", "stage", "arch", "cfg", "dataset", "state_dict") if k not in ckpt]
+    if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not (
+            isinstance(ckpt["state_dict"], dict) and all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
+                                                         for name, tensor in ckpt["state_dict"].items())):
+        raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
+                        f"{', '.join(missing) or 'stage, cfg or state_dict'})")
+    state = ckpt["state_dict"]
+    for name, mask in ckpt.get("masks", {}).items():
         if not isinstance(mask, torch.Tensor) or mask.dtype != torch.bool or (
                 name not in state or mask.shape != state[name].shape):
             raise UserError(f"{path}: its mask of {name} matches no weight; {AGAIN}")
@@ -134,8 +64,19 @@ def weights(state, masks, path):
                             "tensor); use an earlier checkpoint, or train again with a smaller --lr")
 
 
+def images(ckpt, path):
+    """Its images are None or {"classes": names, "mean", "std": per channel}, as many classes as the network has."""
+    images = ckpt.get("images")
+    if images is not None and not (
+            isinstance(images, dict) and all(isinstance(images.get(key), list) for key in ("classes", "mean", "std"))
+            and len(images["classes"]) in (0, ckpt["cfg"].get("num_classes"))
+            and all(isinstance(name, str) for name in images["classes"]) and len(images["mean"]) == len(images["std"])
+            and all(isinstance(v, float) for v in images["mean"] + images["std"]) and min(images["std"] or [0]) > 0):
+        raise UserError(f"{path}: its classes, mean and std do not fit the network")
+
+
 def compare(model, state, path):
-    """UserError for the first tensor that is missing, too much, or of another shape or kind than in the model."""
+    """No tensor is missing, too much, or of another shape or kind than in the model."""
     own = model.state_dict()
     for name in own:
         if name not in state:
@@ -155,45 +96,15 @@ def compare(model, state, path):
                             f"{m.width}")
 
 
-PERCENT = ((int, float, type(None)), "a percentage", lambda v: v is None or 0 <= v <= 100)
-COUNT = ((int,), "a number from 0 up", lambda v: 0 <= v < 2 ** 63)
-TEXT = ((str,), "text of one line", lambda v: v.isprintable() and len(v) < 5000)
-TABLE = ((dict,), "a dictionary", lambda v: all(isinstance(key, str) for key in v))
-FIELDS = {"method": TEXT, "arch": TEXT, "dataset": TEXT, "rule": TEXT, "epoch": COUNT, "prec1": PERCENT,
-          "best_prec1": PERCENT, "args": TABLE, "cfg": TABLE, "run": TABLE, "resume": TABLE, "masks": TABLE,
-          "soft_masks": TABLE, "activations": TABLE, "recipe": TABLE}
-EMPTY = ("dataset", "rule", "prec1", "best_prec1", "recipe", "activations")  # these may be None
-
-
-def fields(ckpt, path):
-    """UserError for the first entry of a checkpoint dictionary that has another type or range than it should."""
-    for name, (types, what, fits) in FIELDS.items():
-        value = ckpt.get(name)
-        if name in ckpt and not (value is None and name in EMPTY) and (
-                isinstance(value, bool) or not isinstance(value, types) or not fits(value)):
-            raise UserError(f"{path}: its {name} is not {what}; {AGAIN}")
-    dense = ckpt.get("dense")
-    if dense is not None and not (isinstance(dense, dict) and isinstance(dense.get("cfg"), dict) and all(
-            isinstance(dense.get(key), int) and 0 < dense[key] < 2 ** 63 for key in ("params", "macs"))):
-        raise UserError(f"{path}: its dense is not {{params, macs, cfg}} of a network; {AGAIN}")
-    for name, value in (ckpt.get("soft_masks") or {}).items():
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise UserError(f"{path}: its soft mask of {name} is no tensor of numbers; {AGAIN}")
-
-
-def arrays(path, keys):
-    """ValueError where an array of an .npz has another size than its header says, or the file unpacks to far more than
-    images do; KeyError where one is missing."""
-    with zipfile.ZipFile(path) as records:
-        found = [records.getinfo(f"{key}.npy") for key in keys]
-        unpacked, size = sum(record.file_size for record in found), os.path.getsize(path)
-        if unpacked > 2 ** 28 + 20 * size:
-            raise ValueError(f"{size:,} bytes that unpack to {unpacked:,}, as a zip bomb does")
-        for key, record in zip(keys, found, strict=True):
-            with records.open(record) as file:
-                version = np.lib.format.read_magic(file)
-                read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-                shape, _, dtype = read(file)
-                left = record.file_size - file.tell()
-                if not dtype.hasobject and math.prod(shape) * dtype.itemsize != left:
-                    raise ValueError(f"{key} is to be {dtype} {shape}, but has {left:,} bytes")
+def agree(path, ckpt, network, arch=None, depth=None):
+    """The file's network is the one that --arch and --depth name: network(arch, depth) -> (arch, cfg)."""
+    if not (arch or depth):
+        return
+    have, cfg = ckpt["arch"], ckpt["cfg"]
+    asked, asked_cfg = network(arch, depth) if arch else (have, {"depth": depth})
+    said = {str(depth), *re.findall(r"\d+", arch or "")}     # the other numbers are defaults, asked for by nobody
+    named = re.sub(r"[\d_]+(bn)?$", "", arch or "")
+    if have not in (asked, named) or any(str(v) in said and cfg.get(k) != v for k, v in asked_cfg.items()):
+        there = " ".join(f"{k} {v}" for k, v in cfg.items() if k in ("depth", "widen_factor"))
+        raise UserError(f"{path} holds a {have} ({there}), not{f' --arch {arch}' if arch else ''}"
+                        f"{f' --depth {depth}' if depth else ''}; leave them out to take it from the file")

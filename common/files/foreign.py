@@ -1,7 +1,8 @@
-"""Files that others wrote, up to tensors under bare names: what kind of file it is, and where the weights are in it.
+"""Dictionaries that others wrote: where the weights are in them, under bare names, and what they say besides.
 
     outer, state, key = find(ckpt)          # {"net": {...}, "acc": 91.5}: the dictionary around the weights, and "net"
     state, left_out = bare(state)           # without module., backbone., ...; without criterion.weight, n_averaged, ...
+    state, masks = unmasked(state)          # weight_orig, weight_mask -> weight and its mask
     prec1 = accuracy(outer, "acc", "prec1")                     # 91.5, None where there is none
     state, soft_masks = folded(model, state, mask_parameters)   # of the soft-mask code, into its weights
 """
@@ -9,8 +10,9 @@ import re
 from collections import Counter
 
 import torch
+from torch import nn
 
-from common import UserError
+from common import UserError, models
 
 # Keys that may hold the weights, in this order where there are several; others are looked into after them.
 WRAPPERS = ("pruned_state_dict", "state_dict", "model_state_dict", "model_state", "net", "model", "network", "weights",
@@ -19,20 +21,6 @@ PREFIXES = ("model", "net", "network", "backbone")                       # that 
 NO_LAYER = re.compile(r"n_averaged$|(criterion|loss|loss_fn|metrics?|acc|accuracy|ema|ema_model|model_ema|"
                       r"(train|val|valid|test)_\w*)\.|(.*\.)?total_(ops|params)$")
 HEADS = ("fc", "linear", "classifier.6", "classifier")
-
-
-def kind(path):
-    """What a file is that torch.save has not written, and what to do, as text; "" of all others."""
-    with open(path, "rb") as file:
-        head = file.read(64)
-    text = head.lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html")):
-        return "is an HTML page, not the file that the link leads to; download that"
-    if text.startswith(b"version https://git-lfs"):
-        return "is a Git LFS pointer, the file itself is elsewhere; git lfs pull fetches it"
-    if head[8:10] == b'{"':
-        return "is a safetensors file; torch.save(safetensors.torch.load_file(FILE), 'FILE.pth') makes one that loads"
-    return ""
 
 
 def find(ckpt, depth=4, known=True):
@@ -70,6 +58,21 @@ def bare(state):
             state = {name.replace(f"{head}.{number}.", f"{head}.", 1) if name.startswith(head) else name: tensor
                      for name, tensor in state.items()}
     return state, [name for name in left_out if not name.endswith(("total_ops", "total_params"))]
+
+
+def unmasked(state):
+    """(state_dict, {weight: bool mask}) of a state_dict with masks.
+
+    torch.nn.utils.prune has weight_orig and weight_mask, shrinkbench and NNI have weight and weight_mask.
+    """
+    state, masks = dict(state), {}
+    for name in [name for name in state if name.endswith("_mask")]:
+        weight = name.removesuffix("_mask")
+        values = next((f"{weight}{end}" for end in ("_orig", "") if f"{weight}{end}" in state), None)
+        if values and state[values].shape == state[name].shape:
+            mask = state.pop(name)
+            state[weight], masks[weight] = state.pop(values) * mask, mask != 0
+    return state, masks
 
 
 def number(value):
@@ -114,3 +117,24 @@ def folded(path, model, state, parameters):
         raise UserError(f"{path}: its mask of {rest[0]} (mweight) is of a layer that has none here; take the file's "
                         "pruned network")
     return state, soft_masks
+
+
+def described(model):
+    """What the network computes where a state_dict does not show it, as text."""
+    first = next((m for m in model.modules() if isinstance(m, nn.Conv2d)), None)
+    norm = next((m for m in model.modules() if isinstance(m, nn.BatchNorm2d)), None)
+    words = []
+    if first and first.kernel_size[0] > 1:
+        words.append(f"{first.kernel_size[0]} x {first.kernel_size[0]} stem of stride {first.stride[0]}")
+    if model.arch == "resnet_imagenet":
+        words[-1] += " and max pool" if model.cfg["stem"] == "imagenet" else " without max pool"
+    return ", ".join([*words, "ReLU", *([f"batch norm eps {norm.eps:g}"] if norm else [])])
+
+
+def summary(model):
+    """As compute_flops.summary, of a network without memory."""
+    from torch.utils.flop_counter import FlopCounterMode
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *models.input_shape(model.arch, model.cfg), device="meta"))
+    return {"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2,
+            "cfg": model.cfg}

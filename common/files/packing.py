@@ -12,6 +12,8 @@ import math
 import numpy as np
 import torch
 
+from common import UserError
+
 
 def pack(ckpt):
     """Pruned weights as one bit each and the surviving values in order; `unpack` gives the dictionary back.
@@ -38,7 +40,7 @@ def pack(ckpt):
 
 def unpack(ckpt):
     """The dictionary that `pack` was given. KeyError, TypeError, ValueError, ... where its parts do not match."""
-    state = ckpt["state_dict"]
+    state = ckpt.get("state_dict")
     if "packed" in ckpt:
         packed, masks = ckpt.pop("packed"), ckpt["masks"]
         shapes = {name: shape for name, shape in masks.items() if isinstance(shape, list)}
@@ -54,6 +56,15 @@ def unpack(ckpt):
             kept = from_bits(entry["kept"], state[name].numel())
             ckpt.setdefault("masks", {})[name] = kept.view(state[name].shape)
     return ckpt
+
+
+def unpacked(ckpt, path):
+    """`unpack`, with a UserError where its parts do not match."""
+    try:
+        return unpack(ckpt)
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+        raise UserError(f"{path}: its masks and its packed weights do not match ({error}); copy or make it "
+                        "again") from error
 
 
 def to_bits(flags):
@@ -123,3 +134,17 @@ def dequantize(entry):
     if "kept" in entry:
         value = value * from_bits(entry["kept"], value.numel()).view(value.shape)
     return value
+
+
+def quantize_inputs(model, activations, path):
+    """Lets layers round what they read: {layer: {"bits", "scale", "zero"}}, value = (code - zero) * scale."""
+    modules = dict(model.named_modules())
+    for name, entry in activations.items():
+        try:
+            bits, scale, zero = int(entry["bits"]), float(entry["scale"]), int(entry["zero"])
+            if not (1 <= bits <= 16 and 0 < scale < float("inf") and 0 <= zero < 2 ** bits):
+                raise ValueError(f"{bits} bits, scale {scale}, zero point {zero}")
+            modules[name].register_forward_pre_hook(lambda m, x, scale=scale, zero=zero, most=2 ** bits - 1: (
+                torch.fake_quantize_per_tensor_affine(x[0], scale, zero, 0, most),))
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise UserError(f"{path}: its activations do not fit the network ({name}: {error})") from error

@@ -33,7 +33,7 @@ def changed(settings, ckpt, world=1):
             if name not in free and had.get(name, value) != value]
 
 
-def checked(path, run, model, masks=None):
+def load(path, run, model, masks=None):
     """The checkpoint to continue, of the same run as `run`. UserError otherwise.
 
     masks: of the network to fine-tune; a run that had different ones is refused.

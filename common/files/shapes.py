@@ -2,6 +2,7 @@
 
     told("resnet", state)                  # {"depth": 20, "block": "basic"}: options of models.build
     model = sized("resnet", cfg, state)    # with as many channels and classes as the tensors have, on the meta device
+    model, state, form = recognize(path, state)     # by the names that the repositories of originals.py give
 """
 import copy
 import re
@@ -10,7 +11,8 @@ from collections import Counter
 import torch
 from torch import nn
 
-from common import models
+from common import UserError, models
+from common.files.originals import FORMATS, translated
 from common.models.resnet_imagenet import DEPTHS
 from common.models.vgg import CONVS
 
@@ -113,3 +115,39 @@ def misfits(model, state, theirs):
               f"its {theirs.get(name, name)} is {tuple(state[name].shape)}, not {tuple(tensor.shape)}"
               for name, tensor in own.items() if name not in state or state[name].shape != tensor.shape]
     return wrong + [f"it has {theirs.get(name, name)} too" for name in state if name not in own]
+
+
+def recognize(path, state, asked=None, asked_cfg=None, wide=None, alone=True):
+    """(the network without its weights, its state_dict in our names, the format) of the first that fits.
+
+    asked: an arch whose options are taken where the file does not say; wide: a widen factor that a narrowed network was
+    trained with, of which its widths only say how large it is at least; alone: whether the file is nothing but these
+    weights. UserError names the nearest format, if any is near, and the first two misfits.
+    """
+    def is_there(names):
+        return [any(name.startswith(f"{sign}.") or name == sign for name in state) for sign in names.split()]
+
+    likely = [f for f in FORMATS if all(is_there(f.has)) and not any(is_there(f.lacks))]
+    nearest = None
+    for form in likely or FORMATS:
+        ours, theirs = translated(state, form.names)
+        for options in ([asked_cfg, {}] if form.arch == asked else [{}]):
+            try:
+                said = told(form.arch, ours)
+                said |= {k: v for k, v in (wide or {}).items() if k in said and v > said[k]}
+                model, name = sized(form.arch, {**options, **form.cfg, **said}, ours), True
+            except (UserError, AssertionError, LookupError, TypeError, ValueError, ArithmeticError, RuntimeError):
+                if likely and form is not likely[-1] or options:
+                    continue
+                model, name = models.sketch(form.arch, **form.cfg), False
+            filled = complete(model, ours)
+            wrong = misfits(model, filled, theirs)
+            if not wrong and likely and form.fits({"pool": 1, **model.cfg}, alone):
+                return model, filled, form
+            rank = -likeness(model, filled), len(wrong)
+            if wrong and (nearest is None or rank < nearest[0]):
+                nearest = rank, wrong, f"{form.who} ({models.name(model.arch, model.cfg)})" if name else form.who
+    rank, wrong, name = nearest
+    more = f" ({len(wrong) - 2} more)" if len(wrong) > 2 else ""
+    near = f"The nearest is {name}, but {' and '.join(wrong[:2])}{more}. " if rank[0] < -0.5 else ""
+    raise UserError(f"{path} is none of the networks here. {near}There are: {', '.join(f.who for f in FORMATS)}")

@@ -29,7 +29,7 @@ import torch
 from common import UserError, cli, compute_flops, data, models
 from common.device import device_of, hardware
 from common.evaluate import evaluate
-from common.files import checkpoint, originals
+from common.files import checkpoint
 from magnitude.networks import network
 from results import summary
 from results.comparison import tables
@@ -191,7 +191,7 @@ def parse(argv=None):
 
 def dense_file(data_dir, device):
     """The checkpoint of DENSE, with its accuracy on the test set."""
-    ckpt = originals.load(DENSE, network, ARCH)
+    ckpt = checkpoint.load(DENSE, network, ARCH)
     model = checkpoint.to_model(ckpt).to(device)
     dataset = data.for_network(model, DENSE, DATASET, data_dir)
     return ckpt | {"dataset": DATASET, "prec1": evaluate(model, data.Loader(dataset, "test", 256, device))["top1"]}
