@@ -7,7 +7,6 @@ What a user can mend is raised as a UserError anywhere in the code; `script` pri
 """
 import argparse
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -180,17 +179,3 @@ def complain(message, status=2):
         line = f"{line[:1000]} ... {line[-400:]}"
     print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
     return status
-
-
-def command():
-    """The command line as anyone can repeat it: from the repository root, without the path to the data."""
-    script = Path(sys.argv[0]).resolve()
-    root = Path(__file__).resolve().parent.parent
-    script = script.relative_to(root) if script.is_relative_to(root) else script.name
-    words, rest = ["python", str(script)], iter(sys.argv[1:])
-    for word in rest:
-        if word == "--data-dir":
-            next(rest, None)
-        elif not word.startswith("--data-dir="):
-            words.append(shlex.quote(word))
-    return " ".join(words)

@@ -14,8 +14,9 @@ import copy
 import torch
 from torch import nn
 
-from common import compute_flops, models
+from common import models
 from common.keep import rounded_up
+from common.models import counting
 from common.models.narrow import after_norm, reads, width_of
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -148,7 +149,7 @@ def compaction_report(model, small, dense):
     """Widths, parameters and MACs of the compacted network, and how far its logits are from the masked one's."""
     images = torch.rand(16, *models.input_shape(model.arch, model.cfg), generator=torch.Generator().manual_seed(0))
     images = images.to(next(model.parameters()).device)
-    total = compute_flops.count(small).total
+    total = counting.count(small).total
     return (f"compacted: {architecture(small)}, {total.params:,} parameters of {dense['params']:,} "
             f"({100 * total.params / dense['params']:.2f}%), {total.macs:,} MACs of {dense['macs']:,} "
             f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by "

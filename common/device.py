@@ -2,6 +2,8 @@
 import copy
 import platform
 import random
+import shlex
+import sys
 import time
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import UserError, cli
+from common import UserError
 
 
 def device_of(name=None):
@@ -71,8 +73,22 @@ def hardware(device):
 
 def facts(device, precision="fp32", minutes=0.0):
     """What a checkpoint remembers of how it was made; results/ledger.csv is filled from it."""
-    return {"command": cli.command(), "precision": precision, "hardware": hardware(device),
+    return {"command": command(), "precision": precision, "hardware": hardware(device),
             "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 2)}
+
+
+def command():
+    """The command line as anyone can repeat it: from the repository root, without the path to the data."""
+    script = Path(sys.argv[0]).resolve()
+    root = Path(__file__).resolve().parent.parent
+    script = script.relative_to(root) if script.is_relative_to(root) else script.name
+    words, rest = ["python", str(script)], iter(sys.argv[1:])
+    for word in rest:
+        if word == "--data-dir":
+            next(rest, None)
+        elif not word.startswith("--data-dir="):
+            words.append(shlex.quote(word))
+    return " ".join(words)
 
 
 def seed_all(seed):

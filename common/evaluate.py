@@ -4,9 +4,10 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, keep, models, say
+from common import UserError, cli, data, keep, models, say
 from common.device import device_of, in_half
 from common.files import checkpoint
+from common.models import counting
 
 
 @torch.no_grad()
@@ -109,7 +110,7 @@ def heading(ckpt, model):
 
 def counts(ckpt, model):
     """What the network of a checkpoint has and costs, and what that is of its dense one, as lines of text."""
-    total = compute_flops.count(model).total
+    total = counting.count(model).total
     lines = [f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
              f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs"]
     if ckpt["dense"]:

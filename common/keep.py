@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, compute_flops, models
+from common import UserError, models
+from common.models import counting
 
 
 def add_flags(parser, weights=True, macs=True):
@@ -40,9 +41,9 @@ def dense_network(ckpt, model):
 
 
 def dense_total(ckpt, model):
-    """compute_flops' totals of `dense_network`; `weights` are all of them."""
+    """counting.count's totals of `dense_network`; `weights` are all of them."""
     with torch.device("meta"):
-        return compute_flops.count(dense_network(ckpt, model)).total
+        return counting.count(dense_network(ckpt, model)).total
 
 
 def rounded_up(alive, multiple, unit=1, scores=None):
@@ -79,7 +80,7 @@ def percentile(fraction, ckpt, model, weights, otherwise=""):
     is too much already, which is a UserError.
     """
     dense, size = dense_total(ckpt, model).weights, sum(w.numel() for w in weights.values())
-    others = compute_flops.count(model).total.weights - sum(int(w.count_nonzero()) for w in weights.values())
+    others = counting.count(model).total.weights - sum(int(w.count_nonzero()) for w in weights.values())
     left = int(fraction * dense) - others
     if left < 1:
         raise UserError(f"--keep-weights {fraction:g}: the layers that are not pruned have {others:,} of the {dense:,} "

@@ -19,9 +19,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import UserError, cli, compute_flops, data, models, plots
+from common import UserError, cli, data, models, plots
 from common.device import device_of, facts, has_bf16, random_state, seed_all
 from common.files import checkpoint, lock, resume
+from common.models import counting
 
 
 class Run:
@@ -63,7 +64,7 @@ class Run:
 
     def describe(self, model):
         """Prints what the run will do, before it does it."""
-        total = compute_flops.count(model).total
+        total = counting.count(model).total
         self.print(f"{self.method} {self.stage}: {model.arch} {models.brief(model.cfg)} on {self.settings['dataset']}\n"
                    f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
                    "  {epochs} epochs, batch {batch_size}, lr {lr:g}, seed {seed}, ".format(**self.settings) +

@@ -1,5 +1,6 @@
 """A trained network for a data set with other classes."""
-from common import compute_flops, models, say
+from common import models, say
+from common.models import counting
 
 
 def to_classes(ckpt, dataset):
@@ -16,7 +17,7 @@ def to_classes(ckpt, dataset):
     say(f"note: {ckpt['path']} has {had} classes, {dataset.name} has {count}{' others' * (had == count)}: "
         f"{' and '.join(last)} are reinitialized")
     if dense:
-        dense = compute_flops.summary(models.build(ckpt["arch"], **{**dense["cfg"], "num_classes": count}))
+        dense = counting.summary(models.build(ckpt["arch"], **{**dense["cfg"], "num_classes": count}))
     masks = {name: mask for name, mask in ckpt.get("masks", {}).items() if name not in last}
     images = {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)}
     return {**ckpt, "cfg": cfg, "state_dict": {**state, **last}, "dense": dense, "masks": masks, "images": images}

@@ -27,7 +27,7 @@ import torch
 from torch import nn
 
 from common import UserError, cli, compute_flops, data, models
-from common.device import device_of, hardware
+from common.device import command, device_of, hardware
 from common.files import checkpoint
 from common.models.narrow import width_of
 from deploy import measure, to_c, to_onnx
@@ -276,8 +276,8 @@ def main(argv=None):
     out = Path(args.save or Path(__file__).resolve().parent.parent / "results" / default)
     if not out.parent.is_dir():
         raise UserError(f"--save {out}: there is no folder {out.parent}")
-    command = re.sub(r" --(save|data-dir)[ =]\S+", "", cli.command())
-    parts = [f"# Deployed\n\nMade by `{command}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))} "
+    made_by = re.sub(r" --(save|data-dir)[ =]\S+", "", command())
+    parts = [f"# Deployed\n\nMade by `{made_by}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))} "
              f"({processor()}), processor time, medians of {args.rounds} rounds (in brackets the quartiles), all cells "
              f"of a table taking turns; {versions()}.\n"]
     start = time.time()

@@ -29,6 +29,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, cli, compute_flops, data, keep, plots
+from common.device import command
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.schedule import check_schedule, epoch_or_word
@@ -200,7 +201,7 @@ def choose(args, reg, made, dense):
     settings = {name: value for name, value in vars(args).items() if name != "data_dir"} | {
         name: best[name] for name in ("reg", "decay", "wd", "granularity", "sensitivity")} | {
         "refit": bool(args.refit), "tune_wd": tuned["args"]["weight_decay"], "pretrained": dense}
-    spent = {"minutes": best["minutes"], "command": cli.command()}
+    spent = {"minutes": best["minutes"], "command": command()}
     for name, suffix in (("finetuned", ""), ("compact", "-compact")):
         top1 = test_once(args, f"{args.save}/{best['folder']}/{name}.pth.tar", f"{reg}{suffix}", best["epochs"], spent,
                          settings)

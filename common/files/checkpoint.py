@@ -17,6 +17,7 @@ from common import UserError, models, say
 from common.files import archive, checks, foreign, packing
 from common.files.originals import PIXELS, translated
 from common.files.shapes import recognize
+from common.models import counting
 
 
 def save(path, ckpt, half=False):
@@ -71,7 +72,11 @@ def load(path, network=models.any_network, arch=None, depth=None, image_size=Non
     ckpt = archive.read(path)
     if "format" in ckpt:
         checks.fields(ckpt, path)
-        ckpt = packing.unpacked(ckpt, path)
+        try:
+            ckpt = packing.unpack(ckpt)
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
+            raise UserError(f"{path}: its masks and its packed weights do not match ({error}); copy or make it "
+                            "again") from error
     else:
         ckpt = convert(path, ckpt, network, arch, depth)
     checks.tensors(ckpt, path)
@@ -126,7 +131,7 @@ def convert(path, ckpt, network, arch=None, depth=None):
     elif form.cfg.get("variant") == "softmask":
         dense = models.sketch(model.arch, **{k: v for k, v in model.cfg.items() if k not in ("widths", "streams")})
         if dense.cfg != model.cfg:
-            read |= {"stage": "pruned", "dense": foreign.summary(dense)}
+            read |= {"stage": "pruned", "dense": counting.summary(dense)}
     return read
 
 

@@ -12,7 +12,7 @@ from collections import Counter
 import torch
 from torch import nn
 
-from common import UserError, models
+from common import UserError
 
 # Keys that may hold the weights, in this order where there are several; others are looked into after them.
 WRAPPERS = ("pruned_state_dict", "state_dict", "model_state_dict", "model_state", "net", "model", "network", "weights",
@@ -129,12 +129,3 @@ def described(model):
     if model.arch == "resnet_imagenet":
         words[-1] += " and max pool" if model.cfg["stem"] == "imagenet" else " without max pool"
     return ", ".join([*words, "ReLU", *([f"batch norm eps {norm.eps:g}"] if norm else [])])
-
-
-def summary(model):
-    """As compute_flops.summary, of a network without memory."""
-    from torch.utils.flop_counter import FlopCounterMode
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model.eval()(torch.zeros(1, *models.input_shape(model.arch, model.cfg), device="meta"))
-    return {"params": sum(p.numel() for p in model.parameters()), "macs": counter.get_total_flops() // 2,
-            "cfg": model.cfg}

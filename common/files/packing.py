@@ -58,15 +58,6 @@ def unpack(ckpt):
     return ckpt
 
 
-def unpacked(ckpt, path):
-    """`unpack`, with a UserError where its parts do not match."""
-    try:
-        return unpack(ckpt)
-    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, IndexError) as error:
-        raise UserError(f"{path}: its masks and its packed weights do not match ({error}); copy or make it "
-                        "again") from error
-
-
 def to_bits(flags):
     """bool (N,) as uint8 (N / 8 rounded up,)."""
     return torch.from_numpy(np.packbits(flags.numpy()))

@@ -1,0 +1,92 @@
+"""What a network has and costs: parameters, non-zeros and MACs, layer by layer.
+
+MACs are the multiply-accumulates of convolutions and linear layers for one image; batch norm, ReLU, pooling and
+biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights; `weights` is the number of
+these, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README:
+2 x (MACs + 2 per batch-norm output element).
+"""
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from common import models
+from common.models.layers import ChannelSelection
+
+
+@dataclass
+class Row:
+    """One layer, or the total: shape is that of the weight; bytes at 4 a parameter, or as the weights are stored."""
+    name: str
+    kind: str
+    shape: tuple
+    params: int = 0
+    nonzeros: int = 0
+    weights: int = 0
+    macs: int = 0
+    sparse_macs: int = 0
+    norm_elements: int = 0
+    bytes: int = 0
+
+    @property
+    def thop_flops(self):
+        return 2 * (self.macs + 2 * self.norm_elements)
+
+
+@dataclass
+class Count:
+    rows: list
+    selections: int = 0     # length of all channel selections together, which the originals counted as parameters
+
+    @property
+    def total(self):
+        sums = {k: sum(getattr(row, k) for row in self.rows)
+                for k in ("params", "nonzeros", "weights", "macs", "sparse_macs", "norm_elements", "bytes")}
+        return Row("total", "", (), **sums)
+
+
+@torch.no_grad()
+def count(model, input_shape=None):
+    """Counts one forward pass of one image (C, H, W); the model is left as it was."""
+    input_shape = input_shape or models.input_shape(model.arch, model.cfg)
+    layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
+    rows = {name: Row(name, type(m).__name__, tuple(m.weight.shape)) for m, name in layers.items()}
+    for m, name in layers.items():
+        for p in m.parameters(recurse=False):
+            rows[name].params += p.numel()
+            rows[name].nonzeros += int(p.count_nonzero()) if p.device.type != "meta" else p.numel()
+            rows[name].bytes += p.numel() * p.element_size()
+
+    def add(m, inputs, output):
+        row = rows[layers[m]]
+        if isinstance(m, (nn.Conv2d, nn.Linear)):
+            positions = output[0, 0].numel() if isinstance(m, nn.Conv2d) else 1
+            row.weights = int(m.weight.count_nonzero()) if m.weight.device.type != "meta" else m.weight.numel()
+            row.macs += positions * m.weight.numel()
+            row.sparse_macs += positions * row.weights
+        elif isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
+            row.norm_elements += output.numel()
+
+    def add_unread(select, inputs, output):
+        if len(inputs) == 2 and select.indices.numel() < select.width:   # the original normalizes all, then selects
+            rows[layers[inputs[1]]].norm_elements += inputs[0].numel()
+
+    hooks = [m.register_forward_hook(add) for m in layers]
+    hooks += [m.register_forward_hook(add_unread) for m in model.modules() if isinstance(m, ChannelSelection)]
+    modes = {m: m.training for m in model.modules()}
+    try:
+        weight = next(model.parameters())
+        model.eval()
+        model(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for m, training in modes.items():
+            m.training = training
+    return Count(list(rows.values()), sum(m.width for m in model.modules() if isinstance(m, ChannelSelection)))
+
+
+def summary(model):
+    """{params, macs, cfg}: what a checkpoint remembers of the dense network."""
+    total = count(model).total
+    return {"params": total.params, "macs": total.macs, "cfg": model.cfg}
