@@ -112,14 +112,15 @@ class Program:
 
     def compute(self, value, relu=False):
         """The Value after a step that sums its taps."""
-        (out, result), (to, channel, dy, dx) = self.new(len(value.bias), value.height, value.width), value.place.T
+        out, result = self.new(len(value.bias), value.height, value.width)
+        (to, channel, dy, dx), weight = value.place[value.weight != 0].T, value.weight[value.weight != 0]
         height, width = (torch.tensor([getattr(p, side) for p in self.owners])[channel] for side in ("height", "width"))
         beyond = torch.cat([-dy, -dx, out.height - height + dy, out.width - width + dx])
         out.border = max(0, int(beyond.max())) if len(beyond) else 0
 
         def code(i):
             shift = self.address(channel) + dy * out.layout()[0] + dx
-            taps = [f"{{{s}, {w:.9g}}}" for s, w in zip(shift.tolist(), value.weight.tolist(), strict=True)]
+            taps = [f"{{{s}, {w:.9g}}}" for s, w in zip(shift.tolist(), weight.tolist(), strict=True)]
             ends = torch.bincount(to, minlength=out.count).cumsum(0).tolist()
             bias = [f"{b:.9g}" for b in value.bias.tolist()]
             return [f"sums({out.struct(relu)}, start{i}, taps{i}, bias{i});", table("int", f"start{i}", [0, *ends]),
