@@ -1,13 +1,16 @@
-"""What the scripts of all five methods have in common, as commands: pruned weights stay zero, default folders."""
+"""What the scripts of all five methods have in common, as commands: pruned weights stay zero, a stopped run continues
+bit for bit, default folders."""
 import importlib
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import PRECISIONS
+from reliability import same
 
 from common import UserError, models
 from common.files import checkpoint
+from common.run import Run
 
 TINY = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
 TRAIN = [*TINY, "--epochs", "2", "--batch-size", "10"]
@@ -47,6 +50,42 @@ def test_pruned_weights_stay_zero(method, arch, flags, precision, tmp_path):
     if "adam" in flags:                                                  # the optimizer never saw them
         moment = checkpoint.load(tmp_path / "f/checkpoint.pth.tar")["resume"]["optimizer"]["state"][0]["exp_avg"]
         assert not moment[~masks["conv1.weight"]].any()
+
+
+SPARSE = {"slimming": ["-sr"], "hoyer": ["--reg", "hs", "--schedule", "cosine"], "magnitude": [], "reweighted": [],
+          "softmask": ["--target", "0.4", "--schedule", "cosine"]}       # flags of main.py
+
+
+@pytest.mark.parametrize("stop", [1, 2])                                 # after the first a schedule has steps to take
+@pytest.mark.parametrize("script", ["main", "finetune"])
+@pytest.mark.parametrize("method", SPARSE)
+def test_a_stopped_run_continues_bit_for_bit(method, script, stop, tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=8)
+    masks = {"conv1.weight": torch.rand(model.conv1.weight.shape) < 0.4}
+    file = checkpoint.save(tmp_path / "p.pth.tar", checkpoint.of(model, method, "pruned", "shapes10", masks=masks))
+    flags = {"main": ["--arch", {"slimming": "resnet20", "hoyer": "cnn"}.get(method, "resnet8"), *SPARSE[method]],
+             "finetune": [FILE.get(method, "--model"), file]}[script]
+    flags = [*flags, *TINY, "--batch-size", "10", "--epochs", "3", "--lr", "0.02"]
+    flags += ["--warmup-epochs", "1"] * (method == "reweighted")
+    call(method, script, *flags, "--save", tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "save", stopping(stop))
+        with pytest.raises(KeyboardInterrupt):
+            call(method, script, *flags, "--save", tmp_path / "parts")
+    call(method, script, *flags, "--save", tmp_path / "parts", "--resume", "auto")
+    whole, parts = (checkpoint.load(tmp_path / name / "checkpoint.pth.tar") for name in ("whole", "parts"))
+    assert parts["epoch"] == 3 and same(whole["resume"], parts["resume"])
+    assert all(torch.equal(w, parts["state_dict"][name]) for name, w in whole["state_dict"].items())
+
+
+def stopping(epochs):
+    """Run.save, and then Ctrl-C after so many epochs."""
+    def save(self, epoch, *args, real=Run.save, **more):
+        real(self, epoch, *args, **more)
+        if epoch + 1 == epochs:
+            raise KeyboardInterrupt
+    return save
 
 
 FOLDERS = {  # the flags of main.py and of prune.py, and the folders' names

@@ -7,8 +7,8 @@ import pytest
 from conftest import ROOT
 
 METHODS = {"softmask", "hoyer", "slimming", "magnitude", "reweighted"}
-FILES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in
-         {*METHODS, "common", "deploy", "results", "benchmarks"}]
+ROOMS = {*METHODS, "common", "deploy", "results", "benchmarks"}
+FILES = [path for path in ROOT.rglob("*.py") if path.relative_to(ROOT).parts[0] in ROOMS]
 
 
 def imported(path):
@@ -71,6 +71,21 @@ def test_help_loads_neither_matplotlib_nor_torchvision(script):
     loaded = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
     assert done.returncode == 0 and done.stdout.startswith("usage:")                        # it did nothing else
     assert "torch" in loaded and not loaded & {"matplotlib", "torchvision"}
+
+
+def test_every_script_puts_the_repository_in_front_of_its_imports(monkeypatch):
+    """Looked at here, since tests run scripts in forks of a process that has imported all of it."""
+    scripts = [path for path in FILES if '__name__ == "__main__"' in path.read_text()]
+    for path in scripts:
+        monkeypatch.setattr(sys, "path", [])
+        body = ast.parse(path.read_text()).body
+        last = next(i for i, node in enumerate(body) if "sys.path.insert" in ast.unparse(node))
+        head = [node for node in body[:last + 1] if not isinstance(node, ast.ImportFrom) or node.module == "pathlib"]
+        exec(compile(ast.Module(head, []), path, "exec"), {"__file__": str(path)})
+        assert sys.path == [str(ROOT)], path
+        for node in body[:last]:
+            assert not isinstance(node, ast.ImportFrom) or node.module.partition(".")[0] not in ROOMS, path
+    assert len(scripts) > 40
 
 
 def test_checkpoints_are_loaded_without_running_code():

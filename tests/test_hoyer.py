@@ -363,33 +363,6 @@ def test_real_mnist_as_it_is(tmp_path):
     assert checkpoint.load(tmp_path / "m/checkpoint.pth.tar")["prec1"] > 70
 
 
-@pytest.mark.parametrize("script", [main, finetune])
-@pytest.mark.parametrize("stop", [0, 1])                     # after the first epoch a scheduler has steps left to take
-def test_resuming_is_as_if_never_stopped(script, stop, tmp_path, monkeypatch):
-    flags = ["--reg", "hs"]
-    if script is finetune:
-        saved(tmp_path / "m.pth.tar")
-        cut(tmp_path / "m.pth.tar", tmp_path / "p", "--sensitivity", "0.02")
-        flags = ["--model", str(tmp_path / "p/pruned.pth.tar")]
-    flags += ["--batch-size", "10", "--schedule", "cosine", "--epochs", "3"]
-    whole = train(tmp_path / "whole", *flags, script=script)
-    save = Run.save
-
-    def stopped(self, epoch, *args, **kwargs):
-        save(self, epoch, *args, **kwargs)
-        if epoch == stop:
-            raise KeyboardInterrupt
-    monkeypatch.setattr(Run, "save", stopped)
-    with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "parts", *flags, script=script)
-    monkeypatch.setattr(Run, "save", save)
-    parts = train(tmp_path / "parts", *flags, "--resume", "auto", script=script)
-    assert parts["epoch"] == 3
-    assert [row["lr"] for row in parts["resume"]["rows"]] == [row["lr"] for row in whole["resume"]["rows"]]
-    for name, w in whole["state_dict"].items():
-        assert torch.equal(w, parts["state_dict"][name]), name
-
-
 def test_holdout_takes_the_last_training_images(tmp_path, capsys):
     whole, part = (data.load("shapes10", channels=1, holdout=n) for n in (0, 100))
     assert torch.equal(part.x_test, whole.x_train[-100:]) and torch.equal(part.x_train, whole.x_train[:-100])
