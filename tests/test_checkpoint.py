@@ -227,6 +227,15 @@ def test_a_missing_file_and_a_folder_are_named(tmp_path):
             checkpoint.load(path)
 
 
+def test_how_a_file_is_read_is_said_by_the_first_process_alone(tmp_path, monkeypatch, capsys):
+    torch.save(make("vgg").state_dict(), tmp_path / "bare.pth")
+    for rank, said in (("0", True), ("1", False)):
+        monkeypatch.setenv("RANK", rank)
+        data.normalized(data.load("shapes10", subset=10), checkpoint.load(tmp_path / "bare.pth").get("images"))
+        out = capsys.readouterr().out
+        assert ("read as slimming" in out) == ("images normalized" in out) == said
+
+
 STRANGE = {
     "list": ([1, 2], "holds a list"),
     "tensor": (torch.zeros(3), "holds a Tensor"),
