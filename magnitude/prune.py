@@ -19,6 +19,8 @@ their histogram.
     --cost-exponent 0.25  score |w| / P^0.25 instead of |w|: at the same MACs more weights are kept, in small layers
     --scope conv+linear   prune the weights of linear layers too
     --per-layer           prune the same fraction of every layer, instead of one threshold
+    --ratios FILE         prune each layer by its own fraction, in a file such as the ratios.csv of sensitivity.py; a
+                          layer that is not in it is not pruned
     --criterion random    the control: keep as many weights of every layer as by magnitude, chosen at random
 
 Expect seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py brings
@@ -69,14 +71,21 @@ def prune(args, way=""):
 
     way: iterative, for the rule in the file.
     """
-    if args.per_layer and (args.keep_macs or args.cost_exponent):
-        raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out --per-layer")
+    if (args.per_layer or args.ratios) and (args.keep_macs or args.cost_exponent):
+        raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out "
+                        f"{'--ratios' if args.ratios else '--per-layer'}")
 
     # load
     source = pruning.load(args.resume, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
                           device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
     ckpt, model = source.ckpt, copy.deepcopy(source.model)
+    if args.ratios:                                          # it names the layers and how much to prune of each
+        args.scope, args.percent = "conv+linear", None
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
+    ratios = keep.read_ratios(args.ratios, weights) if args.ratios else {}
+    if ratios and not any(ratios.values()):
+        raise UserError(f"--ratios {args.ratios} prunes no layer; give a fraction above 0")
+    weights = {name: w for name, w in weights.items() if not ratios or ratios.get(name)}
     if not weights:
         raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
     if args.keep_weights:
@@ -92,10 +101,11 @@ def prune(args, way=""):
     if args.keep_macs:
         args.percent = percent_of_macs(args.keep_macs, ckpt, model, scores, positions)
         print(f"--keep-macs {args.keep_macs:g}: --percent {args.percent:.6f}")
-    check_percent(args, previous_masks)
+    check_percent(args, previous_masks, ratios)
     masks, thresholds = {}, {}
-    for group in ([name] for name in scores) if args.per_layer else [list(scores)]:
-        chosen, threshold = choose({name: scores[name] for name in group}, args.percent, args.faithful)
+    for group in ([name] for name in scores) if args.per_layer or ratios else [list(scores)]:
+        percent = ratios.get(group[0], args.percent)
+        chosen, threshold = choose({name: scores[name] for name in group}, percent, args.faithful)
         masks, thresholds = masks | chosen, thresholds | {name: threshold * divisors[name] for name in chosen}
     if args.criterion == "random":
         masks, thresholds = shuffle(masks, previous_masks, args.seed), {}
@@ -124,7 +134,7 @@ def prune(args, way=""):
     return pruning.save(source, model, "magnitude", settings=vars(args), top1=after["top1"],
                         report="\n".join([*lines, "", text]), masks=all_masks, recipe=recipe_of(ckpt),
                         rule=rule_of(args, ckpt, way),
-                        figure=draw(prunable(source.model, args.scope), masks, thresholds))
+                        figure=draw({name: source.model.get_parameter(name) for name in masks}, masks, thresholds))
 
 
 def prunable(model, scope="conv"):
@@ -157,17 +167,17 @@ def percent_of_macs(fraction, ckpt, model, scores, positions):
     return (int((left > wanted).sum()) + 0.5) / len(costs)   # the half: rounding takes no weight more or less
 
 
-def check_percent(args, previous_masks):
-    """UserError if more is pruned already than --percent asks for: of all weights, with --per-layer of a layer."""
-    if not args.per_layer:
+def check_percent(args, previous_masks, ratios):
+    """UserError if more is pruned already than --percent asks for, of all weights, or than is asked for of a layer."""
+    if not args.per_layer and not ratios:
         previous_masks = {"": torch.cat([mask.flatten() for mask in previous_masks.values()])}
     asked = f"--keep-weights {args.keep_weights:g}" if args.keep_weights else (
         f"--keep-macs {args.keep_macs:g}" if args.keep_macs else "")
     remedy = (f"further than {asked} asks for; give a smaller one" if asked else
-              "and --percent counts these weights too; give a larger one")
+              f"and --{'ratios' if ratios else 'percent'} counts these weights too; give a larger one")
     for name, mask in previous_masks.items():
         zeros = mask.numel() - int(mask.sum())
-        if zeros > int(mask.numel() * args.percent):
+        if zeros > int(mask.numel() * ratios.get(name, args.percent)):
             raise UserError(f"{args.resume} is pruned to {zeros / mask.numel():.4f} {f'in {name} ' if name else ''}"
                             f"already, {remedy}")
 
@@ -184,6 +194,7 @@ def recipe_of(ckpt):
 def rule_of(args, ckpt, way=""):
     """How the weights were chosen, for the ledger: such as 'magnitude, per layer'."""
     words = [args.criterion, args.scope if args.scope != "conv" else "", "per layer" if args.per_layer else "",
+             "ratios" if args.ratios else "",
              f"cost exponent {args.cost_exponent:g}" if args.cost_exponent else "",
              "faithful" if args.faithful else "", way]
     rule, before = ", ".join(word for word in words if word), ckpt.get("rule")
@@ -209,6 +220,8 @@ def flags():
     keep.add_flags(amount, macs=False)
     amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's MACs "
                         "to keep, counting non-zero weights")
+    amount.add_argument("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how much to "
+                        "prune of each convolution or linear layer")
     add_rule(parser)
     add = parser.add_argument
     add("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="divide |w| by (output positions of its "

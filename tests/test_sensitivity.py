@@ -9,7 +9,7 @@ from test_narrow import NETS, images_for, network
 
 from common import UserError, keep, models, plots
 from common.files import checkpoint
-from magnitude import sensitivity
+from magnitude import prune, sensitivity
 
 
 @pytest.fixture(scope="module")
@@ -153,3 +153,39 @@ def test_ratios_are_read_by_every_prune_script_alike(tmp_path):
         file.write_text(f"layer,fraction\n{line}\n")
         with pytest.raises(UserError, match=message):
             keep.read_ratios(file, weights)
+
+
+def test_prune_takes_the_ratios_layer_by_layer(dense, lights, tmp_path):
+    """To the exact counts; a layer that is left out keeps its weights, and its mask of an earlier pruning."""
+    file = tmp_path / "ratios.csv"
+
+    def pruned(source, lines, *flags):
+        file.write_text("layer,fraction\n" + "\n".join(lines))
+        folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
+        return prune.prune(prune.parse(["--model", str(source), "--dataset", str(lights), "--device", "cpu", "--ratios",
+                                        str(file), "--save", str(folder), *flags]))
+
+    def zeros(path):
+        ckpt = checkpoint.load(path)
+        assert all((ckpt["state_dict"][name][~mask] == 0).all() for name, mask in ckpt["masks"].items())
+        return {name: int((~mask).sum()) for name, mask in ckpt["masks"].items()}, ckpt["rule"]
+
+    first = pruned(dense, ["fc2,0.07", "fc1,0.9", "fc3,0"])
+    assert zeros(first) == ({"fc1.weight": 211_680, "fc2.weight": 2_100}, "magnitude, conv+linear, ratios")
+    assert zeros(pruned(first, ["fc3,0.5"]))[0] == {"fc1.weight": 211_680, "fc2.weight": 2_100, "fc3.weight": 500}
+    for source, lines, flags, message in (
+            (first, ["fc1,0.8"], [], "pruned to 0.9000 in fc1.weight already, and --ratios"),
+            (dense, ["fc4,0.5"], [], "fc4"), (dense, ["fc1,0"], [], "prunes no layer"),
+            (dense, ["fc1,0.5"], ["--cost-exponent", "1"], "--ratios"),
+            (dense, ["fc1,0.5"], ["--percent", "0.5"], "not allowed with")):
+        with pytest.raises(UserError, match=message):
+            pruned(source, lines, *flags)
+
+
+def test_what_sensitivity_writes_prune_reads(dense, lights, tmp_path):
+    ratios = analyse(dense, lights, tmp_path)[1]
+    path = prune.prune(prune.parse(["--model", str(dense), "--dataset", str(lights), "--device", "cpu", "--ratios",
+                                    str(tmp_path / "ratios.csv"), "--save", str(tmp_path / "pruned")]))
+    masks = checkpoint.load(path)["masks"]
+    assert {name: int((~mask).sum()) for name, mask in masks.items()} == {
+        f"{name}.weight": int(masks[f"{name}.weight"].numel() * fraction) for name, fraction in ratios.items()}
