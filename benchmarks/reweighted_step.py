@@ -39,7 +39,8 @@ def steps(arch, batch, rounds, device):
             optimizer.zero_grad()
             loss.backward()
             if penalty:
-                torch._foreach_add_([w.grad for w in weights], penalties.gradient(weights, gammas), alpha=1e-6)
+                for w, gamma in zip(weights, gammas, strict=True):
+                    w.grad.add_(penalties.gradient(w, gamma), alpha=1e-6)
             optimizer.step()
             if images.is_cuda:
                 torch.cuda.synchronize(device)

@@ -2,8 +2,8 @@
 
     python finetune.py --model logs/cifar100-mobilenetv2_1.3-pruned/pruned.pth.tar
 
-The weights that are left are trained with the recipe of dense training. What was pruned takes no part: its gradient is
-set to zero, so that the optimizer gathers no momentum for it, and after every step
+The remaining weights are trained with the recipe of dense training. The gradients of pruned weights are set to zero, so
+that the optimizer collects no momentum for them, and after every step
 
     w <- mask * w
 
@@ -31,8 +31,8 @@ def flags():
     cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
     add_recipe(parser)
     add = parser.add_argument
-    add("--model", metavar="FILE", help="the pruned.pth.tar that prune.py wrote")
-    add("--arch", help="compared with what the file holds")
+    add("--model", metavar="FILE", required=True, help="pruned.pth.tar of prune.py")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     zeros.add_flags(parser)
     return parser
@@ -47,8 +47,6 @@ def main(argv=None):
 
 
 def retrain(args):
-    if not args.model:
-        raise UserError("--model FILE is needed: the pruned.pth.tar that prune.py wrote")
     ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
     masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
     if not masks and not args.dense:
@@ -93,7 +91,7 @@ def retrain(args):
                     parameters[name].grad.mul_(mask)
             optimizer.step()
             with torch.no_grad():
-                for name, mask in masks.items():             # what was pruned stays zero
+                for name, mask in masks.items():             # pruned weights stay zero
                     parameters[name].mul_(mask)
             scheduler.step()
             run.track(loss=loss)

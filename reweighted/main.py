@@ -1,12 +1,12 @@
-"""Reweighted L1: training a dense network, then driving its weights towards zero, the small ones harder.
+"""Reweighted L1: train a dense network, then drive its weights towards zero, the small ones harder.
 
 Candes, Wakin, Boyd, "Enhancing Sparsity by Reweighted l1 Minimization", 2008, as the MicroNet submission
 LinLabNEU/reweight_pruning3 used it in 2019. The second phase adds to the cross-entropy
 
     lambda * sum over the weights of convolutions of  gamma |w|,      gamma = 1 / (|w| + eps)
 
-and takes the gammas again from the weights after every fifth of the run: epochs 61, 121, 181, 241 of 300. Small
-weights get smaller, large ones hardly change, and the weights split into two groups; prune.py cuts between them.
+and recomputes the coefficients gamma from the weights after every fifth of the run: epochs 61, 121, 181, 241 of 300.
+Small weights get smaller, large ones hardly change, and the weights split into two groups; prune.py cuts between them.
 
     python main.py                                                                    dense
     python main.py --rew --pretrained logs/cifar100-mobilenetv2_1.3-dense/checkpoint.pth.tar
@@ -36,16 +36,18 @@ def flags():
     cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
     add_recipe(parser)
     add = parser.add_argument
-    add("--arch", help="any network of common/models (default: mobilenetv2, or what --pretrained holds)")
+    add("--arch", help="any network of common/models (default: mobilenetv2, or that of --pretrained)")
     add("--depth", type=int)
-    add("--width", type=float, help="the width multiplier of mobilenetv2 (default: 1.3)")
-    add("--rew", action="store_true", help="the reweighted phase, from --pretrained")
-    add("--pretrained", metavar="FILE", help="the dense network of --rew, of any method")
+    add("--width", type=float, help="width multiplier of mobilenetv2 (default: 1.3)")
+    add("--rew", action="store_true", help="run the reweighted phase, from --pretrained")
+    add("--pretrained", metavar="FILE", help="dense checkpoint of any method, for --rew")
     zeros.add_flags(parser)
-    add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups")
+    add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups, to "
+        "penalize")
     add("--lam", type=cli.nonnegative, help="lambda (default: the original's, "
         + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ", times 300 / --epochs)")
-    add("--eps", type=cli.nonnegative, default=penalties.EPS, help="of the gammas; no sparsity below it is sought")
+    add("--eps", type=cli.nonnegative, default=penalties.EPS, help="added to |w|: smaller weights are treated as zero "
+        "(default: 0.001)")
     add("--faithful", action="store_true", help="with --rew, as in the original: gamma = 1 / (w + eps) without the "
         "absolute value; lambda, the learning rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any "
         "--epochs")
@@ -57,7 +59,7 @@ def parse(argv=None):
 
 
 def refreshes(epochs, faithful=False):
-    """The epochs (from 1) at whose start the gammas are refreshed: after each fifth but the last."""
+    """The epochs (from 1) at whose start the gammas are recomputed: after each fifth but the last."""
     length = LENGTH if faithful else epochs
     return sorted({fifth * length // 5 + 1 for fifth in (1, 2, 3, 4)} - {1} & set(range(1, epochs + 1)))
 
@@ -66,8 +68,8 @@ def reweighted_schedule(epochs, batches, faithful=False):
     """Learning rate of batch number `step` in the reweighted phase, as a factor of --lr.
 
     Each of 300 epochs has 0.98 times that of the one before, epochs 61, 121, 181 and 241 have 1.6 times. A shorter run
-    goes through the same learning rates with fewer batches for each, so that it ends as low: a weight that is held at
-    zero swings about it by the learning rate.
+    has the same learning rates with fewer batches for each, so that it ends as low: a weight that is held at zero
+    swings about it by the learning rate.
     """
     length, marks = epochs if faithful else LENGTH, refreshes(LENGTH)
 
@@ -86,7 +88,7 @@ def check(args):
         unused.append("lr_scheduler")
     if unused:
         raise UserError(f"--{unused[0].replace('_', '-')} has no effect " + (
-            "with --rew: the network is the file's, the learning rates are the phase's own" if args.rew else
+            "with --rew, which has the file's network and its own learning rates" if args.rew else
             "without --rew"))
     if args.eps < penalties.SMALLEST:
         raise UserError(f"--eps {args.eps:g}: gamma = 1 / (|w| + eps) of a weight of zero would be infinite; give "
@@ -103,12 +105,12 @@ def train(args):
     if args.rew != bool(args.pretrained):
         raise UserError("--rew and --pretrained FILE go together: the second phase starts from a dense network")
     if args.faithful and not args.rew:
-        raise UserError("--faithful is of the reweighted phase; give --rew, or leave it out")
+        raise UserError("--faithful only affects the reweighted phase; give --rew, or leave it out")
     if args.rew:
         ckpt = checkpoint.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
                               args.depth, args.image_size)
         args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-        if args.lam is None:                                 # fewer steps need a stronger pull
+        if args.lam is None:                                 # fewer steps need a larger lambda
             args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
         ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense)
         dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], start=ckpt, **cli.data_flags(args))
@@ -135,9 +137,9 @@ def train(args):
     net = run.parallel(model)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
 
-    weights = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]
+    weights, kind = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)], args.sparsity_type
     if args.rew and not weights:
-        raise UserError(f"{args.pretrained}: a {model.arch} has no convolution, whose weights the penalty is on")
+        raise UserError(f"{args.pretrained}: a {model.arch} has no convolution, and the penalty acts on their weights")
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in masks.items()}
     optimizer = make_optimizer(args, model)
@@ -148,15 +150,15 @@ def train(args):
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     gammas = Gammas()
     if args.rew:
-        gammas.tensors = penalties.coefficients(weights, args.sparsity_type, args.eps, args.faithful)
-        run.print(f"  reweighted L1, {args.sparsity_type}, lambda {args.lam:g}; new coefficients at epochs "
+        gammas.tensors = penalties.coefficients(weights, kind, args.eps, args.faithful)
+        run.print(f"  reweighted L1, {kind}, lambda {args.lam:g}; new coefficients at epochs "
                   f"{', '.join(map(str, refreshes(args.epochs, args.faithful))) or 'none'}")
     run.resume(model, optimizer, scheduler, masks, gammas=gammas)
 
     for epoch in run.epochs(args.epochs):
         model.train()
         if args.rew and epoch + 1 in refreshes(args.epochs, args.faithful):
-            gammas.tensors = penalties.coefficients(weights, args.sparsity_type, args.eps, args.faithful)
+            gammas.tensors = penalties.coefficients(weights, kind, args.eps, args.faithful)
             run.print("reweighted l1 update")
         for images, labels in run.bar(train.epoch(epoch)):
             images, labels, others, ratio = mixed(images, labels, args.alpha)
@@ -164,9 +166,10 @@ def train(args):
                 loss = smoothed_loss(net(images), labels, others, ratio, args.smooth_eps)
             optimizer.zero_grad()
             loss.backward()
-            if args.rew:                                     # d(lambda gamma |w|) / dw = lambda gamma sign(w)
-                torch._foreach_add_([w.grad for w in weights],
-                                    penalties.gradient(weights, gammas.tensors, args.sparsity_type), alpha=args.lam)
+            if args.rew:
+                for w, gamma in zip(weights, gammas.tensors, strict=True):
+                    # d(lambda gamma |w|) / dw = lambda gamma sign(w); of groups lambda gamma w / ||w_g||
+                    w.grad.add_(penalties.gradient(w, gamma, kind), alpha=args.lam)
             optimizer.step()
             scheduler.step()
             with torch.no_grad():
@@ -175,7 +178,7 @@ def train(args):
             run.track(loss=loss)
         more = {}
         if args.rew:
-            more = {"penalty": args.lam * penalties.value(weights, gammas.tensors, args.sparsity_type),
+            more = {"penalty": args.lam * penalties.value(weights, gammas.tensors, kind),
                     "below_1e-4": float(torch.cat([w.detach().flatten().abs() < 1e-4 for w in weights]).float().mean())}
         run.log(epoch, **evaluate(model, test), **more)
         run.save(epoch, model, optimizer, scheduler, resume={"gammas": gammas}, masks=masks or None)

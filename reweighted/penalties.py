@@ -3,17 +3,14 @@
 irregular   lambda * sum over weights  gamma |w|,      gamma = 1 / (|w| + eps)
 the others  lambda * sum over groups   gamma ||w_g||,  gamma = 1 / (||w_g|| + eps), with the 2-norm over
 
-    filter     all that one output channel is made of                    one gamma for each (out, 1, 1, 1)
-    column     what all output channels read at one place of one input   (1, in, height, width)
+    filter     all weights of one output channel                         one gamma for each (out, 1, 1, 1)
+    column     weights of all output channels at one place of one input  (1, in, height, width)
     kernel     one input of one output channel                           (out, in, 1, 1)
     channel    one input of all output channels (for prune.py alone)     (1, in, 1, 1)
 
-Right after the gammas are taken each term is about lambda, whatever the weight: the sum counts the weights that are
-not zero (Candes, Wakin, Boyd 2008, "Enhancing Sparsity by Reweighted l1 Minimization"). A weight much smaller than the
-others is pulled towards zero much harder than they are.
-
-Each function takes lists of tensors, and works on them with torch._foreach operations: some hundred weights in a few
-calls. The gammas have the memory layout of the weights, so that none of it copies.
+Right after the gammas are computed each term is about lambda, whatever the weight: the sum counts the non-zero weights
+(Candes, Wakin, Boyd 2008, "Enhancing Sparsity by Reweighted l1 Minimization"). A weight much smaller than the others is
+pulled towards zero much harder than they are.
 """
 import torch
 
@@ -25,39 +22,32 @@ EPS, SMALLEST = 1e-3, 1e-18                                  # SMALLEST: of eps 
 
 
 @torch.no_grad()
-def sizes(weights, kind):
-    """What the penalty is on: |w|, or the norms of the groups, with the dimensions of the weight kept."""
-    if kind == "irregular":
-        return torch._foreach_abs(weights)
-    return [torch.linalg.vector_norm(w, dim=GROUPS[kind], keepdim=True) for w in weights]
+def size(w, kind):
+    """|w|, or the norms of the groups, with the dimensions of w, (out, in, height, width), kept."""
+    return w.abs() if kind == "irregular" else torch.linalg.vector_norm(w, dim=GROUPS[kind], keepdim=True)
 
 
 @torch.no_grad()
 def coefficients(weights, kind="irregular", eps=EPS, faithful=False):
-    """gamma = 1 / (size + eps) for each weight or group of 4-D weights (out, in, height, width).
+    """[gamma = 1 / (size + eps) for each weight or group of w, for w in weights].
 
     faithful: 1 / (w + eps) for the irregular kind, as the original's code has it: without the absolute value, so that
     a weight near -eps has an infinite one.
     """
-    measured = weights if faithful and kind == "irregular" else sizes(weights, kind)
-    return torch._foreach_reciprocal(torch._foreach_add(measured, eps))
+    signed = faithful and kind == "irregular"
+    return [((w if signed else size(w, kind)) + eps).reciprocal() for w in weights]
 
 
 @torch.no_grad()
 def value(weights, gammas, kind="irregular"):
     """sum |gamma w|, or sum gamma ||w_g||, as a number."""
-    terms = torch._foreach_mul(sizes(weights, kind), torch._foreach_abs(gammas))
-    return float(torch.stack([t.sum() for t in terms]).sum())
+    terms = [(size(w, kind) * gamma.abs()).sum() for w, gamma in zip(weights, gammas, strict=True)]
+    return float(torch.stack(terms).sum())
 
 
 @torch.no_grad()
-def gradient(weights, gammas, kind="irregular"):
+def gradient(w, gamma, kind="irregular"):
     """d(sum |gamma w|)/dw = |gamma| sign(w); for a group gamma w / ||w_g||, and zero where the group is zero."""
     if kind == "irregular":
-        directions = torch._foreach_sign(weights)
-        torch._foreach_mul_(directions, torch._foreach_abs(gammas))      # negative as the original has them
-        return directions
-    norms = sizes(weights, kind)
-    torch._foreach_clamp_min_(norms, SMALLEST)               # so that 0 * (gamma / norm) is 0, not 0 * infinity
-    factors = torch._foreach_div(gammas, norms)
-    return [w * factor for w, factor in zip(weights, factors, strict=True)]
+        return gamma.abs() * w.sign()                        # the original's gammas can be negative
+    return w * (gamma / size(w, kind).clamp_min(SMALLEST))   # so that 0 * (gamma / norm) is 0, not 0 * infinity
