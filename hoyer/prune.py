@@ -1,26 +1,26 @@
-"""DeepHoyer: zeroing what training with a penalty has made small.
+"""DeepHoyer: zero the small weights.
 
     python prune.py --model saves/elt_0.0001_3.pth --rule T --sensitivity 0.01
 
-Tensor by tensor, an entry w goes where |w| is below a threshold t (section 4 of the paper):
+Tensor by tensor, prune an entry w if |w| is below a threshold t (section 4 of the paper):
 
     --rule T     t = sensitivity                  one threshold for all tensors
-    --rule V     t = sensitivity * std(tensor)    its standard deviation over all entries, zeros included
+    --rule V     t = sensitivity * std(tensor)    standard deviation over all entries, zeros included
 
 In the LeNets every parameter is pruned, biases too; elsewhere every weight, batch norms' too, but no bias. Single
-entries go even after training with a group penalty: the penalty has made whole groups small together.
+entries are pruned even after training with a group penalty, which has made whole groups small together.
 
-    --granularity group     a filter W[o] or an input channel W[:, i] goes as a whole where its root mean square is
-                            below t; what has one dimension is left alone
-    --granularity channel   a channel inside a block goes, with the filter that makes it and the weights that read it,
-                            where the root mean square of either is below t; what adds up in a residual stream stays
-    --keep-weights 0.1      instead of --sensitivity: what is to stay, and
-    --keep-macs 0.5         of the MACs, after empty channels are taken out; the threshold is found and printed
+    --granularity group     prune a filter W[o] or an input channel W[:, i] as a whole if its root mean square is below
+                            t; tensors of one dimension are not pruned
+    --granularity channel   prune a channel inside a block, with the filter that makes it and the weights that read it,
+                            if the root mean square of either is below t; channels of residual streams are kept
+    --keep-weights 0.1      instead of --sensitivity: fraction of the weights to keep
+    --keep-macs 0.5         fraction of the MACs to keep, after empty channels are removed; the threshold is printed
     --criterion random      the control: as many entries of every tensor, chosen at random
 
 The network keeps its shape; the masks are stored with it in pruned.pth.tar, and finetune.py keeps the zeros. The
-original's sparsity report and the compacted network's size are printed and written to prune.txt, prune.png shows what
-each layer had and keeps. Expect seconds, and an accuracy that fine-tuning brings back.
+original's sparsity report and the compacted network's size are printed and written to prune.txt; prune.png shows the
+weights of each layer before and after. Expect seconds, and an accuracy that fine-tuning brings back.
 """
 import copy
 import sys
@@ -30,47 +30,76 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, cli, compute_flops, data, keep, models, plots
+from common import UserError, cli, compute_flops, keep, plots, pruning
 from common.compact import compact, compaction_report, sparsity_report
-from common.device import device_of, facts
-from common.evaluate import against_record, evaluate, heading
-from common.files import checkpoint
+from common.evaluate import evaluate
 from hoyer.main import accuracy_line
 from hoyer.networks import find, network
 
 
+def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, previous_masks=None):
+    """({name: mask}, {name: threshold}) for the tensors to prune; weights that previous masks prune stay pruned."""
+    generator = torch.Generator().manual_seed(seed)
+    channels = channel_masks(model, sensitivity) if granularity == "channel" else {}
+    masks, thresholds = {}, {}
+    for name, w in prunable(model).items():
+        t = thresholds[name] = threshold(w, rule, sensitivity)
+        previous = (previous_masks or {}).get(name, torch.ones_like(w, dtype=torch.bool)).to(w.device)
+        if granularity == "channel":
+            masks[name] = channels.get(name, torch.ones_like(w, dtype=torch.bool)) & previous
+        else:
+            masks[name] = (element_mask if granularity == "element" else group_mask)(w, t) & previous
+        if criterion == "random":                            # as many, of those that were kept before
+            score = torch.rand(w.shape, generator=generator).to(w.device).masked_fill(~previous, -1).flatten()
+            highest = score.topk(int(masks[name].sum())).indices
+            masks[name] = torch.zeros_like(score, dtype=torch.bool).index_fill(0, highest, True).view_as(w)
+    return masks, thresholds
+
+
+def prune(args):
+    """Prunes args.model as args say (those of `parse`); writes pruned.pth.tar, prune.txt and prune.png to args.save."""
+    check(args)
+
+    # load
+    source = pruning.load(find(args.model), network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
+                          device=args.device, batch_size=args.test_batch_size, holdout=args.holdout,
+                          **cli.data_flags(args))
+    model, previous_masks = source.model.to(source.test.device), source.ckpt.get("masks") or {}
+    source = source._replace(dense=compute_flops.summary(keep.dense_network(source.ckpt, model)))
+    print("--- Pruning ---")
+    if args.sensitivity is None:
+        args.sensitivity = sensitivity_for(args, source.ckpt, model)
+
+    # choose the weights to keep
+    masks, thresholds = choose(model, args.rule, args.sensitivity, args.granularity, args.criterion, args.seed,
+                               previous_masks)
+    if args.rule == "V":
+        for name, t in thresholds.items():
+            print(f"Pruning with threshold : {t} for layer {name}")
+
+    # apply
+    apply(model, masks)
+    weights = {name: w for name, w in model.named_parameters() if w.dim() > 1}
+    for name in [name for name, w in weights.items() if not w.any()]:
+        print(f"{name}: no weight remains, so its output is constant")
+    if not any(w.any() for w in weights.values()):
+        raise NothingLeft(f"--sensitivity {args.sensitivity:g} prunes every weight; give a smaller one")
+
+    # report
+    report = f"{sparsity_report(model)}\n{compaction_report(model, compact(model), source.dense)}"
+    print(report, flush=True)
+    result = evaluate(model, source.test)
+    line = accuracy_line(result, source.dataset, args)
+    print(line)
+
+    # save
+    how = f"{args.model}, rule {args.rule}, sensitivity {args.sensitivity}, {args.granularity}, {args.criterion}"
+    pruning.save(source, model, "hoyer", settings=vars(args), top1=result["top1"], report=f"{how}\n{line}\n{report}",
+                 masks={**previous_masks, **masks}, figure=draw(model))
+
+
 class NothingLeft(UserError):
     """Every weight is below the threshold."""
-
-
-def add_flags(parser, sensitivity=None):
-    """What to prune, and how; sensitivity: its default."""
-    add = parser.add_argument
-    add("--model", metavar="FILE", required=True, help="the trained network, with or without its suffix")
-    add("-a", "--arch", help="what the file cannot say, for one of another repository")
-    add("--depth", type=cli.positive)
-    add("--sensitivity", type=cli.nonnegative, default=sensitivity,
-        help="the threshold, or its ratio to the standard deviation")
-    add("--granularity", choices=("element", "group", "channel"), default="element")
-    add("--criterion", choices=("magnitude", "random"), default="magnitude")
-
-
-def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
-    add_flags(parser)
-    keep.add_flags(parser)
-    add = parser.add_argument
-    add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation")
-    add("--seed", type=cli.seed_number, default=1, help="of --criterion random")
-    add("--holdout", type=int, default=0, metavar="N", help="report on the last N training images")
-    add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
-    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    return parser
-
-
-def parse(argv=None):
-    return flags().parse_args(argv)
 
 
 def prunable(model):
@@ -85,12 +114,12 @@ def threshold(w, rule, sensitivity):
 
 
 def element_mask(w, t):
-    """bool, like w: |w| is not below t. Entries equal to t stay, so that t = 0 prunes nothing."""
+    """The mask, like w: |w| is not below t. Entries equal to t are kept, so that t = 0 prunes nothing."""
     return w.detach().abs() >= t
 
 
 def group_mask(w, t):
-    """bool, like w: the filter and the input channel of an entry both have a root mean square of t or more."""
+    """The mask, like w: True if filter and input channel of an entry both have a root mean square of t or more."""
     if w.dim() == 1:
         return torch.ones_like(w, dtype=torch.bool)
     squares = w.detach().square()
@@ -104,7 +133,7 @@ def group_mask(w, t):
 def channel_masks(model, t):
     """{name: mask} of the layers that make or read channels inside blocks (the records of `model.channels()` that are
     no streams): False for a channel whose filter, or whose weights in the layer after it, has a root mean square below
-    t. A layer keeps its strongest channel. Channels that go in groups or by a selection stay."""
+    t. A layer keeps its strongest channel. Grouped channels and those of a selection are kept."""
     parameters, masks = dict(model.named_parameters()), {}
     for record in model.channels():
         if record.stream or not record.producers or record.group_size > 1 or any(c.select for c in record.consumers):
@@ -124,34 +153,15 @@ def channel_masks(model, t):
     return {name: mask.expand_as(parameters[name]).clone() for name, mask in masks.items()}
 
 
-def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, previous_masks=None):
-    """({name: mask}, {name: threshold}) for the tensors that are pruned; what previous masks took is not given back."""
-    generator = torch.Generator().manual_seed(seed)
-    channels = channel_masks(model, sensitivity) if granularity == "channel" else {}
-    masks, thresholds = {}, {}
-    for name, w in prunable(model).items():
-        t = thresholds[name] = threshold(w, rule, sensitivity)
-        previous = (previous_masks or {}).get(name, torch.ones_like(w, dtype=torch.bool)).to(w.device)
-        if granularity == "channel":
-            masks[name] = channels.get(name, torch.ones_like(w, dtype=torch.bool)) & previous
-        else:
-            masks[name] = (element_mask if granularity == "element" else group_mask)(w, t) & previous
-        if criterion == "random":                            # as many, of those that were kept before
-            score = torch.rand(w.shape, generator=generator).to(w.device).masked_fill(~previous, -1).flatten()
-            highest = score.topk(int(masks[name].sum())).indices
-            masks[name] = torch.zeros_like(score, dtype=torch.bool).index_fill(0, highest, True).view_as(w)
-    return masks, thresholds
-
-
 @torch.no_grad()
 def apply(model, masks):
-    """Zeroes what the masks prune."""
+    """w <- mask * w."""
     for name, w in prunable(model).items():
         w.mul_(masks[name])
 
 
 def sensitivity_for(args, ckpt, model):
-    """The --sensitivity that leaves --keep-weights, or --keep-macs after compaction."""
+    """The --sensitivity that keeps --keep-weights, or --keep-macs after compaction."""
     dense = keep.dense_total(ckpt, model)
 
     def left(sensitivity):
@@ -168,9 +178,8 @@ def sensitivity_for(args, ckpt, model):
 
 
 def check(args):
-    """UserError where the flags choose the weights in two ways or in none."""
-    ways = [name for name in ("sensitivity", "keep_weights", "keep_macs") if getattr(args, name) is not None]
-    if len(ways) != 1:
+    """UserError if flags exclude each other, or none chooses the weights."""
+    if args.sensitivity is None and not (args.keep_weights or args.keep_macs):
         raise UserError("give one of --sensitivity, --keep-weights and --keep-macs")
     if args.granularity != "element" and args.criterion == "random":
         raise UserError(f"--criterion random chooses single entries; leave out --granularity {args.granularity}")
@@ -178,63 +187,40 @@ def check(args):
         raise UserError("--granularity channel has one threshold for all layers; leave out --rule V")
 
 
-def prune(args):
-    """Prunes args.model as args say (those of `parse`); writes pruned.pth.tar, prune.txt and prune.png to args.save."""
-    check(args)
-
-    # load
-    ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth, args.image_size)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
-    folder = cli.output_folder(args.save, args.overwrite, holds="pruned.pth.tar")
-    device = device_of(args.device)
-    model = checkpoint.to_model(ckpt).to(device)
-    print(heading(ckpt, model), flush=True)
-    dataset = data.for_network(model, args.model, holdout=args.holdout, **cli.data_flags(args))
-    against_record(ckpt, data.Loader(dataset, "test", args.test_batch_size, device))
-    dense = compute_flops.summary(keep.dense_network(ckpt, model))
-    print("--- Pruning ---")
-    if args.sensitivity is None:
-        args.sensitivity = sensitivity_for(args, ckpt, model)
-
-    # choose
-    masks, thresholds = choose(model, args.rule, args.sensitivity, args.granularity, args.criterion, args.seed,
-                               ckpt.get("masks"))
-    if args.rule == "V":
-        for name, t in thresholds.items():
-            print(f"Pruning with threshold : {t} for layer {name}")
-
-    # apply
-    apply(model, masks)
-    weights = {name: w for name, w in model.named_parameters() if w.dim() > 1}
-    for name in [name for name, w in weights.items() if not w.any()]:
-        print(f"{name}: no weight is left, the layer passes nothing on")
-    if not any(w.any() for w in weights.values()):
-        raise NothingLeft(f"--sensitivity {args.sensitivity:g} prunes every weight; give a smaller one")
-
-    # report: what is left, and what that does to the accuracy
-    report = f"{sparsity_report(model)}\n{compaction_report(model, compact(model), dense)}"
-    print(report, flush=True)
-    result = evaluate(model, data.Loader(dataset, "test", args.test_batch_size, device))
-    line = accuracy_line(result, dataset, args)
-    print(line)
-
-    # save
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "prune.txt").write_text(f"{args.model}, rule {args.rule}, sensitivity {args.sensitivity}, "
-                                      f"{args.granularity}, {args.criterion}\n{line}\n{report}\n", encoding="utf-8")
-    draw(folder / "prune.png", model)
-    path = checkpoint.save(folder / "pruned.pth.tar", checkpoint.of(
-        model, "hoyer", "pruned", dataset.name, prec1=result["top1"], best_prec1=result["top1"], args=vars(args),
-        dense=dense, masks={**(ckpt.get("masks") or {}), **masks}, run=facts(device)))
-    print(f"wrote {path}, prune.txt and prune.png")
+def add_flags(parser, sensitivity=None):
+    """The flags that say what to prune, and how; returns the group of those that exclude --sensitivity."""
+    add, amount = parser.add_argument, parser.add_mutually_exclusive_group()
+    add("--model", metavar="FILE", required=True, help="trained network, with or without its suffix")
+    add("-a", "--arch", help="architecture, if the checkpoint does not record it")
+    add("--depth", type=cli.positive)
+    amount.add_argument("--sensitivity", type=cli.nonnegative, default=sensitivity, help="threshold, or its ratio to "
+                        "the standard deviation")
+    add("--granularity", choices=("element", "group", "channel"), default="element")
+    add("--criterion", choices=("magnitude", "random"), default="magnitude")
+    return amount
 
 
-def draw(path, model):
-    """Left: weights that each layer had and keeps. Right: of LeNet-300-100 how many weights read each of the 28 x 28
-    pixels, of other networks the fraction of input channels and of filters that have any weight left."""
-    plt = plots.pyplot()
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+def flags():
+    parser = cli.parser(__doc__)
+    cli.add_flags(parser, train=False)
+    keep.add_flags(add_flags(parser))
+    add = parser.add_argument
+    add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation")
+    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")
+    add("--holdout", type=int, default=0, metavar="N", help="report on the last N training images")
+    add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
+    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
+    return parser
+
+
+def parse(argv=None):
+    return flags().parse_args(argv)
+
+
+def draw(model):
+    """The figure. Left: weights of each layer before and after. Right: for LeNet-300-100 how many weights read each of
+    the 28 x 28 pixels, for other networks the fraction of input channels and of filters with non-zero weights."""
+    figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(11, 4), layout="constrained")
     layers = {name.removesuffix(".weight"): w.detach().cpu() for name, w in model.named_parameters() if w.dim() > 1}
     plots.layer_bars(left, {name: w.ne(0) for name, w in layers.items()}, "weights", percent=True)
     if model.arch == "lenet300":
@@ -248,10 +234,9 @@ def draw(path, model):
             alive = [float(w.ne(0).transpose(0, dim).flatten(1).any(1).float().mean()) for w in layers.values()]
             right.bar([p + offset for p in range(len(layers))], [100 * a for a in alive], 0.4, label=label)
         plots.name_layers(right, list(layers))
-        right.set(ylabel="with any weight left (%)", ylim=(0, 105))
+        right.set(ylabel="with non-zero weights (%)", ylim=(0, 105))
         right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    return figure
 
 
 def main(argv=None):

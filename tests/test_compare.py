@@ -212,8 +212,8 @@ def test_keep_macs_leaves_that_many_in_every_method(fraction, dense, tmp_path, c
 
 def test_keep_and_another_way_to_choose_exclude_each_other(dense, tmp_path):
     for main, flags, message in (
-            (hoyer_prune.main, ["--keep-macs", 0.5, "--sensitivity", 0.1], "give one of"),
-            (reweighted_prune.main, ["--keep-weights", 0.5, "--percentile", 0.1], "two ways"),
+            (hoyer_prune.main, ["--keep-macs", 0.5, "--sensitivity", 0.1], "not allowed with"),
+            (reweighted_prune.main, ["--keep-weights", 0.5, "--percentile", 0.1], "not allowed with"),
             (reweighted_prune.main, ["--keep-macs", 0.5, "--threshold", 0.1], "two ways"),
             (reweighted_prune.main, ["--keep-macs", 0.5], "--keep-macs for filter"),
             (slimming_prune.main, ["--keep-macs", 0.5, "--compact"], "leave out --compact"),

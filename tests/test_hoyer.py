@@ -571,7 +571,7 @@ def test_prune_refuses(tmp_path):
     saved(tmp_path / "m.pth.tar")
     for flags, message in ((["--sensitivity", "-1"], "number from 0 up"), (["--sensitivity", "9"], "every weight"),
                            ([], "give one of --sensitivity, --keep-weights and --keep-macs"),
-                           (["--keep-weights", "0.1", "--keep-macs", "0.1"], "give one of"),
+                           (["--keep-weights", "0.1", "--keep-macs", "0.1"], "not allowed with"),
                            (["--keep-macs", "0"], "fraction in"),
                            (["--granularity", "channel", "--rule", "V", "--sensitivity", "1"], "leave out --rule V"),
                            (["--sensitivity", "1", "--rule", "X"], "invalid choice"),
