@@ -1,10 +1,10 @@
-"""Network slimming: fine-tuning the pruned network, with the same defaults as the training before it.
+"""Network slimming: fine-tune the pruned network, with the same defaults as the training before it.
 
     python finetune.py --refine logs/cifar10-vgg13-pruned/pruned.pth.tar
 
-The original's spelling, python main.py --refine FILE, is the same. Network, widths and data set come from the file.
-With -sr the penalty of main.py stays on, for a network that is to be pruned again. A network pruned with prune.py
---mask keeps its shape: after every step the gammas and betas of its pruned channels are set back to zero,
+The original's spelling, python main.py --refine FILE, is the same. Network, widths and data set come from the file. -sr
+adds the penalty of main.py, to prune the network again later. A network that mask.py pruned keeps its shape: after
+every step the gammas and betas of its masked channels are set back to zero,
 
     gamma <- mask * gamma,    beta <- mask * beta
 
@@ -34,10 +34,10 @@ def parse(argv=None):
     add = parser.add_argument
     add("--refine", "--model", dest="refine", metavar="FILE", required=True, help="the pruned network: pruned.pth.tar "
         "of prune.py")
-    add("--arch", help="what the file cannot say, for one of another repository")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     zeros.add_flags(parser)
-    add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="keep the penalty on gammas")
+    add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, help="its coefficient (default: 1e-4)")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
@@ -52,7 +52,7 @@ def checked(args):
     if args.s is not None and not args.sr:
         raise UserError("--s is the coefficient of the penalty; give -sr, or leave it out")
     if args.faithful and args.schedule:
-        raise UserError("--faithful is of the milestones, and --schedule gives others; leave out one")
+        raise UserError("--faithful only affects the default milestones; leave out --faithful or --schedule")
     args.s = 1e-4 if args.s is None else args.s
     return args
 
@@ -109,7 +109,7 @@ def finetune(args):
                     gamma.grad.add_(args.s * gamma.detach().sign())
             optimizer.step()
             with torch.no_grad():
-                for name, mask in masks.items():             # what was pruned stays zero
+                for name, mask in masks.items():             # pruned weights stay zero
                     parameters[name].mul_(mask)
             run.track(loss=loss)
         scheduler.step()

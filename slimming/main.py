@@ -1,4 +1,4 @@
-"""Network slimming: training with a sparsity penalty on the scales of batch norm.
+"""Network slimming: train with a sparsity penalty on the scales of batch norm.
 
 Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017.
 Every channel already has a factor of its own, the gamma of its batch norm. Training adds an L1 penalty on them
@@ -10,11 +10,11 @@ so that the gammas of unimportant channels end near zero; prune.py removes those
 
     python main.py --dataset cifar10 --arch vgg --depth 13                            baseline
     python main.py -sr --s 0.0001 --dataset cifar10 --arch vgg --depth 13             sparsity
-    python main.py -sr --pretrained FILE                                              from a network of any method
+    python main.py -sr --pretrained FILE                                              start from any checkpoint
     python main.py --refine logs/.../pruned.pth.tar                                   the same as finetune.py
 
 Expect about 94 % for VGG-13 on CIFAR-10 with the defaults, with or without the penalty. One of the 160 epochs takes
-three to four minutes on two CPU cores with bf16, seconds on a GPU. README.md has what was measured, shorter runs.
+three to four minutes on two CPU cores with bf16, seconds on a GPU. README.md has measured results of shorter runs.
 """
 import sys
 from pathlib import Path
@@ -39,11 +39,11 @@ def parse(argv=None):
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
     add = parser.add_argument
     add("--arch", help="vgg, resnet (preactivation, bottleneck), densenet, or another network of "
-        "common/models, such as resnet18 (default: vgg, or what the file holds)")
+        "common/models, such as resnet18 (default: vgg, or the file's)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, help="its coefficient (default: 1e-4; the paper has 1e-4 for VGG, 1e-5 otherwise)")
-    add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
+    add("--pretrained", metavar="FILE", help="start from this dense checkpoint, of any method")
     add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
     zeros.add_flags(parser)
     add("--momentum", type=cli.nonnegative, default=0.9)

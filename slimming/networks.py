@@ -1,8 +1,8 @@
 """Which network `--arch` and `--depth` mean in this folder.
 
-All start with gamma = 0.5, as in the original: nearer to zero for the penalty. ResNet and DenseNet have a channel
-selection after the batch norms whose input other layers read too, so that one consumer can stop reading a channel.
-Any other name is that network of common/models, as it is.
+All start with gamma = 0.5, as in the original, so that the penalty has less distance to cover. ResNet and DenseNet have
+a channel selection after the batch norms whose input other layers read too, so that one consumer can stop reading a
+channel. Any other name is that network of common/models, as it is.
 """
 from common import models
 

@@ -5,11 +5,12 @@ by the mean of their gammas,
 
     score(c) = mean over the batch norms of |gamma_c|
 
-and where it goes, it goes from all of them.
+and a removed channel is removed from every layer that uses the stream.
 """
 import torch
 
 from common import UserError
+from slimming.channels import candidates, keep_some
 
 
 def records(model):
@@ -43,28 +44,38 @@ def scores(model):
     return found
 
 
-def follow(model, keep, candidates):
-    """{batch norm before a selection: bool (candidates,)}: what its stream still has, by keep's choice of channels.
+def follow(keep, scores, model, round_to=1):
+    """keep, for batch norms before a selection without the stream channels that are removed; at least one a layer."""
+    keep = {name: kept.clone() for name, kept in keep.items()}
+    for name, arrives in arriving(model, keep).items():
+        part = keep_some({name: keep[name][arrives]}, {name: scores[name][arrives]}, round_to, quiet=True)
+        keep[name] = torch.zeros_like(arrives).masked_scatter(arrives, part[name])
+    return keep
 
-    A reader that would be left without any keeps the stream's first one of its own: keep is changed then.
+
+def arriving(model, keep):
+    """{batch norm before a selection: bool (candidates,)}: the channels that its stream still has, with keep's choice.
+
+    If a layer would have no input left, its first channel is kept: keep is changed then.
     """
-    modules, readers = dict(model.named_modules()), {}       # batch norm -> [(convolution that writes, which channels)]
+    modules, own = dict(model.named_modules()), candidates(model)
+    readers = {}                                             # batch norm -> [(convolution that writes, which channels)]
     for name, (record, _) in records(model).items():
         for consumer in record.consumers:
             if name in keep and consumer.select:
                 readers.setdefault(consumer.norm, []).append((name, consumer.part))
 
-    def arriving(norm):
+    def left(norm):
         stream = torch.ones(modules[norm].num_features, dtype=torch.bool)
         for name, part in readers[norm]:
             stream[part] = keep[name]
-        return stream[candidates[norm]]
+        return stream[own[norm]]
 
     for norm in readers:
-        if not arriving(norm).any():
-            first = int(candidates[norm][0])
+        if not left(norm).any():
+            first = int(own[norm][0])
             for name, part in readers[norm]:
                 place = first - (part.start or 0)
                 if 0 <= place < len(keep[name]):
                     keep[name][place] = True
-    return {norm: arriving(norm) for norm in readers}
+    return {norm: left(norm) for norm in readers}

@@ -39,8 +39,8 @@ STEPS = {  # what writes, each after what it reads; {b}: the folder of what the 
     "slimming-main": ("slimming.main", f"-sr --arch densenet --depth 7 {TRAIN} --save {{s}}"),
     "slimming-prune": ("slimming.prune", f"{SMALL} --model {{b}}/slimming-main/checkpoint.pth.tar --percent 0.4 "
                                          "--save {s}"),
-    "slimming-mask": ("slimming.prune", f"{SMALL} --model {{b}}/slimming-main/checkpoint.pth.tar --percent 0.4 --mask "
-                                        "--save {s}"),
+    "slimming-mask": ("slimming.mask", f"{SMALL} --model {{b}}/slimming-main/checkpoint.pth.tar --percent 0.4 "
+                                       "--save {s}"),
     "slimming-finetune": ("slimming.finetune", f"{TRAIN} --refine {{b}}/slimming-mask/pruned.pth.tar --save {{s}}"),
     "hoyer-main": ("hoyer.main", f"--arch resnet8 --reg hs --decay 1e-4 {TRAIN} --save {{s}}"),
     "hoyer-prune": ("hoyer.prune", f"{SMALL} --model {{b}}/hoyer-main/checkpoint.pth.tar --sensitivity 0.02 "
@@ -80,7 +80,7 @@ READS = {  # what reads a network, {f}; the data set is what the network says, o
        for method in ("slimming", "hoyer", "magnitude", "softmask", "reweighted")},
     "deploy-latency": ("deploy.latency", f"{{f}} {ONCE}"),
     "slimming-prune": ("slimming.prune", f"--model {{f}} {ONCE} --save {{s}}"),
-    "slimming-compact": ("slimming.prune", f"--model {{f}} {ONCE} --compact --save {{s}}"),
+    "slimming-compact": ("slimming.compact", f"--model {{f}} {ONCE} --save {{s}}"),
     "slimming-finetune": ("slimming.finetune", f"--refine {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
     "hoyer-main": ("hoyer.main", f"--pretrained {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
     "hoyer-prune": ("hoyer.prune", f"--model {{f}} {ONCE} --sensitivity 0.01 --save {{s}}"),

@@ -216,7 +216,7 @@ def test_keep_and_another_way_to_choose_exclude_each_other(dense, tmp_path):
             (reweighted_prune.main, ["--keep-weights", 0.5, "--percentile", 0.1], "not allowed with"),
             (reweighted_prune.main, ["--keep-macs", 0.5, "--threshold", 0.1], "two ways"),
             (reweighted_prune.main, ["--keep-macs", 0.5], "--keep-macs for filter"),
-            (slimming_prune.main, ["--keep-macs", 0.5, "--compact"], "leave out --compact"),
+            (slimming_prune.main, ["--keep-macs", 0.5, "--percent", 0.5], "not allowed with argument"),
             (slimming_prune.main, ["--keep-macs", 0.01], "leaves 0.*more than the 0.01"),
             (magnitude_prune.main, ["--keep-weights", 0.005], "are not pruned have"),
             (magnitude_prune.main, ["--keep-weights", 0], "fraction in")):

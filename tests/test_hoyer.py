@@ -552,7 +552,7 @@ def test_pruning_again_gives_nothing_back(tmp_path):
 
 
 def test_masks_of_tensors_that_are_not_pruned_here_stay(tmp_path):
-    """slimming/prune.py --mask has masks of batch norms' biases; without them fine-tuning revives those."""
+    """slimming/mask.py has masks of batch norms' biases; without them fine-tuning revives those."""
     model, masks = models.build("vgg", depth=11, num_classes=10), {}
     for name in ("feature.1.weight", "feature.1.bias"):
         masks[name] = torch.arange(64) > 9

@@ -886,6 +886,7 @@ def test_weight_rewinding_in_a_trial_run_of_two_epochs(tmp_path, capsys):
 
 
 def test_chaining_after_slimming(tmp_path):
+    from slimming import mask as slimming_mask
     from slimming import prune as slim
     from slimming.networks import network as slimming_network
     torch.manual_seed(0)
@@ -898,7 +899,7 @@ def test_chaining_after_slimming(tmp_path):
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
     common = ["--model", str(tmp_path / "m.pth.tar"), "--percent", "0.4", "--subset", "20", "--device", "cpu"]
     slim.main([*common, "--save", str(tmp_path / "narrow")])
-    slim.main([*common, "--mask", "--save", str(tmp_path / "masked")])
+    slimming_mask.main([*common, "--save", str(tmp_path / "masked")])
     for kind in ("narrow", "masked"):
         before = checkpoint.load(tmp_path / kind / "pruned.pth.tar")
         pruned = cut(tmp_path / kind / "pruned.pth.tar", tmp_path / kind / "magnitude", "--percent", "0.5")

@@ -11,10 +11,11 @@ import torch
 from by_hand import assert_same_network, train_by_hand
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models
+from common import UserError, cli, compute_flops, data, models, pruning
 from common.files import checkpoint
 from common.models.layers import ChannelSelection
-from slimming import finetune, main, prune
+from slimming import channels, compact, finetune, main, prune
+from slimming import mask as masking
 from slimming.networks import network
 from softmask import finetune as softmask_finetune
 
@@ -53,7 +54,7 @@ def test_the_original_rule_takes_one_more():
 @pytest.mark.parametrize("arch, depth, pruned", [("vgg", 13, 1178), ("resnet", 29, 813), ("densenet", 40, 3745)])
 def test_the_original_counts_at_40_percent(arch, depth, pruned):
     """What the original scripts drop at --percent 0.4 (0.4 T + 1), and ours, one less."""
-    scores = prune.gammas_of(trained_like(arch, depth))
+    scores = channels.gammas_of(trained_like(arch, depth))
     for faithful, expected in ((True, pruned), (False, pruned - 1)):
         keep, _ = prune.choose(scores, 0.4, faithful)
         assert sum(int((~mask).sum()) for mask in keep.values()) == expected
@@ -75,10 +76,10 @@ def test_no_layer_loses_all_its_channels(capsys):
     scores = {"weak": torch.tensor([0.1, 0.3, 0.2]), "strong": torch.tensor([1.0, 2.0])}
     keep, _ = prune.choose(scores, 0.6)
     assert not keep["weak"].any()
-    kept = prune.keep_some(keep, scores)
+    kept = channels.keep_some(keep, scores)
     assert kept["weak"].tolist() == [False, True, False]
     assert capsys.readouterr().out == "weak: all 3 channels are below the threshold; it keeps its strongest 1\n"
-    prune.keep_some(keep, scores, quiet=True)
+    channels.keep_some(keep, scores, quiet=True)
     assert not capsys.readouterr().out
 
 
@@ -87,7 +88,7 @@ def test_round_to_gives_multiples_and_keeps_the_strongest():
               "e": torch.arange(22.0)}
     keep = {name: scores[name] >= least for name, least in (("a", 21), ("b", 3), ("c", 4), ("d", 19), ("e", 1))}
     assert [int(mask.sum()) for mask in keep.values()] == [11, 17, 2, 13, 21]
-    kept = prune.keep_some(keep, scores, round_to=8)
+    kept = channels.keep_some(keep, scores, round_to=8)
     assert {name: int(mask.sum()) for name, mask in kept.items()} == {"a": 8, "b": 16, "c": 6, "d": 16, "e": 22}
     assert kept["a"].nonzero().flatten().tolist() == list(range(24, 32))
 
@@ -97,10 +98,10 @@ def test_round_to_gives_multiples_and_keeps_the_strongest():
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4)])
 def test_masked_and_narrowed_logits_agree(arch, percent, dtype, tolerance):
     model = trained_like(arch, FAMILIES[arch])
-    scores = prune.gammas_of(model)
-    keep = prune.keep_some(prune.choose(scores, percent)[0], scores)
+    scores = channels.gammas_of(model)
+    keep = channels.keep_some(prune.choose(scores, percent)[0], scores)
     dense = [p.clone() for p in model.parameters()]
-    prune.zero(model, keep)
+    channels.zero(model, keep)
     assert any(not torch.equal(a, b) for a, b in zip(dense, model.parameters(), strict=True))
     model, images = model.to(dtype), torch.randn(4, 3, 32, 32, dtype=dtype)
     small = models.narrow(model, keep)
@@ -113,12 +114,12 @@ def test_masked_and_narrowed_logits_agree(arch, percent, dtype, tolerance):
 def test_narrow_widths_are_the_original_cfg():
     """The lists that the original scripts print: kept channels per batch norm, 'M' for the pools."""
     model = trained_like("resnet", 20)
-    scores = prune.gammas_of(model)
-    keep = prune.keep_some(prune.choose(scores, 0.5)[0], scores)
+    scores = channels.gammas_of(model)
+    keep = channels.keep_some(prune.choose(scores, 0.5)[0], scores)
     assert models.narrow(model, keep).cfg["widths"] == [int(mask.sum()) for mask in keep.values()]
     model = trained_like("vgg", 11)
-    scores = prune.gammas_of(model)
-    keep = prune.keep_some(prune.choose(scores, 0.5)[0], scores)
+    scores = channels.gammas_of(model)
+    keep = channels.keep_some(prune.choose(scores, 0.5)[0], scores)
     widths = models.narrow(model, keep).cfg["widths"]
     assert [w for w in widths if w != "M"] == [int(mask.sum()) for mask in keep.values()]
     assert [i for i, w in enumerate(widths) if w == "M"] == [i for i, w in enumerate(model.cfg["widths"]) if w == "M"]
@@ -155,7 +156,7 @@ def test_milestones():
 
 @pytest.mark.parametrize("flags, message", [
     (["--s", "1e-4"], "--s is the coefficient of the penalty; give -sr"),
-    (["--faithful", "--schedule", "2"], "--faithful is of the milestones"),
+    (["--faithful", "--schedule", "2"], "--faithful only affects the default milestones"),
     (["-sr"], "has no batch norm, whose gammas")])
 def test_flags_that_would_be_ignored_are_refused(flags, message, tmp_path):
     path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("lenet5"), "hoyer", "pruned", "shapes10"))
@@ -225,7 +226,7 @@ def test_fine_tuning_is_what_the_formulas_say(penalty, tmp_path):
             nn.init.normal_(m.weight, 0, 0.5)                # half of what pruning leaves is negative
             nn.init.normal_(m.bias, 0, 0.2)
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
-    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.4")
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.4", script=masking)
     finetune.main(["--refine", str(tmp_path / "p/pruned.pth.tar"), *STEPS, *["-sr", "--s", "0.1"] * penalty,
                    "--save", str(tmp_path / "run")])
     ckpt = checkpoint.load(tmp_path / "p/pruned.pth.tar")
@@ -259,15 +260,15 @@ def saved(path, arch, **kwargs):
     return model
 
 
-def cut(source, folder, *flags):
-    prune.main(["--model", str(source), "--save", str(folder), "--subset", "20", "--device", "cpu", *flags])
+def cut(source, folder, *flags, script=prune):
+    script.main(["--model", str(source), "--save", str(folder), "--subset", "20", "--device", "cpu", *flags])
 
 
 @pytest.mark.parametrize("arch", FAMILIES)
 def test_mask_then_compact_is_the_same_network(arch, tmp_path):
     saved(tmp_path / "m.pth.tar", arch)
-    cut(tmp_path / "m.pth.tar", tmp_path / "masked", "--mask", "--percent", "0.6")
-    cut(tmp_path / "masked/pruned.pth.tar", tmp_path / "small", "--compact")
+    cut(tmp_path / "m.pth.tar", tmp_path / "masked", "--percent", "0.6", script=masking)
+    cut(tmp_path / "masked/pruned.pth.tar", tmp_path / "small", script=compact)
     masked, small = (checkpoint.load(tmp_path / d / "pruned.pth.tar") for d in ("masked", "small"))
     assert "masks" in masked and "masks" not in small
     assert "(as the masks say)" in (tmp_path / "small/prune.txt").read_text()
@@ -282,8 +283,8 @@ def test_compact_after_a_first_narrowing(tmp_path):
     """The selections of the narrow network pass on only some channels, and the masks are about these."""
     saved(tmp_path / "m.pth.tar", "resnet")
     cut(tmp_path / "m.pth.tar", tmp_path / "narrow", "--percent", "0.3")
-    cut(tmp_path / "narrow/pruned.pth.tar", tmp_path / "masked", "--mask", "--percent", "0.3")
-    cut(tmp_path / "masked/pruned.pth.tar", tmp_path / "small", "--compact")
+    cut(tmp_path / "narrow/pruned.pth.tar", tmp_path / "masked", "--percent", "0.3", script=masking)
+    cut(tmp_path / "masked/pruned.pth.tar", tmp_path / "small", script=compact)
     masked, small = (checkpoint.load(tmp_path / d / "pruned.pth.tar") for d in ("masked", "small"))
     assert sum(small["cfg"]["widths"]) == 952 - int(0.3 * 952) and sum(masked["cfg"]["widths"]) == 952
     unread = torch.ones(256, dtype=torch.bool).index_fill(0, masked["state_dict"]["select.indices"], False)
@@ -300,10 +301,10 @@ def test_a_fully_masked_layer_is_no_error_and_still_compacts(tmp_path, capsys):
     model = trained_like("resnet", 20)
     model.layer2[1].bn2.weight.data.mul_(1e-6)               # this layer goes as a whole
     checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(model, "slimming", "sparse", "shapes10"))
-    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.5")
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--percent", "0.5", script=masking)
     out = capsys.readouterr().out
     assert "layer2.1.bn2: all channels are zero" in out and out.count("all channels are zero") == 1
-    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--compact")
+    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", script=compact)
     small = checkpoint.load(tmp_path / "b/pruned.pth.tar")
     assert small["state_dict"]["layer2.1.conv1.weight"].shape[0] == 1
     images = torch.randn(4, 3, 32, 32)
@@ -351,9 +352,9 @@ def test_a_file_of_the_original_repository_prunes_like_the_original(arch, tmp_pa
 
 def test_a_pruned_file_of_the_original_repository_fine_tunes_and_evaluates(tmp_path):
     model = trained_like("resnet", 20)
-    scores = prune.gammas_of(model)
-    keep = prune.keep_some(prune.choose(scores, 0.5)[0], scores)
-    prune.zero(model, keep)
+    scores = channels.gammas_of(model)
+    keep = channels.keep_some(prune.choose(scores, 0.5)[0], scores)
+    channels.zero(model, keep)
     small = models.narrow(model, keep)
     state = dict(small.state_dict())
     for name in [n for n in state if n.endswith("select.indices")]:
@@ -381,8 +382,9 @@ def test_a_masked_file_of_the_original_repository_loads_whole(tmp_path):
 
 
 def test_the_random_control_drops_as_many_channels_but_others(tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(prune, "draw", lambda path, gammas, keep, threshold: drawn.append(threshold))
+    drawn, draw = [], prune.draw
+    monkeypatch.setattr(prune, "draw", lambda gammas, keep, threshold: drawn.append(threshold) or
+                        draw(gammas, keep, threshold))
     saved(tmp_path / "m.pth.tar", "resnet")
     flags = ["--percent", "0.4", "--criterion"]
     widths = []
@@ -399,7 +401,7 @@ def test_the_random_control_drops_as_many_channels_but_others(tmp_path, monkeypa
 
 def test_prune_writes_what_it_says(tmp_path, capsys, rendered):
     model = saved(tmp_path / "m.pth.tar", "resnet")
-    threshold = torch.cat(list(prune.gammas_of(model).values())).sort().values[544]
+    threshold = torch.cat(list(channels.gammas_of(model).values())).sort().values[544]
     cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.4")
     out, text = capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()
     lines = text.splitlines()
@@ -460,27 +462,27 @@ def test_fine_tuning_has_the_schedule_of_training(tmp_path):
 
 def test_a_run_is_not_resumed_with_other_masks(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
-    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.5")
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.5", script=masking)
     flags = ["--refine", str(tmp_path / "p/pruned.pth.tar"), "--subset", "20", "--epochs", "1", "--device", "cpu",
              "--save", str(tmp_path / "f"), "--resume", "auto"]
     main.main(flags)
     before = checkpoint.load(tmp_path / "f/finetuned.pth.tar")["masks"]
     main.main(flags)                                         # the same: it is finished
-    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--mask", "--percent", "0.2", "--overwrite")
+    cut(tmp_path / "m.pth.tar", tmp_path / "p", "--percent", "0.2", "--overwrite", script=masking)
     with pytest.raises(UserError, match="refuses to resume with different masks"):
         main.main(flags)
     after = checkpoint.load(tmp_path / "f/finetuned.pth.tar")["masks"]
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-@pytest.mark.parametrize("flags", [["--mask"], [], ["--round-to", "8"]])
+@pytest.mark.parametrize("script, flags", [(masking, []), (prune, []), (prune, ["--round-to", "8"])])
 @pytest.mark.parametrize("arch", FAMILIES)
-def test_another_methods_masks_stay_with_their_weights(arch, flags, tmp_path):
+def test_another_methods_masks_stay_with_their_weights(arch, script, flags, tmp_path):
     from magnitude import prune as magnitude
     saved(tmp_path / "m.pth.tar", arch)
     magnitude.main(["--model", str(tmp_path / "m.pth.tar"), "--save", str(tmp_path / "a"), "--percent", "0.8",
                     "--subset", "20", "--device", "cpu"])
-    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--percent", "0.4", *flags)
+    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--percent", "0.4", *flags, script=script)
     ckpt = checkpoint.load(tmp_path / "b/pruned.pth.tar")
     convs = {n: w for n, w in ckpt["state_dict"].items() if w.dim() == 4}
     assert convs.keys() <= ckpt["masks"].keys()
@@ -507,33 +509,29 @@ def test_another_methods_masks_stay_through_fine_tuning(tmp_path):
 def test_prune_refuses(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
     for flags, message in ((["--percent", "1"], "percent"), (["--percent", "-0.1"], "percent"),
-                           (["--compact"], "holds no masks"), (["--compact", "--mask"], "choose one"),
-                           (["--compact", "--faithful"], "leave out --percent, --faithful"),
-                           (["--compact", "--criterion", "random"], "--faithful and --criterion"),
-                           (["--compact", "--percent", "0.5"], "leave out --percent"),
-                           (["--keep-macs", "0.5", "--percent", "0.5"], "give one of --percent and --keep-macs"),
-                           (["--compact", "--round-to", "2"], "--round-to"),
-                           (["--streams", "--compact"], "from streams"), (["--streams", "--faithful"], "from streams"),
-                           (["--keep-macs", "0.5", "--faithful"], "--keep-macs"),
-                           (["--dataset", "nowhere"], "nowhere"),
-                           (["--mask", "--round-to", "8"], "--round-to"), (["--depth", "13"], "depth 11"),
+                           (["--keep-macs", "0.5", "--percent", "0.5"], "--percent: not allowed with argument"),
+                           (["--dataset", "nowhere"], "nowhere"), (["--depth", "13"], "depth 11"),
                            (["--arch", "resnet"], "not --arch resnet"), (["--arch", "vgg13"], "depth 11")):
         with pytest.raises(UserError, match=message):
             cut(tmp_path / "m.pth.tar", tmp_path / "p", *flags)
-    with pytest.raises(UserError, match="has no batch norm"):
-        checkpoint.save(tmp_path / "l.pth.tar", checkpoint.of(models.build("lenet300"), "hoyer", "dense", "shapes10"))
-        cut(tmp_path / "l.pth.tar", tmp_path / "p")
+    with pytest.raises(UserError, match="holds no masks of channels; give a network that mask.py pruned"):
+        cut(tmp_path / "m.pth.tar", tmp_path / "p", script=compact)
+    checkpoint.save(tmp_path / "l.pth.tar", checkpoint.of(models.build("lenet300"), "hoyer", "dense", "shapes10"))
+    for script in (prune, masking, compact):
+        with pytest.raises(UserError, match="has no batch norm"):
+            cut(tmp_path / "l.pth.tar", tmp_path / "p", script=script)
     assert not (tmp_path / "p").exists()
 
 
 def test_compact_takes_the_masks_of_every_batch_norm():
     model = trained_like("vgg", 11)
-    masks = prune.zero(model, {name: torch.arange(len(i)) % 2 == 0 for name, i in prune.candidates(model).items()})
+    masks = channels.masks_of({name: torch.arange(len(i)) % 2 == 0 for name, i in channels.candidates(model).items()},
+                              model)
     ckpt = {"masks": masks, "path": "m.pth.tar"}
-    assert all(mask[0] and not mask[1] for mask in prune.by_masks(ckpt, model).values())
+    assert all(mask[0] and not mask[1] for mask in channels.masked(ckpt, model).values())
     for names in (["feature.0.weight"], list(masks)[:-2]):   # another method's alone, all but one
         with pytest.raises(UserError, match="m.pth.tar holds no masks"):
-            prune.by_masks({**ckpt, "masks": {name: masks.get(name) for name in names}}, model)
+            channels.masked({**ckpt, "masks": {name: masks.get(name) for name in names}}, model)
 
 
 def test_defaults_of_prune():
@@ -557,24 +555,25 @@ def test_a_stopped_prune_says_one_line_and_writes_nothing(tmp_path, monkeypatch,
 @pytest.mark.parametrize("keep", [[0, 0, 1, 1, 1], [1, 1, 1, 0, 0], [0, 0, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0, 0]])
 def test_of_equally_strong_channels_those_that_were_kept_stay(keep, gamma):
     keep = torch.tensor(keep, dtype=torch.bool)
-    kept = prune.keep_some({"a": keep}, {"a": torch.full(keep.shape, gamma)}, round_to=4)["a"]
+    kept = channels.keep_some({"a": keep}, {"a": torch.full(keep.shape, gamma)}, round_to=4)["a"]
     assert int(kept.sum()) == 4 and int((kept & keep).sum()) == min(4, int(keep.sum()))
 
 
 def test_which_channels_are_candidates():
     """Not those that a residual stream adds up; of a depthwise convolution those after it; of a selection all."""
-    assert list(prune.candidates(models.build("resnet", depth=8))) == [f"layer{stage}.0.bn1" for stage in (1, 2, 3)]
-    depthwise = prune.candidates(models.build("mobilenetv2"))
+    assert list(channels.candidates(models.build("resnet", depth=8))) == [f"layer{stage}.0.bn1" for stage in (1, 2, 3)]
+    depthwise = channels.candidates(models.build("mobilenetv2"))
     records = [record for record in models.build("mobilenetv2").channels() if not record.stream]
     assert list(depthwise) == [record.producers[-1][1] for record in records] and len(records[3].producers) == 2
-    selections = prune.candidates(trained_like("resnet", 20))
+    selections = channels.candidates(trained_like("resnet", 20))
     assert len(selections) == 3 * 3 * 2 + 1 and len(selections["bn"]) == 256
 
 
 def test_zeroing_takes_gamma_and_beta_and_nothing_else():
     model, whole = trained_like("vgg", 11), trained_like("vgg", 11)
     keep = {"feature.1": torch.arange(64) % 2 == 0}
-    masks = prune.zero(model, keep)
+    channels.zero(model, keep)
+    masks = channels.masks_of(keep, model)
     assert masks.keys() == {"feature.1.weight", "feature.1.bias"}
     for name, tensor in whole.state_dict().items():
         assert torch.equal(model.state_dict()[name], tensor * keep["feature.1"] if name in masks else tensor)
@@ -592,8 +591,8 @@ def test_the_random_control_has_a_seed():
 
 def test_masks_of_a_second_pruning_take_the_place_of_the_first(tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
-    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.3")
-    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--mask", "--percent", "0.6")
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--percent", "0.3", script=masking)
+    cut(tmp_path / "a/pruned.pth.tar", tmp_path / "b", "--percent", "0.6", script=masking)
     ckpt = checkpoint.load(tmp_path / "b/pruned.pth.tar")
     assert sum(int((~m).sum()) for n, m in ckpt["masks"].items() if n.endswith("weight")) == int(0.6 * 2752)
     for name, mask in ckpt["masks"].items():
@@ -604,29 +603,29 @@ def test_masks_of_a_second_pruning_take_the_place_of_the_first(tmp_path):
                                          ("densenet", ["--percent", "0.4", "--criterion", "random"])])
 def test_pruning_again_by_less_gives_nothing_back(arch, flags, tmp_path):
     saved(tmp_path / "m.pth.tar", arch)
-    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.5")
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--percent", "0.5", script=masking)
     first = checkpoint.load(tmp_path / "a/pruned.pth.tar")["masks"]
-    for folder, more in (("b", ["--mask"]), ("c", [])):      # masked again, and narrowed
-        cut(tmp_path / "a/pruned.pth.tar", tmp_path / folder, *flags, *more)
+    for folder, script in (("b", masking), ("c", prune)):    # masked again, and narrowed
+        cut(tmp_path / "a/pruned.pth.tar", tmp_path / folder, *flags, script=script)
         ckpt = checkpoint.load(tmp_path / folder / "pruned.pth.tar")
-        if more:                                             # the report has all that are gone
-            left = sum(int(mask.sum()) for mask in prune.by_masks(ckpt, checkpoint.to_model(ckpt)).values())
+        if folder == "b":                                    # the report has all that are gone
+            left = sum(int(mask.sum()) for mask in channels.masked(ckpt, checkpoint.to_model(ckpt)).values())
             gone, total = re.search(r"dropped (\d+) of (\d+) ", (tmp_path / "b/prune.txt").read_text()).groups()
             assert int(total) - int(gone) == left
-        for norm, channels in prune.candidates(checkpoint.to_model(ckpt)).items():       # those that are passed on
+        for norm, passed in channels.candidates(checkpoint.to_model(ckpt)).items():      # those that are passed on
             for name in (f"{norm}.weight", f"{norm}.bias"):
                 mask = ckpt["masks"][name]
-                assert torch.equal(ckpt["state_dict"][name][channels] != 0, mask[channels])
-                assert int(mask.sum()) <= int(first[name].sum()) and (not more or torch.equal(mask, first[name]))
+                assert torch.equal(ckpt["state_dict"][name][passed] != 0, mask[passed])
+                assert int(mask.sum()) <= int(first[name].sum()) and (folder == "c" or torch.equal(mask, first[name]))
 
 
 @pytest.mark.parametrize("stage", ["pruned", "finetuned"])
 def test_compact_keeps_the_stage(stage, tmp_path):
     saved(tmp_path / "m.pth.tar", "vgg")
-    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--mask", "--percent", "0.3")
+    cut(tmp_path / "m.pth.tar", tmp_path / "a", "--percent", "0.3", script=masking)
     ckpt = checkpoint.load(tmp_path / "a/pruned.pth.tar")
     checkpoint.save(tmp_path / "b.pth.tar", {**ckpt, "stage": stage})
-    cut(tmp_path / "b.pth.tar", tmp_path / "c", "--compact")
+    cut(tmp_path / "b.pth.tar", tmp_path / "c", script=compact)
     assert checkpoint.load(tmp_path / "c/pruned.pth.tar")["stage"] == stage
     cut(tmp_path / "b.pth.tar", tmp_path / "d", "--percent", "0.5")
     assert checkpoint.load(tmp_path / "d/pruned.pth.tar")["stage"] == "pruned"
@@ -651,7 +650,7 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
     assert "\nTest accuracy:\n0.3000\n" in (tmp_path / "p/prune.txt").read_text()
 
 
-def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch):
+def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch, tmp_path):
     """Networks of one linear layer: 2 x, and 1.5 x of the same images; then 0 x, and the same."""
     class Times(nn.Linear):
         def forward(self, images):
@@ -661,14 +660,14 @@ def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch):
     for layer, factor in ((whole, 9.0), (masked, 2.0), (small, 1.5)):
         nn.init.constant_(layer.weight, factor)
     dataset = data.load("shapes10", subset=20)
-    args = prune.parse(["--model", "m.pth.tar", "--dataset", "shapes10"])
+    source = pruning.Source({}, whole, {}, dataset, data.Loader(dataset, "test", 20), tmp_path)
     loaders = []
     monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": 1.0})
-    line, _ = prune.accuracies(args, dataset, whole, masked, small, torch.device("cpu"))
+    line, _ = prune.accuracies(source, masked, small)
     assert line.endswith("their logits differ by 2.5e-01 of the largest")
     assert torch.equal(loaders[0].labels, dataset.y_test)
     nn.init.zeros_(masked.weight)
-    line, _ = prune.accuracies(args, dataset, whole, masked, masked, torch.device("cpu"))
+    line, _ = prune.accuracies(source, masked, masked)
     assert line.endswith("their logits differ by 0.0e+00 of the largest")
 
 

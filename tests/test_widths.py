@@ -11,7 +11,7 @@ from common.files import checkpoint
 from common.keep import rounded_up
 from hoyer import compact as hoyer_compact
 from reweighted import prune as reweighted_prune
-from slimming import prune, streams
+from slimming import channels, prune, streams
 from softmask import prune as softmask_prune
 
 STREAMS = ("resnet-basic", "preresnet-bottleneck", "preresnet-basic-select", "preresnet-bottleneck-select",
@@ -35,13 +35,13 @@ def test_rounding_up_keeps_the_highest_of_those_that_went():
 @pytest.mark.parametrize("percent,round_to", [(0.3, 1), (0.6, 4), (0.97, 1)])
 def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, round_to):
     model = network(name)
-    scores = {**prune.gammas_of(model), **streams.scores(model)}
-    chosen = prune.keep_some(prune.choose(scores, percent)[0], scores, round_to, quiet=True)
+    scores = {**channels.gammas_of(model), **streams.scores(model)}
+    chosen = channels.keep_some(prune.choose(scores, percent)[0], scores, round_to, quiet=True)
     before = {name: mask.clone() for name, mask in chosen.items()}
-    keep = prune.follow_streams(chosen, scores, model, round_to)
+    keep = streams.follow(chosen, scores, model, round_to)
     assert all(torch.equal(before[name], mask) for name, mask in chosen.items())         # a choice of its own
-    masked, whole = copy.deepcopy(model), prune.over_all_channels(keep, model)
-    prune.zero(masked, whole)
+    masked, whole = copy.deepcopy(model), channels.over_all_channels(keep, model)
+    channels.zero(masked, whole)
     small, images = models.narrow(masked, whole), images_for(model)
     with torch.no_grad():
         expected = masked(images)
@@ -50,10 +50,10 @@ def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, rou
     assert small.cfg["streams"] != model.cfg["streams"]
     assert not round_to > 1 or all(width % round_to == 0 for width in small.cfg["streams"])
     assert round_to == 1 or all(width % round_to == 0 or width in model.cfg["widths"] for width in small.cfg["widths"])
-    again = {**prune.gammas_of(small), **streams.scores(small)}                  # and once more from there
-    keep = prune.follow_streams(prune.keep_some(prune.choose(again, 0.5)[0], again, quiet=True), again, small)
+    again = {**channels.gammas_of(small), **streams.scores(small)}                  # and once more from there
+    keep = streams.follow(channels.keep_some(prune.choose(again, 0.5)[0], again, quiet=True), again, small)
     with torch.no_grad():
-        assert models.narrow(small, prune.over_all_channels(keep, small))(images).isfinite().all()
+        assert models.narrow(small, channels.over_all_channels(keep, small))(images).isfinite().all()
 
 
 def test_a_stream_is_ranked_by_the_mean_gamma_of_its_readers():
@@ -85,7 +85,7 @@ def test_a_dense_stream_is_ranked_by_what_reads_each_part_of_it():
     keep = {name: torch.ones(len(s), dtype=torch.bool) for name, s in score.items()}
     keep["conv1"][:3], keep["dense1.0.conv1"][1] = False, False
     model.dense1[0].select.indices = torch.tensor([1, 2])    # neither is left: it keeps its first one
-    arrives = streams.follow(model, keep, prune.candidates(model))
+    arrives = streams.arriving(model, keep)
     assert keep["conv1"].tolist() == [False, True, False, True]
     assert arrives["dense1.0.bn1"].tolist() == [True, False]
     assert arrives["trans1.bn1"].tolist() == [False, True, True, True, False]    # of 0, 1, 3, 4, 5
@@ -93,7 +93,7 @@ def test_a_dense_stream_is_ranked_by_what_reads_each_part_of_it():
         model.trans1.select.indices = torch.tensor(own)
         keep = {name: torch.ones(len(s), dtype=torch.bool) for name, s in score.items()}
         keep["conv1"][3], keep["dense1.0.conv1"][:] = False, False
-        assert streams.follow(model, keep, prune.candidates(model))["trans1.bn1"].tolist() == [True, False]
+        assert streams.arriving(model, keep)["trans1.bn1"].tolist() == [True, False]
         gone = {("conv1", 3), ("dense1.0.conv1", 0), ("dense1.0.conv1", 1)} - {kept}
         assert {(name, int(i)) for name, mask in keep.items() for i in (~mask).nonzero()} == gone
 
@@ -115,15 +115,14 @@ def test_prune_with_streams_from_the_command(run, tmp_path):
     assert f" {counted.total.params + counted.selections:14,} " in (tmp_path / "streams/prune.txt").read_text()
     whole = network("preresnet-bottleneck-select").cfg["widths"]
     assert all(width % 4 == 0 or width == had for width, had in zip(small.cfg["widths"], whole, strict=True))
-    done = run("slimming/prune.py", *flags, "--streams", "--mask", cwd=tmp_path)
-    assert done.returncode == 2 and "--streams" in done.stderr and len(done.stderr.splitlines()) == 1
 
 
 def macs_left(model, scores, k, round_to=1):
     """The MACs after slimming.prune has removed the k channels with the smallest scores."""
-    keep = prune.keep_some(prune.choose(scores, (k + 0.5) / sum(map(len, scores.values())))[0], scores, round_to, True)
-    keep = prune.follow_streams(keep, scores, model, round_to)
-    return compute_flops.count(models.narrow(model, prune.over_all_channels(keep, model))).total.macs
+    keep, _ = prune.choose(scores, (k + 0.5) / sum(map(len, scores.values())))
+    keep = channels.keep_some(keep, scores, round_to, quiet=True)
+    keep = streams.follow(keep, scores, model, round_to)
+    return compute_flops.count(models.narrow(model, channels.over_all_channels(keep, model))).total.macs
 
 
 @pytest.mark.parametrize("with_streams, round_to", [(False, 1), (False, 4), (True, 1), (True, 4)])
@@ -135,9 +134,9 @@ def test_keep_macs_removes_the_fewest_channels_that_do(wanted, with_streams, rou
     dense = ckpt["dense"]["macs"]
     flags = ["--model", "m", "--keep-macs", str(wanted), "--round-to", str(round_to)]
     if wanted == 0.25:
-        gammas = prune.gammas_of(model)
-        model = models.narrow(model, prune.keep_some(prune.choose(gammas, 0.3)[0], gammas, quiet=True))
-    scores = {**prune.gammas_of(model), **(streams.scores(model) if with_streams else {})}
+        gammas = channels.gammas_of(model)
+        model = models.narrow(model, channels.keep_some(prune.choose(gammas, 0.3)[0], gammas, quiet=True))
+    scores = {**channels.gammas_of(model), **(streams.scores(model) if with_streams else {})}
     percent = prune.percent_for(prune.parse(flags), ckpt, model, scores)
     k = int(sum(map(len, scores.values())) * percent)
     left = macs_left(model, scores, k, round_to)
@@ -148,7 +147,7 @@ def test_keep_macs_removes_the_fewest_channels_that_do(wanted, with_streams, rou
 def test_keep_macs_may_take_all_but_one_channel_of_every_layer():
     """The last two channels lie in one layer: it is left with one of them."""
     model = network("vgg")
-    scores = {name: torch.zeros(len(gamma)) for name, gamma in prune.gammas_of(model).items()}
+    scores = {name: torch.zeros(len(gamma)) for name, gamma in channels.gammas_of(model).items()}
     scores["feature.1"][:2] = torch.tensor([1.0, 2.0])
     keep = {name: torch.arange(len(s)) == int(s.argmax()) for name, s in scores.items()}
     dense = compute_flops.summary(model)
