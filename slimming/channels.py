@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from common import UserError
-from common.compact import silence
+from common.models.narrow import silence
 
 
 def candidates(model):

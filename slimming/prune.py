@@ -31,7 +31,6 @@ from common import cli, compute_flops, models, plots, pruning
 from common import keep as keeping
 from common.compact import difference, narrow_masks
 from common.evaluate import evaluate
-from common.models.narrow import silence
 from slimming import streams
 from slimming.channels import check_gammas, gammas_of, keep_some, over_all_channels, zero
 from slimming.networks import network

@@ -1,8 +1,8 @@
-"""How many parameters and FLOPs a network has when only some channels of it are alive: a sum that masks are put into.
+"""The cost of a masked network, its parameters and FLOPs, as a polynomial in the numbers of living channels.
 
 A convolution that reads a and makes b living channels has k k a b parameters, a batch norm 2 b. So every tensor of the
 network is a term (coefficient) A[i] A[j], where A holds the living channels of each record of `model.channels()`, for
-each removable branch whether it is still there, and at last a 1.
+each branch that can be removed 1 or 0, and at last a 1.
 
 FLOPs are counted as the original's training counter does: 2 per multiply-accumulate, 1 per bias and per input element
 of a batch norm. WideResNet-34-9 on CIFAR-100 has 37,446,900 parameters and 11,941,966,436 FLOPs.
@@ -17,8 +17,8 @@ from common.models.narrow import width_of
 
 
 def branches_of(model, records):
-    """The removable residual branches: [(the records inside, by number), ...], and {layer: branch} of what goes with
-    them."""
+    """The residual branches that can be removed: [(numbers of the records inside), ...], and {layer: branch number} of
+    the layers that are removed with them."""
     names = list(dict.fromkeys(record.branch for record in records if record.branch))
     inside = [tuple(i for i, record in enumerate(records) if record.branch == name) for name in names]
     cfg = copy.deepcopy(model.cfg)
@@ -34,7 +34,8 @@ def branches_of(model, records):
 class Cost(nn.Module):
     """params(alive), flops(alive): int64 0-d tensors, from the living entries of every mask (masks,), on its device.
 
-    unstructured: the masks are those of single weights, of all layers but the last.
+    unstructured: the masks are those of single weights, of all layers but the last. terms (tensors, 4): coefficients in
+    parameters and in FLOPs, i, j.
     """
 
     def __init__(self, model, records, unstructured=False):

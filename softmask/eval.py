@@ -5,9 +5,9 @@
 
     score = parameters / 36.5 M  +  FLOPs / 10.49 G                  fractions of WideResNet-28-10, smaller is better
 
-The first block repeats the original's arithmetic: all parameters divided by 32 / --nbit whatever the file holds, FLOPs
-by its own counter (cost.py), those of convolutions halved by --freebie or --half. The last line counts what the file
-really has, by the rules of the MicroNet challenge (common/scores.py). --half evaluates in half precision (bf16).
+The first block repeats the original's arithmetic: all parameters divided by 32 / --nbit, however they are stored, FLOPs
+by its own counter (cost.py), those of convolutions halved by --freebie or --half. The last line counts the weights as
+they are stored, by the rules of the MicroNet challenge (common/scores.py). --half evaluates in half precision (bf16).
 """
 import sys
 from pathlib import Path
@@ -34,7 +34,7 @@ def parse(argv=None):
     add("--half", action="store_true", help="evaluate in half precision (bf16), and halve the FLOPs of convolutions")
     add("--nbit", type=cli.positive, default=32, help="bits of a parameter")
     add("--freebie", action="store_true", help="16-bit parameters and halved FLOPs for a network without quantization")
-    add("--arch", help="what the file cannot say, for one of another repository")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     add("--per-class", action="store_true", help="print accuracy and number of images of each class")
     return parser.parse_args(argv)

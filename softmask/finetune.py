@@ -1,4 +1,4 @@
-"""Soft-binary mask: training the narrow network on, without masks.
+"""Soft-binary mask: continue training the narrow network, without masks.
 
     python finetune.py --pruned logs/cifar100-wrn_34_9-sparse/pruned_model.pth.tar --epochs 20
 
@@ -29,7 +29,7 @@ def parse(argv=None):
     zeros.add_flags(parser)
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
-    add("--schedule", choices=WORDS, default="cosine", help="of the learning rate")
+    add("--schedule", choices=WORDS, default="cosine", help="learning rate schedule")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
     return parser.parse_args(argv)
 
@@ -71,7 +71,7 @@ def main(argv=None):
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                for name, mask in masks.items():             # what was pruned stays zero
+                for name, mask in masks.items():             # pruned weights stay zero
                     parameters[name].mul_(mask)
             run.track(loss=loss)
         scheduler.step()

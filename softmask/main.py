@@ -1,10 +1,11 @@
-"""End-to-end pruning with a soft-binary weight mask: train, and let masks of [0, 1] close whole channels meanwhile.
+"""End-to-end pruning with a soft-binary weight mask: masks in [0, 1] gradually switch channels off during
+training.
 
-    L = CE + delta (wg mean(M) - tw var(M) / mean(M)),     M = clamp(temp m + 0.5, 0, 1),   delta = target - sparsity
+    L = CE + delta (wg mean(M) - tw var(M) / mean(M)),     M = clamp(m + 0.5, 0, 1),     delta = target - sparsity
 
 M multiplies the weights of a channel and its batch norms (mask.py). The sparsity is the fraction of all parameters that
-masks at 0 have taken away, exact at every step. From --swa-start on, the network that counts is the average of the
-epochs' weights and masks, with batch norm statistics estimated again (stochastic weight averaging).
+masks of 0 remove, exact at every step. From --swa-start on, the weights and masks of the epochs are averaged, and the
+average is evaluated and saved, with batch norm statistics estimated again (stochastic weight averaging).
 
     python main.py --target 0.4 --wg 30 --tw 10 --wme 50 --mwd 5e-4 --swa-start 161      WideResNet-34-9 on CIFAR-100
     python main.py                                                                       the same without masks, dense
@@ -27,9 +28,9 @@ from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
 from common.schedule import onecycle
+from softmask import prune
 from softmask.mask import SoftMask, penalty
 from softmask.networks import network
-from softmask.prune import prune
 
 
 def parse(argv=None):
@@ -37,35 +38,32 @@ def parse(argv=None):
     cli.add_flags(parser, epochs=300, batch_size=64, lr=0.01, seed=1)
     parser.set_defaults(test_batch_size=64)
     add = parser.add_argument
-    add("--arch", help="any network of common/models: resnet20, vgg, preresnet56, ... (default: wideresnet, or what "
-        "--pretrained holds)")
+    add("--arch", help="any network of common/models: resnet20, vgg, preresnet56, ... (default: wideresnet, or that "
+        "of --pretrained)")
     add("--depth", type=int, help="default: 34 for wideresnet")
     add("--wf", type=cli.positive, help="widen factor of wideresnet (default: 9)")
     add("--d", type=cli.fraction, default=0.0, help="dropout of wideresnet (with --pretrained: the file's)")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
-    add("--schedule", choices=("constant", "cosine", "onecycle", "step", "swa"), default="constant", help="of the "
-        "learning rate; "
-        "step: a tenth at 50 and 75 %% of the epochs; swa: linearly to --swa-lr between 50 and 90 %% of --swa-start")
+    add("--schedule", choices=("constant", "cosine", "onecycle", "swa"), default="constant", help="learning rate "
+        "schedule; swa: linearly to --swa-lr between 50 and 90 %% of --swa-start")
     add("--target", type=cli.fraction, help="fraction of the parameters to remove (default: train without masks)")
-    add("--wg", type=cli.nonnegative, default=30.0, help="pull on the mean of the masks")
-    add("--tw", type=cli.nonnegative, default=10.0, help="pull on their variance / mean")
-    add("--wme", type=int, default=50, help="epochs before the mask loss begins")
+    add("--wg", type=cli.nonnegative, default=30.0, help="coefficient of the masks' mean")
+    add("--tw", type=cli.nonnegative, default=10.0, help="coefficient of their variance / mean")
+    add("--wme", type=int, default=50, help="epochs before the penalty on the masks begins")
     add("--mwd", type=cli.nonnegative, default=5e-4, help="weight decay of m, which pulls masks to 0.5")
-    add("--temp", type=cli.nonnegative, default=1.0, help="slope of the mask")
-    add("--minit", type=float, default=0.0, help="temp m at the start; 0: masks of 0.5")
     add("--pflops", action="store_true", help="--target is a fraction of the FLOPs")
-    add("--ftarget", type=cli.fraction, help="besides, this fraction of the FLOPs is to go")
-    add("--wg2", type=cli.nonnegative, help="pull on the mean for --ftarget (default: --wg)")
-    add("--tw2", type=cli.nonnegative, help="pull on the variance for --ftarget (default: --tw)")
-    add("--stage-masks", action="store_true", help="a mask for each stage of a residual network, counted once")
-    add("--nfp", action="store_true", help="no filter pruning: a mask for every single weight")
+    add("--ftarget", type=cli.fraction, help="additional target: fraction of the FLOPs to remove")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--stage-masks", action="store_true", help="a mask for each stage of a residual network, counted "
+                       "once")
+    kind.add_argument("--nfp", action="store_true", help="no filter pruning: a mask for every single weight")
     add("--lseps", type=cli.fraction, default=0.0, help="label smoothing")
     add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p")
-    add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
+    add("--pretrained", metavar="FILE", help="start from this dense checkpoint, of any method")
     zeros.add_flags(parser, keep=False)
     add("--teacher", metavar="FILE", help="distill from this network")
-    add("--ltea", type=cli.nonnegative, help="weight of --teacher (default: 0.5); the labels have 1 - ltea")
+    add("--ltea", type=cli.nonnegative, default=0.5, help="weight of the teacher's loss; 1 - ltea: of the labels'")
     add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged")
     add("--swa-lr", type=cli.nonnegative, help="last learning rate of --schedule swa (default: half of --lr)")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
@@ -78,12 +76,10 @@ def factor(args, epoch):
         return (1 + math.cos(math.pi * epoch / args.epochs)) / 2
     if args.schedule == "onecycle":
         return onecycle(args.epochs)(epoch)
-    if args.schedule == "step":
-        return 0.1 ** sum(epoch >= int(mark * args.epochs) for mark in (0.5, 0.75))
     if args.schedule == "swa":
         last = args.swa_lr / args.lr if args.swa_lr is not None and args.lr else 0.5
-        gone = min(max((epoch / max(args.swa_start, 1) - 0.5) / 0.4, 0), 1)
-        return 1 + gone * (last - 1)
+        way = min(max((epoch / max(args.swa_start, 1) - 0.5) / 0.4, 0), 1)
+        return 1 + way * (last - 1)
     return 1.0
 
 
@@ -99,27 +95,18 @@ def confidence(logits):
 
 
 def check(args):
-    """Refuses what would be ignored."""
-    if args.target is None:
-        own = parse([])
-        for name in ("ftarget", "pflops", "stage_masks", "nfp", "wg", "tw", "wme", "mwd", "temp", "minit"):
-            if getattr(args, name) != getattr(own, name):
-                raise UserError(f"--{name.replace('_', '-')} needs --target")
-    needs = {"wg2": "ftarget", "tw2": "ftarget", "ltea": "teacher"}
-    for name, needed in needs.items():
-        if getattr(args, name) is not None and getattr(args, needed) is None:
-            raise UserError(f"--{name} needs --{needed}")
+    """UserError for flags that would be ignored, or contradict one another."""
+    own = parse([])
+    needed = dict.fromkeys(("ftarget", "pflops", "stage_masks", "nfp", "wg", "tw", "wme", "mwd"), "target")
+    for name, other in (needed | {"ltea": "teacher"}).items():
+        if getattr(args, other) is None and getattr(args, name) != getattr(own, name):
+            raise UserError(f"--{name.replace('_', '-')} needs --{other}")
     if args.swa_lr is not None and args.schedule != "swa":
         raise UserError("--swa-lr is the last learning rate of --schedule swa")
     if args.pretrained and (args.wf or args.d):
         raise UserError("--pretrained says which network it is; leave out --wf and --d")
-    if args.nfp and args.stage_masks:
-        raise UserError("--nfp masks single weights, --stage-masks channels; choose one")
-    args.ltea = 0.5 if args.ltea is None else args.ltea
     if args.ltea > 1:
         raise UserError(f"--ltea {args.ltea:g} is more than 1")
-    if args.temp == 0:
-        raise UserError("--temp 0 gives the masks no slope")
 
 
 def main(argv=None):
@@ -132,8 +119,8 @@ def main(argv=None):
             zeros.kept(start, dense=args.dense)
         arch, cfg = start["arch"], start["cfg"]
         if not all(mask.all() for mask in start.get("masks", {}).values()):
-            raise UserError(f"{args.pretrained} has single weights that are pruned, and training with soft masks would "
-                            "not keep them so; start from the network before pruning")
+            raise UserError(f"{args.pretrained} has pruned single weights, which training with soft masks would not "
+                            "keep at zero; start from the network before pruning")
     else:
         arch, cfg = network(args.arch or "wideresnet", args.depth, args.wf, args.d)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
@@ -156,12 +143,14 @@ def main(argv=None):
     if args.target is None:
         net = model
     else:
-        net = SoftMask(model, args.temp, args.minit, args.stage_masks, args.nfp).to(run.device)
+        net = SoftMask(model, args.stage_masks, args.nfp).to(run.device)
         masks = [net.m]
         if args.pretrained:
-            net.absorb()                                     # begins as what it was
+            net.absorb()                                     # computes the same as before
         run.print(f"  {net.m.numel():,} mask parameters, {net.counted.numel():,} entries in their loss; "
                   f"{net.cost.all_flops:,} FLOPs with batch norms and biases")
+    targets = [] if args.target is None else [(args.target, args.pflops)]
+    targets += [] if args.ftarget is None else [(args.ftarget, True)]           # (fraction, whether of the FLOPs)
     first = [f"from epoch {epoch + 1}" if epoch < args.epochs else "never" for epoch in (args.wme, args.swa_start)]
     run.print(f"  {f'mask loss: {first[0]}; ' if masks else ''}weights averaged: {first[1]}")
     call = run.parallel(net)
@@ -192,19 +181,17 @@ def main(argv=None):
             if args.confp:
                 loss = loss + args.confp * confidence(logits)
             if masks:
-                entries, sparsity = net.counted_masks(), net.sparsity(args.pflops)
-                if epoch >= args.wme:
-                    loss = loss + penalty(entries, args.target - sparsity, args.wg, args.tw)
-                    if args.ftarget is not None:
-                        wg2, tw2 = (b if a is None else a for a, b in ((args.wg2, args.wg), (args.tw2, args.tw)))
-                        loss = loss + penalty(entries, args.ftarget - net.sparsity(flops=True), wg2, tw2)
-                run.track(mask=entries.mean(), sparsity=sparsity)
+                entries = net.counted_masks()
+                run.track(mask=entries.mean(), sparsity=net.sparsity(args.pflops))
+            for target, flops in targets if epoch >= args.wme else []:
+                delta = target - net.sparsity(flops)         # delta (wg mean(M) - tw var(M) / mean(M))
+                loss = loss + penalty(entries, delta, args.wg, args.tw)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
         scheduler.step()
 
-        # the network that counts: the last iterate, later the average of the epochs
+        # evaluate and save the network of this epoch, later the average of the epochs
         current = net
         if epoch >= args.swa_start:
             averaged.update_parameters(net)
@@ -220,9 +207,8 @@ def main(argv=None):
         run.save(epoch, result, optimizer, scheduler, resume={"net": net, "averaged": averaged}, **more)
     run.finish(model)
     if masks and run.rank == 0:
-        args.model, args.overwrite = str(run.folder / "checkpoint.pth.tar"), True
-        args.keep_weights, args.keep_macs, args.round_to = None, None, 1
-        prune(args)
+        file = str(run.folder / "checkpoint.pth.tar")
+        prune.prune(cli.settings(prune, args, model=file, overwrite=True))
 
 
 def stored(net, unstructured):

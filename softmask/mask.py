@@ -1,11 +1,12 @@
 """The soft-binary mask: a trained factor between 0 and 1 for every channel, and the loss that makes it 0 or 1.
 
-    M = clamp(temp m + 0.5, 0, 1)                                  starts at 0.5; no gradient outside (0, 1)
+    M = clamp(m + 0.5, 0, 1)                                       starts at 0.5; no gradient outside (0, 1)
     W <- W M,  gamma <- gamma M,  beta <- beta M                   of every layer and batch norm of that channel
     L <- L + delta (wg mean(M) - tw var(M) / mean(M))              delta = target - sparsity reached
 
-wg pulls the mean of all masks down, tw pushes them apart, towards 0 and 1. When more is gone than the target, delta is
-negative and both turn round. A channel with M = 0 is exactly zero wherever it is read, so it can be cut out.
+wg pulls the mean of all masks down, tw pushes them apart, towards 0 and 1. When more is removed than the target, delta
+is negative and both terms change sign. A channel with M = 0 is exactly zero in every layer that reads it, so it can be
+removed.
 """
 import copy
 
@@ -27,26 +28,26 @@ def penalty(masks, delta, wg, tw):
 class SoftMask(nn.Module):
     """A network of `common.models` under its masks: calling it is calling the network with masked parameters.
 
-    The parameter m holds all masks. The layers that add up in a residual stream share theirs. All streams take it from
-    one vector as wide as the widest stream, one of C channels every (widest / C)-th entry of it, and the loss counts
-    that vector once for each of these layers, as in the original; with stage_masks each stream has a mask of its own,
-    counted once. unstructured: a mask entry for every weight of all layers but the last instead of every channel.
+    The parameter m holds all masks. The layers that add up in a residual stream share one mask. All streams take it
+    from one vector as wide as the widest stream: a stream of C channels has every (widest / C)-th entry. The loss
+    counts that vector once for each of these layers, as in the original. With stage_masks each stream has a mask of its
+    own, counted once. unstructured: a mask entry for every weight of all layers but the last instead of every channel.
     UserError where streams cannot share, where a channel selection has dropped channels, or where all are concatenated.
     """
 
-    def __init__(self, model, temp=1.0, init=0.0, stage_masks=False, unstructured=False):
+    def __init__(self, model, stage_masks=False, unstructured=False):
         super().__init__()
-        self.model, self.temp = model, temp
+        self.model = model
         if any(m.indices.numel() < m.width for m in model.modules() if isinstance(m, ChannelSelection)):
             raise UserError("a network that reads only some of its channels cannot be masked")
         self.records = [] if unstructured else [record for record in model.channels()
                                                 if record.producers and not record.joined]
         if not self.records and not unstructured:
-            raise UserError(f"all channels of this {model.arch} are concatenated, and masks do not close such; --nfp "
-                            "masks its weights")
+            raise UserError(f"all channels of this {model.arch} are concatenated, which cannot be masked; give "
+                            "--nfp to mask single weights")
         self.branches, lost = branches_of(model, self.records)
         self.cost = Cost(model, self.records, unstructured)
-        self.scaled = {}                                     # parameter -> (mask, channels per entry, branch, shape)
+        self.scaled = {}         # parameter -> (mask number, channels per entry, branch number, shape (-1, 1, ...))
         if unstructured:
             self.names = self.cost.weights
             for i, name in enumerate(self.names):
@@ -78,21 +79,21 @@ class SoftMask(nn.Module):
                 used.append(torch.arange(end, end + n))
                 counted.append(used[-1])
                 end += n
-        self.m = nn.Parameter(torch.full((end,), init / temp))
+        self.m = nn.Parameter(torch.zeros(end))
         self.register_buffer("used", torch.cat(used), persistent=False)
         self.register_buffer("counted", torch.cat(counted), persistent=False)
 
     def entries(self):
         """M of all mask parameters (n,)."""
-        return (self.temp * self.m + 0.5).clamp(0, 1)
+        return (self.m + 0.5).clamp(0, 1)
 
     def masks(self):
         """M of every record, or with unstructured masks of every weight: vectors in the order of `names`."""
         return self.entries()[self.used].split(self.sizes)
 
     def parameters_masked(self):
-        """{name: masked tensor}. The batch norms of a residual branch that has lost a whole layer are zero: what is
-        left of its block is the shortcut."""
+        """{name: masked tensor}. The batch norms of a residual branch that has lost a whole layer are zero: its
+        block is only the shortcut."""
         masks, plain = self.masks(), dict(self.model.named_parameters())
         whole = [torch.stack([(masks[i] > 0).any() for i in inside]).all() for inside in self.branches]
         masked, done = {}, {}
@@ -111,7 +112,7 @@ class SoftMask(nn.Module):
         return self.entries()[self.counted]
 
     def sparsity(self, flops=False):
-        """The fraction of parameters (or FLOPs) that are gone, exact, 0-d, computed from the masks alone."""
+        """The fraction of parameters (or FLOPs) that the masks remove, exact, 0-d."""
         alive = torch.stack([(mask > 0).sum() for mask in self.masks()])
         left, whole = (self.cost.flops(alive), self.cost.all_flops) if flops else (
             self.cost.params(alive), self.cost.all_params)
@@ -119,14 +120,14 @@ class SoftMask(nn.Module):
 
     @torch.no_grad()
     def folded(self):
-        """The plain network with masked parameters, in evaluation mode: what checkpoints hold."""
+        """The plain network with masked parameters, in evaluation mode, as checkpoints have it."""
         model = copy.deepcopy(self.model)
         model.load_state_dict({**self.model.state_dict(), **self.parameters_masked()})
         return model.eval()
 
     @torch.no_grad()
     def absorb(self):
-        """Divides the network's parameters by their masks, so that under the masks it computes what it did before."""
+        """Divides the network's parameters by their masks, so that under the masks it computes the same as before."""
         masked = self.parameters_masked()
         for name, p in self.model.named_parameters():
             if name in masked:

@@ -2,10 +2,10 @@
 
     python quantize_model.py --pruned log-w1/pruned_model.pth.tar --wbit 8 --save log-w1
 
-Every weight with more than one dimension (convolutions and the classifier) is quantized; batch norms and biases stay
-float32. What layers read is rounded to --abit bits as well, in ranges seen on training images, since the score counts a
-multiplication by its wider operand. quantized_model.pth.tar holds the integers and their scales: at 8 bits it is a
-quarter of the float32 file. --rule gives single layers another quantizer or other bits:
+Every weight with more than one dimension (convolutions and the classifier) is quantized; batch norms and biases remain
+float32. The layers' inputs are rounded to --abit bits as well, in ranges seen on training images, since the score
+counts a multiplication by its wider operand. quantized_model.pth.tar holds the integers and their scales: at 8 bits it
+is a quarter of the float32 file. --rule gives single layers another quantizer or other bits:
 
     python quantize_model.py --pruned log-w1/pruned_model.pth.tar --wbit 4 --method kmeans --rule "conv1|fc" linear 8
 
@@ -33,18 +33,18 @@ def parse(argv=None):
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="the network to quantize")
-    add("--wbit", type=int, default=8, help="bits of a weight, 2 to 16; 32: leave them")
+    add("--wbit", type=int, default=8, help="bits of a weight, 2 to 16; 32: not quantized")
     add("--method", choices=tuple(METHODS), default="linear")
-    add("--clip", type=cli.fraction, default=0.0, help="of linear: the fraction of weights clipped at either end of "
-        "each tensor; the original has 0.001")
+    add("--clip", type=cli.fraction, default=0.0, help="fraction of weights that --method linear clips at either "
+        "end of each tensor; the original has 0.001")
     add("--per-channel", action="store_true", help="a scale or a codebook for each output channel")
     add("--rule", nargs=3, action="append", default=[], metavar=("REGEX", "METHOD", "BITS"), help="for the layers "
         "whose whole name matches; the first rule that matches counts")
-    add("--abit", type=int, default=8, help="bits of what a layer reads, 2 to 16; 32: leave it")
+    add("--abit", type=int, default=8, help="bits of a layer's inputs, 2 to 16; 32: not quantized")
     add("--calibrate", type=cli.positive, default=1000, help="training images to find the ranges of --abit with")
-    add("--save", help="folder to write to (default: the one the file is in)")
+    add("--save", help="folder to write to (default: that of the file)")
     add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
-    add("--arch", help="what the file cannot say, for one of another repository")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     return parser.parse_args(argv)
 
@@ -103,7 +103,7 @@ def main(argv=None):
         print(f"{layer:34} {method:>12} {bits:5d} {len(value.unique()):7,} {stored:10,} {100 * error:9.2f} %")
         parameters[name].data.copy_(value)
 
-    # what layers read
+    # inputs of layers
     activations = None
     if args.abit != 32:
         train = data.Loader(dataset, "train", min(args.calibrate, 100), device)

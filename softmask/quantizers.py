@@ -1,4 +1,4 @@
-"""Three quantizers of a weight tensor, and one of what layers read. Each gives integers and what turns them back.
+"""Three quantizers of a weight tensor, and one of a layer's inputs. Each gives integers and the numbers to decode them.
 
     linear        value = (code - zero) scale,  scale = (hi - lo) / (2^b - 1)    lo, hi: without `clip` at either end
     kmeans        value = codebook[code]        2^b - 1 centroids of the weights that are not zero, and 0
@@ -79,8 +79,8 @@ METHODS = {"linear": linear, "kmeans": kmeans, "fixed_point": fixed_point}
 def quantize(weight, method, bits, per_channel=False, mask=None, clip=0.0):
     """The packing entry of a weight (float tensor) at 1 to 16 bits; kmeans and fixed_point need 2.
 
-    mask: bool, True where kept; the others are stored as one bit each. clip: of linear, the fraction of weights at
-    either end that take the value of the next one.
+    mask: bool, True where kept; the others are stored as one bit each. clip: for linear, the fraction of weights at
+    either end that are set to the value of the next one.
     """
     weight = weight.detach().float().cpu()
     rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
@@ -93,14 +93,14 @@ def quantize(weight, method, bits, per_channel=False, mask=None, clip=0.0):
     return packing.quantized(codes.long().reshape(weight.shape), bits, mask=mask, **parts)
 
 
-# What layers read
+# Inputs of layers
 
 
 @torch.no_grad()
 def calibrate(model, batches, layers, bits):
     """{layer: {"bits", "scale", "zero"}} for the inputs of these layers, from batches of training images.
 
-    The range is the mean over the batches of what is left when 0.01 % at either end is clipped.
+    The range is the mean over the batches after clipping 0.01 % at either end.
     """
     seen = {name: [] for name in layers}
 

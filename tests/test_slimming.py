@@ -417,7 +417,7 @@ def test_prune_writes_what_it_says(tmp_path, capsys, rendered):
         assert f"{total.params:,}" in report and f"{total.macs:,}" in report and f"{2 * total.macs:,}" in report
         assert "requested 40.00 %" in report and "dropped 544 of 1360 channels: 40.00 %" in report
         assert f"threshold {threshold:.4g})" in report and compute_flops.table(small, whole) in report
-        assert f"\n{'bn':30} {256:9d} {ckpt['cfg']['widths'][-1]:6d}\n" in report
+        assert f"\n{'bn':34} {256:9,} {ckpt['cfg']['widths'][-1]:9,}\n" in report
         for name, a, b in (("parameters", before.params, total.params), ("MACs", before.macs, total.macs),
                            ("parameters with selection indexes", before.params + 912, total.params + 912),
                            ("FLOPs (2 x MACs)", 2 * before.macs, 2 * total.macs),
