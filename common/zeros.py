@@ -2,7 +2,9 @@
 
     masks = kept(ckpt, args.keep_zeros, args.dense)               # {parameter: bool}, True where it is trained
 """
-from common import UserError
+import torch
+
+from common import UserError, models
 
 FEW = 0.05                                                   # of a layer: rounding to 16 bits leaves zeros as well
 
@@ -13,6 +15,19 @@ def zeros(state):
              if name.endswith("weight") and (tensor == 0).float().mean() > FEW}
     betas = {f"{name.removesuffix('weight')}bias": mask for name, mask in masks.items() if mask.dim() == 1}
     return masks | {name: mask | (state[name] != 0) for name, mask in betas.items() if name in state}
+
+
+def read(ckpt):
+    """The state_dict, with 1 for the gammas of channels that a channel selection does not pass on: slimming leaves them
+    at zero."""
+    state = dict(ckpt["state_dict"])
+    selects = any(name.endswith("select.indices") for name in state)
+    for record in models.sketch(ckpt["arch"], **ckpt["cfg"]).channels() if selects else ():
+        for consumer in record.consumers:
+            if consumer.select and consumer.norm:
+                name, indices = f"{consumer.norm}.weight", ckpt["state_dict"][f"{consumer.select}.indices"]
+                state[name] = torch.ones_like(state[name]).index_copy(0, indices, state[name][indices])
+    return state
 
 
 def add_flags(parser, keep=True):
@@ -32,7 +47,7 @@ def kept(ckpt, keep_zeros=False, dense=False):
     masks = ckpt.get("masks")
     if masks and dense:
         raise UserError(f"{ckpt['path']} holds masks, so its zeros are pruned weights; leave out --dense")
-    found = {} if masks or dense or ckpt["method"] != "original" else zeros(ckpt["state_dict"])
+    found = {} if masks or dense or ckpt["method"] != "original" else zeros(read(ckpt))
     if found and not keep_zeros:
         name, mask = max(found.items(), key=lambda item: (~item[1]).float().mean())
         raise UserError(f"{ckpt['path']} holds no masks, but {100 * (~mask).float().mean():.0f} % of its {name} is zero"
