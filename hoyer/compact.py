@@ -1,11 +1,11 @@
-"""DeepHoyer: what pruning has left of a network, and the small network that this is.
+"""DeepHoyer: report the sparsity of a pruned network and extract the remaining small network.
 
     python compact.py --model saves/str_0.001_2_T_0.01.pth
 
 Zeros by themselves save neither time nor memory. Where a group penalty has emptied whole filters, channels, neurons or
-input pixels, these can be taken out without changing the output (common/compact.py says how). Papers write what remains
-of a LeNet as 353-45-11. The sparsity report of the original is printed first; the small network goes to
-<model>_compact.pth, checked against the large one, with the masks of the single weights that are gone. Expect seconds.
+input pixels, these can be removed without changing the output (see common/compact.py). Papers write the rest of a LeNet
+as 353-45-11. The sparsity report of the original is printed first; the small network goes to
+<model>_compact.pth, checked against the large one, with the masks of its single pruned weights. Expect seconds.
 """
 import sys
 from pathlib import Path
@@ -22,11 +22,11 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("--model", metavar="FILE", required=True, help="a pruned, best a fine-tuned network")
     parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
-    parser.add_argument("--arch", help="what the file cannot say, for one of another repository")
+    parser.add_argument("--arch", help="architecture, if the checkpoint does not record it")
     parser.add_argument("--depth", type=cli.positive)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
     parser.add_argument("--round-to", type=cli.positive, default=1, metavar="N",
-                        help="channels per layer in multiples of this, rounded up: hardware likes that")
+                        help="channels per layer in multiples of this, rounded up, which run faster")
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth)
     path = Path(args.save or f"{stem(ckpt['path'])}_compact.pth")

@@ -1,16 +1,16 @@
-"""DeepHoyer: training the weights that are left, with the zeros fixed and the penalty off.
+"""DeepHoyer: fine-tune the remaining weights, with the zeros fixed and the penalty off.
 
     python finetune.py --model logs/mnist-lenet300-pruned/pruned.pth.tar
 
-After every step the pruned entries are set back to zero by the masks that prune.py stored,
+After every step the masks that prune.py stored set the pruned entries back to zero,
 
     w <- w - step,    w <- w * mask,
 
 so that neither Adam's or SGD's momentum nor weight decay revives them. The last epoch's network is finetuned.pth.tar,
-what is left of it when dead neurons, filters, channels and pixels are taken out is compact.pth.tar (see compact.py).
-A fine-tuned network can be pruned further: prune.py takes finetuned.pth.tar, too.
+the same without dead neurons, filters, channels and pixels is compact.pth.tar (see compact.py). A fine-tuned network
+can be pruned further: prune.py reads finetuned.pth.tar, too.
 
-README.md has what the LeNets lost, at which sparsity; the time is that of training, epoch by epoch.
+Results are in README.md; an epoch costs the same as in training.
 """
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ from common.run import Run
 from common.schedule import check_schedule, epoch_or_word, make_scheduler
 from hoyer.networks import network
 
-RECIPES = {  # of the original, by network and by the rule that the file was pruned by: what the command line leaves out
+RECIPES = {  # the original's, by network and pruning rule, for flags that are not given
     ("LeNet", "T"): dict(epochs=100, batch_size=100, lr=1e-4, schedule=[], weight_decay=0.0),
     ("LeNet", "V"): dict(epochs=100, batch_size=100, lr=1e-4, schedule=[], weight_decay=1e-4),
     ("CIFAR", "T"): dict(epochs=300, batch_size=128, lr=0.1, schedule=[150, 225], weight_decay=5e-4),
@@ -42,7 +42,7 @@ def add_flags(parser):
     add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
         "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
     add("--gamma", type=cli.nonnegative, default=0.1)
-    add("--momentum", type=cli.nonnegative, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam")
     add("--weight-decay", "--wd", type=cli.nonnegative)
     add("--holdout", type=int, default=0, metavar="N", help="hold the last N training images out as a validation set "
         "and report on it instead of on the test set")
@@ -52,7 +52,7 @@ def flags():
     parser = cli.parser(__doc__)
     add_flags(parser)
     zeros.add_flags(parser)
-    parser.add_argument("--model", metavar="FILE", required=True, help="the pruned.pth.tar that prune.py wrote")
+    parser.add_argument("--model", metavar="FILE", required=True, help="pruned.pth.tar of prune.py")
     return parser
 
 
@@ -68,7 +68,7 @@ def hits(logits, labels):
 
 
 def finetune(args):
-    """Trains what the masks of args.model keep, as args say (those of `parse`), into the folder args.save."""
+    """Fine-tunes args.model under its masks as args say (those of `parse`), into the folder args.save."""
     check_schedule(args.schedule)
     ckpt = checkpoint.load(args.model, network, image_size=args.image_size)
     kept = zeros.kept(ckpt, args.keep_zeros, args.dense)     # {parameter: bool}
@@ -76,7 +76,7 @@ def finetune(args):
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
     lenet = ckpt["arch"].startswith("lenet")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    rule = ckpt["args"].get("rule")                          # others call something else so
+    rule = ckpt["args"].get("rule")                          # other methods store a different "rule"
     args.rule = rule if rule in ("T", "V") else None
     kind = "LeNet" if lenet else "CIFAR"
     recipe = RECIPES.get((kind, args.rule), RECIPES[kind, "T"])
@@ -112,7 +112,7 @@ def finetune(args):
             loss.backward()
             optimizer.step()
             with torch.no_grad():
-                for name, mask in masks.items():             # zeros stay zero
+                for name, mask in masks.items():             # pruned weights stay zero
                     parameters[name].mul_(mask)
             run.track(loss=loss, **hits(logits.detach(), labels))
         scheduler.step()
@@ -122,7 +122,7 @@ def finetune(args):
     result, count = evaluate(model, test), len(dataset.y_test)
     run.print(f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
               f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
-    if run.rank == 0:                                        # the ordinary small network that is left
+    if run.rank == 0:                                        # the remaining small network
         small, small_masks = compact_masked(model, kept)
         dense = compute_flops.summary(keep.dense_network(ckpt, model))
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")

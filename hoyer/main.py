@@ -1,4 +1,4 @@
-"""DeepHoyer: training with a penalty that makes weights sparse, single ones or whole groups.
+"""DeepHoyer: train with a penalty that makes weights sparse, single ones or whole groups.
 
 Yang, Wen, Li, "DeepHoyer: Learning Sparser Neural Network with Differentiable Scale-Invariant Sparsity Measures",
 ICLR 2020. The loss is the data loss plus one coefficient times the penalties of all weight tensors,
@@ -6,7 +6,7 @@ ICLR 2020. The loss is the data loss plus one coefficient times the penalties of
     L(W) = cross-entropy(W)  +  decay * sum over layers l of R(W_l)
 
 with R one of the penalties in regularizers.py: Hoyer-Square, R(w) = (sum |w|)^2 / sum w^2, its group version, and
-what the paper compares with. prune.py then zeroes what ended up small, finetune.py trains the rest.
+those that the paper compares with. prune.py then zeroes the small weights, finetune.py trains the others.
 
     python main.py --save logs/dense                                                   LeNet-300-100 on MNIST, dense
     python main.py --reg hs --decay 1e-4 --pretrained logs/dense/checkpoint.pth.tar    sparse weights
@@ -33,7 +33,7 @@ from common.schedule import check_schedule, epoch_or_word, make_scheduler
 from hoyer import networks
 from hoyer.regularizers import GROUP, PENALTIES, penalized
 
-RECIPES = {  # of the original, for what the command line leaves out
+RECIPES = {  # the original's, for flags that are not given
     "LeNet": dict(dataset="mnist", epochs=250, batch_size=100, lr=1e-3, schedule=[], weight_decay=0.0),
     "LeNet, groups": dict(dataset="mnist", epochs=250, batch_size=100, lr=1e-3, schedule=[], weight_decay=1e-4),
     "CIFAR": dict(dataset="cifar10", epochs=300, batch_size=128, lr=0.1, schedule=[150, 225], weight_decay=5e-4),
@@ -41,18 +41,18 @@ RECIPES = {  # of the original, for what the command line leaves out
 
 
 def add_flags(parser):
-    """All flags of training but --reg, which has numbers of its own in each of the original's scripts."""
+    """All flags of training but --reg, whose numbers differ between the original's scripts."""
     cli.add_flags(parser, seed=12345678)
     networks.add_flags(parser)
     zeros.add_flags(parser, keep=False)
     add = parser.add_argument
     add("--decay", type=cli.nonnegative, default=1e-3, help="coefficient of the penalty")
-    add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="begin with this network; without FILE "
-        "with the LeNet that element.py --reg 0 --decay 0.0 left in saves/")
+    add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="start from this network; without FILE "
+        "from the LeNet that element.py --reg 0 --decay 0.0 left in saves/")
     add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
         "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
     add("--gamma", type=cli.nonnegative, default=0.1)
-    add("--momentum", type=cli.nonnegative, default=0.9, help="of SGD, for all but the LeNets, which have Adam")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam")
     add("--weight-decay", "--wd", type=cli.nonnegative)
     add("--holdout", type=int, default=0, metavar="N", help="hold the last N training images out as a validation set "
         "and report on it instead of on the test set: for choosing --decay and thresholds")
@@ -70,7 +70,7 @@ def parse(argv=None):
 
 
 def starting_point(args):
-    """(checkpoint to begin with or None, arch, cfg)."""
+    """(checkpoint to start from or None, arch, cfg)."""
     options = networks.options(args)
 
     def network(arch, depth):
@@ -98,7 +98,7 @@ def hits(logits, labels):
 
 
 def accuracy_line(result, dataset, args):
-    """The original's line for what `evaluate` gives."""
+    """The original's line for a result of `evaluate`."""
     count = len(dataset.y_test)
     return (f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
             f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")

@@ -27,15 +27,16 @@ BLOCKS = {"BasicBlock": "basic", "Bottleneck": "bottleneck"}
 def add_flags(parser):
     add = parser.add_argument
     add("-a", "--arch", help="mlp, cnn (the LeNets); alexnet, vgg11 to vgg19_bn, resnet, preresnet, wrn, resnext, "
-        "densenet, or another network of common/models (default: mlp, or what the file holds)")
+        "densenet, or another network of common/models (default: mlp, or that of the checkpoint)")
     add("--depth", type=cli.positive, help="default: 20 for resnet, 110 for preresnet, 28 for wrn, 29 for resnext, "
         "100 for densenet")
     add("--drop", dest="dropout", type=cli.fraction, help="dropout of wrn (default: 0)")
-    add("--block-name", choices=BLOCKS, help="of resnet and preresnet: 6n+2 or 9n+2 layers (default: BasicBlock)")
+    add("--block-name", choices=BLOCKS, help="block of resnet and preresnet: 6n+2 or 9n+2 layers (default: "
+        "BasicBlock)")
     add("--cardinality", type=cli.positive, help="groups of resnext (default: 8)")
-    add("--widen-factor", type=cli.positive, help="of wrn and resnext (default: 4)")
-    add("--growthRate", dest="growth", type=cli.positive, help="of densenet (default: 12)")
-    add("--compressionRate", dest="compression", type=cli.positive, help="of densenet (default: 2)")
+    add("--widen-factor", type=cli.positive, help="width of wrn and resnext (default: 4)")
+    add("--growthRate", dest="growth", type=cli.positive, help="growth rate of densenet (default: 12)")
+    add("--compressionRate", dest="compression", type=cli.positive, help="compression of densenet (default: 2)")
 
 
 def options(args):

@@ -96,8 +96,8 @@ PENALTIES = ELEMENT | GROUP
 def penalized(model, name):
     """[parameters] that the penalty `name` acts on: of the LeNets, if it is element-wise, all of them, biases too.
 
-    Otherwise the weights of convolutions and linear layers: neither biases, which it would only push apart beside
-    batch norms, nor batch norms.
+    Otherwise the weights of convolutions and linear layers: not biases, which
+    the penalty would only push apart beside batch norms, and not batch norms.
     """
     if name in ELEMENT and model.arch.startswith("lenet"):
         return list(model.parameters())

@@ -5,11 +5,11 @@
     python sweep.py --save logs/sweep --iterate --tune-epochs 20 --tune-wd 5e-4 --target 98.4
 
 First a dense network; from it one training for each penalty and each coefficient in --decays (main.py); from that one
-pruning with a fixed threshold and its fine-tuning for each of --sensitivities (prune.py, finetune.py), with --iterate
-each from what the threshold before it left. All of them hold the last 5,000 training images out as a validation set,
+pruning with a fixed threshold and fine-tuning for each of --sensitivities (prune.py, finetune.py), with --iterate each
+from the network of the threshold before it. All of them hold the last 5,000 training images out as a validation set,
 and accuracies are those on it, so that choosing does not use the test set. sweep.csv holds one row a network, earlier
 sweeps' of the folder too; sweep.png shows accuracy against the weights and against the MACs of the compacted network
-that are left. A threshold that would prune every weight has no row.
+that are left. A threshold that would prune every weight is skipped.
 
 With --target, the sparsest of this command's networks of each penalty (by weights; for groups by MACs) that has this
 accuracy on the validation set is then tested, and written to chosen/: the fine-tuned network with its masks, and
@@ -47,7 +47,7 @@ def parse(argv=None):
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     add = parser.add_argument
-    add("--arch", help="mlp, cnn, or a CIFAR network such as resnet20 (default: mlp, or what --pretrained holds)")
+    add("--arch", help="mlp, cnn, or a CIFAR network such as resnet20 (default: mlp, or that of --pretrained)")
     add("--regs", nargs="+", choices=PENALTIES, default=list(ELEMENT), metavar="REG", help="penalties: "
         f"{', '.join(PENALTIES)} (default: the four element-wise ones)")
     add("--decays", nargs="+", type=cli.nonnegative, metavar="D", help="coefficients (default: three for each penalty)")
@@ -63,9 +63,9 @@ def parse(argv=None):
         "cosine)")
     add("--seed", type=cli.seed_number, default=12345678)
     add("--holdout", type=cli.positive, default=5000, metavar="N")
-    add("--pretrained", metavar="FILE", help="a dense network to begin with, trained with the same --holdout (default: "
+    add("--pretrained", metavar="FILE", help="a dense network to start from, trained with the same --holdout (default: "
         "one is trained)")
-    add("--iterate", action="store_true", help="go from threshold to threshold, each from what the one before left")
+    add("--iterate", action="store_true", help="start each threshold from the network of the one before")
     add("--target", type=float, metavar="PERCENT", help="accuracy on the validation set of the networks to choose")
     add("--refit", metavar="FILE", help="a dense network trained on all images: train the chosen ones so, too, and "
         "test those")

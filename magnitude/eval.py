@@ -1,9 +1,9 @@
-"""Magnitude pruning: counting and evaluating a checkpoint.
+"""Magnitude pruning: count and evaluate a checkpoint.
 
     python eval.py logs/cifar10-resnet56-finetuned/finetuned.pth.tar
 
-Network, masks and data set come from the file; parameters, non-zeros, MACs and sparse MACs are printed before any data
-is opened. Expect the accuracy that the file has on record, which is printed beside it.
+Network, masks and data set are read from the file; parameters, non-zeros, MACs and sparse MACs are printed before any
+data is opened. Expect the accuracy that the file records, which is printed beside it.
 """
 import sys
 from pathlib import Path

@@ -1,16 +1,16 @@
-"""Magnitude pruning: training the dense network that prune.py will prune.
+"""Magnitude pruning: train the dense network that prune.py will prune.
 
 Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015. Their three
 steps: train until it is known which connections matter, remove those whose weight w is small,
 
-    w stays  <=>  |w| > threshold
+    keep w  <=>  |w| > threshold
 
-and train the ones that are left. This is the first step, ordinary training; prune.py and finetune.py are the others.
+and train the remaining ones. This is the first step, ordinary training; prune.py and finetune.py are the others.
 
     python main.py --dataset cifar10 --arch resnet56        (python cifar.py ... is the same)
-    python main.py --pretrained FILE                        trains a network of any method on
+    python main.py --pretrained FILE                        continue training any checkpoint
 
-Beside the checkpoints it keeps the weights that finetune.py can rewind to: init.pth.tar, before the first step, and
+Beside the checkpoints it keeps the weights that rewind.py can rewind to: init.pth.tar, before the first step, and
 early.pth.tar, after a twentieth of the epochs (--rewind-epoch chooses another epoch).
 
 The original reports 93.42 % for ResNet-56 on CIFAR-10 with the defaults. One of the 160 epochs takes two and a half
@@ -40,13 +40,13 @@ def parse(argv=None):
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
     add("-a", "--arch", help="vgg16, resnet20 to resnet110, preresnet110, preresnet164, wrn_28_10, wrn_16_8, "
-        "densenet, or another of common/models (default: resnet20, or what --pretrained holds)")
-    add("--depth", type=int, help="instead of the number in --arch")
+        "densenet, or another of common/models (default: resnet20, or that of --pretrained)")
+    add("--depth", type=int, help="depth, instead of the number in --arch")
     add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
     zeros.add_flags(parser, keep=False)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls "
         "(default: half and three quarters of --epochs, so 80 120 of 160), or cosine, or onecycle")
-    add("--gamma", type=cli.nonnegative, default=0.1, help="factor by which it falls")
+    add("--gamma", type=cli.nonnegative, default=0.1, help="factor by which the learning rate falls")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--rewind-epoch", type=int, help="keep the weights after this epoch in early.pth.tar (default: a twentieth of "
@@ -55,7 +55,7 @@ def parse(argv=None):
 
 
 def milestones(epochs):
-    """The epochs after which the learning rate falls, where --schedule does not say: half and three quarters."""
+    """The epochs after which the learning rate falls, by default: half and three quarters."""
     return sorted({epochs // 2, epochs * 3 // 4} - {0})
 
 

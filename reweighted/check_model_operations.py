@@ -1,4 +1,4 @@
-"""The original's count of operations, and what its README left as XXX: parameters, storage, operations, score.
+"""The original's count of operations, and the numbers missing from its README: parameters, storage, operations, score.
 
     python check_model_operations.py                        the bundled network
     python check_model_operations.py FILE --input-bits 8 --param-bits 8 --adds tree
@@ -159,7 +159,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
-    add("--arch", help="what the file cannot say, for one of another repository")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     add("--input-bits", type=cli.positive, help="of activations and multiplications (default: 16 as published, 32 by "
         "the rules; a quantized file has its own)")

@@ -38,7 +38,7 @@ def parse(argv=None):
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the network to quantize")
-    add("--arch", help="what the file cannot say, for one of another repository")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     add("--quant-method", "--quant_method", choices=quantizers.METHODS, default="linear",
         help="linear: scales that are powers of two")

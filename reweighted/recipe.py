@@ -1,4 +1,4 @@
-"""Reweighted L1: how the dense network and, after pruning, the weights that are left are trained.
+"""Reweighted L1: training of the dense network and, after pruning, of the remaining weights.
 
 Adam, a linear warm-up and a cosine by the batch, mixup (Zhang et al. 2018) and label smoothing.
 """
@@ -18,15 +18,15 @@ def add_recipe(parser):
     """The flags of dense training and of masked retraining."""
     add = parser.add_argument
     add("--optmzr", choices=("adam", "sgd"), default="adam")
-    add("--momentum", type=cli.nonnegative, default=0.9, help="of sgd")
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="of sgd; adam has none")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of sgd")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="weight decay of sgd; adam has none")
     add("--lr-scheduler", choices=("cosine", "onecycle", "default"), default="cosine", help="cosine: by the batch, to "
         "4e-8; onecycle: by the epoch, in every phase; default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, "
         "280 of 300")
-    add("--warmup-epochs", type=int, default=WARMUP, help="of a linear rise from --warmup-lr; 0 for none")
+    add("--warmup-epochs", type=int, default=WARMUP, help="epochs of linear warm-up from --warmup-lr; 0 for none")
     add("--warmup-lr", type=cli.nonnegative, default=1e-4)
-    add("--alpha", type=cli.nonnegative, default=0.3, help="of mixup's Beta(alpha, alpha); 0 for none")
-    add("--smooth-eps", type=cli.fraction, default=0.1, help="of label smoothing; 0 for none")
+    add("--alpha", type=cli.nonnegative, default=0.3, help="alpha of mixup's Beta(alpha, alpha); 0 for none")
+    add("--smooth-eps", type=cli.fraction, default=0.1, help="label smoothing; 0 for none")
 
 
 def check(args, classes):

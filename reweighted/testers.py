@@ -3,7 +3,7 @@
     python testers.py                              the bundled network
     python testers.py FILE --bits 8
 
-Storage is what the original counts, in words of 32 bits: the weights that are left and four numbers for each channel
+Storage is what the original counts, in words of 32 bits: the remaining weights and four numbers for each channel
 of a batch norm at --bits, and one bit for every weight to say where the zeros are,
 
     (non-zeros + batch norms) * bits / 32 + weights / 32
@@ -109,9 +109,9 @@ def main(argv=None):
     cli.add_flags(parser, train=False)
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
-    add("--arch", help="what the file cannot say, for one of another repository")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
-    add("--bits", type=cli.positive, default=16, help="of the values in the line on storage")
+    add("--bits", type=cli.positive, default=16, help="bits of the values in the line on storage")
     add("--legacy-count", action="store_true", help="128,000 weights in the linear layer, as the original counts")
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file, network, args.arch, args.depth, args.image_size, quantized=True)
