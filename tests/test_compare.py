@@ -21,6 +21,7 @@ from hoyer import prune as hoyer_prune
 from magnitude import finetune as magnitude_finetune
 from magnitude import main as magnitude_main
 from magnitude import prune as magnitude_prune
+from magnitude import rewind as magnitude_rewind
 from results import ledger, summary
 from results.comparison import choose, compare, stages, tables
 from reweighted import finetune as reweighted_finetune
@@ -143,10 +144,10 @@ def test_a_rewound_cycle_is_repeated_whole(dense, tmp_path):
     call(magnitude_main.main, "--pretrained", dense, *TRAIN, "--epochs", 2, "--schedule", "onecycle", "--save",
          tmp_path / "d")
     call(magnitude_prune.main, "--model", tmp_path / "d/checkpoint.pth.tar", "--save", tmp_path / "p", *TINY)
-    again = ["--model", tmp_path / "p/pruned.pth.tar", *TRAIN, "--retrain", "lr-rewind"]
+    again = ["--model", tmp_path / "p/pruned.pth.tar", *TRAIN]
     with pytest.raises(UserError, match="repeated whole or not at all"):
-        call(magnitude_finetune.main, *again, "--epochs", 1, "--save", tmp_path / "f")
-    call(magnitude_finetune.main, *again, "--save", tmp_path / "f")
+        call(magnitude_rewind.main, *again, "--epochs", 1, "--save", tmp_path / "f")
+    call(magnitude_rewind.main, *again, "--save", tmp_path / "f")
     assert checkpoint.load(tmp_path / "f/checkpoint.pth.tar")["args"]["schedule"] == ["onecycle"]
 
 

@@ -383,7 +383,7 @@ def test_prune_writes_what_it_says(trained, tmp_path, capsys, rendered):
     for report in (out, text):
         assert totals in report and "Pruning threshold: 0.0" in report and "not faster" in report
         assert "layer index: 1 \t total params: 432 \t remaining params: " in report
-        assert f"{counted.sparse_macs:,} with weights that are not zero" in report
+        assert f"{counted.sparse_macs:,} with non-zero weights" in report
         packed = 4 * (counted.params - pruned) + -(-total // 8)
         assert f"{4 * counted.params:,} bytes dense, {packed:,} compressed" in report
     assert (tmp_path / "p/prune.png").stat().st_size > 5000

@@ -620,8 +620,8 @@ def test_a_short_run_has_a_larger_lambda(flags, lam, tmp_path, monkeypatch):
     """The original's, times 300 / epochs; and the dense network is the file's, or the one that is trained."""
     made = []
 
-    def stop(args, method, stage, name, dense):
-        made.append((args.lam, stage, dense["params"]))
+    def stop(method, stage, name, dense, /, **settings):
+        made.append((settings["lam"], stage, dense["params"]))
         raise StopError
     monkeypatch.setattr(main, "Run", stop)
     model = models.build("resnet", depth=8)
@@ -1056,7 +1056,7 @@ def test_the_published_flags(tmp_path):
     args = launcher.parse("--arch mobilenetv2 --depth 17 --batch-size 64 --rew --sparsity-type irregular --epoch 300 "
                           "--optmzr adam --lr 0.001 --lr-scheduler cosine --warmup --warmup-epochs 5 --mixup "
                           "--alpha 0.3 --smooth --smooth-eps 0.1 -j 4 --log-interval 10 --logger --verbose".split())
-    for script, flags in ((main, []), (finetune, [])):
+    for script, flags in ((main, []), (finetune, ["--model", "m"])):
         made, usual = cli.settings(script, args), script.parse(flags)
         for name in ("epochs", "batch_size", "lr", "optmzr", "lr_scheduler", "warmup_epochs", "alpha", "smooth_eps"):
             assert getattr(made, name) == getattr(usual, name)           # the defaults are the published run
