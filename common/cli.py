@@ -14,6 +14,7 @@ import torch
 
 from common import FULL, UserError
 from common.files import lock
+from common.models import own
 
 when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued says so here
 
@@ -31,6 +32,8 @@ def parser(doc):
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
     """The flags that scripts share, with the paper's defaults; train=False: only those for reading a network."""
     add = parser.add_argument
+    add("--network", dest="arch", type=network, metavar="SPEC", help="a network that is none of ours: FILE.py:NAME (a "
+        "class or function, whose file is run), torchvision:NAME or timm:NAME; docs/own-network.md")
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
@@ -78,6 +81,13 @@ def data_flags(args):
 
 
 # argparse prints a type's name where a value is refused: "invalid positive integer value: '0'"
+
+
+def network(spec):
+    try:
+        return own.name(spec)
+    except UserError as error:
+        raise argparse.ArgumentTypeError(error) from error
 
 
 def positive(text):

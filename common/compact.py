@@ -18,6 +18,7 @@ from common import models
 from common.keep import rounded_up
 from common.models import counting
 from common.models.narrow import after_norm, reads, width_of
+from common.models.proof import prove
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 
@@ -65,8 +66,9 @@ def foldable_constants(modules, record, norm_after):
     consumers = [(consumer.layer, modules[consumer.layer]) for consumer in record.consumers]
     foldable = all((layer.bias is not None or norm_after.get(name)) and not any(getattr(layer, "padding", ()))
                    for name, layer in consumers)
-    # Where the next convolution pads with zeros, only a constant of zero is the same at the border.
-    return empty & (foldable | (value <= 0))
+    # Where the next convolution pads with zeros, only a constant of zero is the same at the border, which a ReLU makes
+    # of all below it. Other networks may have another activation function.
+    return empty & (foldable | (value <= 0) & (not record.index))
 
 
 def removable(model, round_to=1):
@@ -76,21 +78,20 @@ def removable(model, round_to=1):
     for record in records:
         if not record.producers:
             continue
-        unread = ~torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
-        alive = ~unread & ~foldable_constants(modules, record, norm_after)
-        alive = alive.view(-1, record.group_size).any(1)
+        first = record.producers[0][0]
+        constant = foldable_constants(modules, record, norm_after)
+        alive = reads(modules, record) & ~record.by_unit(first, constant).all(1)
         if not alive.any():
             alive[0] = True                                  # a layer keeps one channel, even of zeros
-        alive = rounded_up(alive, round_to, record.group_size).repeat_interleave(record.group_size)
-        if alive.all():
-            continue
-        keep[record.producers[0][0]] = alive
+        alive = rounded_up(alive, round_to, record.group_size)
+        if not alive.all():
+            keep[first] = record.over_channels(alive)
     if keep:
         return keep
     for record in records:
         if not record.producers:                             # the pixels or positions that fc1 reads
             consumer = record.consumers[0]
-            read, indices = reads(modules, consumer), modules[consumer.select].indices.cpu()
+            read, indices = reads(modules, record), modules[consumer.select].indices.cpu()
             if not read.any():
                 read[indices[0]] = True
             if not read[indices].all():
@@ -118,14 +119,6 @@ def compact_masked(model, masks, round_to=1):
     return model, {name: mask | parameters[name].ne(0).cpu() for name, mask in masks.items()}
 
 
-@torch.no_grad()
-def difference(masked, small, images):
-    """How far the logits of the small network are from those of the masked one, at most, as a fraction of the largest
-    of these."""
-    logits = masked(images)
-    return float((logits - small(images)).abs().max() / logits.abs().max().clamp_min(1e-30))
-
-
 def narrow_masks(model, masks, keep):
     """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `models.narrow` with keep."""
     if not masks:
@@ -147,10 +140,8 @@ def architecture(model):
 
 def compaction_report(model, small, dense):
     """Widths, parameters and MACs of the compacted network, and how far its logits are from the masked one's."""
-    images = torch.rand(16, *models.input_shape(model.arch, model.cfg), generator=torch.Generator().manual_seed(0))
-    images = images.to(next(model.parameters()).device)
     total = counting.count(small).total
     return (f"compacted: {architecture(small)}, {total.params:,} parameters of {dense['params']:,} "
             f"({100 * total.params / dense['params']:.2f}%), {total.macs:,} MACs of {dense['macs']:,} "
             f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by "
-            f"{difference(model.eval(), small.eval(), images):.1e} of the largest")
+            f"{prove(model, small):.1e} of the largest")

@@ -27,6 +27,8 @@ def table(counted, before=None):
             old = before.total if row.name == "total" else was[row.name]
             line += f" {100 * row.params / old.params:10.1f} %"
         lines.append(line)
+    if counted.elsewhere:
+        lines.append(f"{counted.elsewhere:,} of the MACs are outside of convolutions and linear layers")
     return "\n".join(lines)
 
 

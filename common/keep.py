@@ -36,7 +36,7 @@ part.__name__ = "fraction in (0, 1]"
 def dense_network(ckpt, model):
     """The dense network that the checkpoint's comes from, with random weights, for images as large as those that its
     network, model, reads: the file may have it at another size."""
-    size = {name: model.cfg[name] for name in ("image_size",) if name in model.cfg}
+    size = {name: model.cfg[name] for name in ("image_size", "input") if name in model.cfg}
     return models.build(ckpt["arch"], **{**(ckpt["dense"] or ckpt)["cfg"], **size})
 
 

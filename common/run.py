@@ -84,8 +84,10 @@ class Run:
                 data.Loader(dataset, "test", settings["test_batch_size"], self.device))
 
     def place(self, model):
-        """The model on the run's device, in the memory format that convolutions like."""
-        return model.to(self.device, memory_format=torch.channels_last)
+        """The model on the run's device, in the memory format that convolutions like; somebody else's code may call
+        view, which wants the usual one."""
+        own = ":" in model.arch
+        return model.to(self.device, memory_format=torch.preserve_format if own else torch.channels_last)
 
     def parallel(self, model):
         """What to call in the training loop: the model, compiled and, under torchrun, averaging its gradients."""

@@ -136,7 +136,8 @@ def channel_masks(model, t):
     t. A layer keeps its strongest channel. Grouped channels and those of a selection are kept."""
     parameters, masks = dict(model.named_parameters()), {}
     for record in model.channels():
-        if record.stream or not record.producers or record.group_size > 1 or any(c.select for c in record.consumers):
+        if (record.stream or not record.producers or record.group_size > 1 or not record.plain
+                or any(c.select for c in record.consumers)):
             continue
         makers = [f"{name}.weight" for name, _ in record.producers]
         readers = [(f"{consumer.layer}.weight", consumer.repeat) for consumer in record.consumers]

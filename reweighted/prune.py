@@ -39,9 +39,10 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, models, plots, pruning
 from common import keep as keeping
-from common.compact import difference, narrow_masks
+from common.compact import narrow_masks
 from common.evaluate import evaluate
 from common.models.narrow import reads, silence
+from common.models.proof import prove
 from reweighted import penalties
 from reweighted.networks import network
 from reweighted.testers import describe
@@ -126,7 +127,7 @@ def prune(args):
     before, top1 = (evaluate(m.to(device), source.test)["top1"] for m in (original, small))
     lines = [f"accuracy on {source.dataset.name}: {before:.2f} % before, {top1:.2f} % pruned"]
     if small is not model:                                   # the narrow network computes what the masked one does
-        off = difference(model.to(device), small, next(iter(source.test))[0])
+        off = prove(model, small)
         lines.append(f"channels removed: {total.macs:,} of {compute_flops.count(model).total.macs:,} MACs remain; the "
                      f"logits differ by {off:.1e} of the largest from those of the masked network")
     print(*lines, sep="\n")
@@ -184,15 +185,14 @@ def removable(model, quiet=False, round_to=1):
     for record in model.channels():
         if not record.producers:
             continue
-        filters = [modules[name].weight.detach().flatten(1) for name, _ in record.producers]
-        made = torch.stack([f.count_nonzero(1) > 0 for f in filters])
-        made = (made.any(0) if record.stream else made.all(0)).cpu()      # parts of a sum, or links of a chain
-        read = torch.stack([reads(modules, consumer) for consumer in record.consumers]).any(0)
-        alive = (made & read).view(-1, record.group_size).any(1)
+        filters = {name: modules[name].weight.detach().flatten(1).any(1).cpu() for name, _ in record.producers}
+        made = torch.stack([record.by_unit(name, filled).any(1) for name, filled in filters.items()])
+        made = made.any(0) if record.stream else made.all(0)              # parts of a sum, or links of a chain
+        alive = made & reads(modules, record)
         empty = not alive.any()
         if empty:
             alive[0] = True
-        alive = keeping.rounded_up(alive, round_to, record.group_size).repeat_interleave(record.group_size)
+        alive = record.over_channels(keeping.rounded_up(alive, round_to, record.group_size))
         if empty and not quiet:
             print(f"{record.producers[0][0]}: no channel remains; {int(alive.sum())} kept")
         if not alive.all():

@@ -14,7 +14,7 @@ def candidates(model):
     modules, found = dict(model.named_modules()), {}
     for record in model.channels():
         norms = [name for name in record.names() if isinstance(modules[name], nn.BatchNorm2d)]
-        if norms and not record.stream:
+        if norms and not record.stream and record.group_size == 1:
             select = "" if record.producers else record.consumers[0].select
             found[norms[-1]] = modules[select].indices if select else torch.arange(modules[norms[-1]].num_features)
     return {name: found[name].cpu() for name in modules if name in found}

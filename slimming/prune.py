@@ -29,8 +29,9 @@ import torch
 
 from common import cli, compute_flops, models, plots, pruning
 from common import keep as keeping
-from common.compact import difference, narrow_masks
+from common.compact import narrow_masks
 from common.evaluate import evaluate
+from common.models.proof import prove
 from slimming import streams
 from slimming.channels import check_gammas, gammas_of, keep_some, over_all_channels, zero
 from slimming.networks import network
@@ -161,10 +162,9 @@ def report(source, masked, small, keep, how):
 
 def accuracies(source, masked, small):
     """A line with the accuracy before and after and how far the narrow network's logits are off; the last top-1."""
-    images, _ = next(iter(source.test))
     top1 = [evaluate(model, source.test)["top1"] for model in (source.model, masked, small)]
     return (f"accuracy on {source.dataset.name}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % "
-            f"narrowed; their logits differ by {difference(masked, small, images):.1e} of the largest"), top1[2]
+            f"narrowed; their logits differ by {prove(masked, small):.1e} of the largest"), top1[2]
 
 
 def draw(gammas, keep, threshold):

@@ -41,7 +41,7 @@ class SoftMask(nn.Module):
         if any(m.indices.numel() < m.width for m in model.modules() if isinstance(m, ChannelSelection)):
             raise UserError("a network that reads only some of its channels cannot be masked")
         self.records = [] if unstructured else [record for record in model.channels()
-                                                if record.producers and not record.joined]
+                                                if record.producers and record.plain]
         if not self.records and not unstructured:
             raise UserError(f"all channels of this {model.arch} are concatenated, which cannot be masked; give "
                             "--nfp to mask single weights")

@@ -27,9 +27,9 @@ import torch
 
 from common import UserError, cli, compute_flops, models, plots, pruning
 from common import keep as keeping
-from common.compact import difference
 from common.evaluate import evaluate
 from common.models.narrow import silence
+from common.models.proof import prove
 from softmask.networks import network
 
 
@@ -51,7 +51,7 @@ def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
         if not alive.any() and not record.branch:
             alive[soft_masks[name].argmax()] = True
         alive = keeping.rounded_up(alive, round_to, record.group_size, soft_masks[name])
-        keep[name] = alive.repeat_interleave(record.group_size)
+        keep[name] = record.over_channels(alive)
     return {name: keep[name] for name, _ in model.named_modules() if name in keep}           # from input to output
 
 
@@ -156,10 +156,9 @@ def threshold_for(args, ckpt, model, order):
 
 def accuracies(source, masked, small):
     """A line with the accuracy of both networks and how far their logits differ; the last top-1."""
-    images, _ = next(iter(source.test))
     top1 = [evaluate(model, source.test)["top1"] for model in (masked, small)]
     return (f"accuracy on {source.dataset.name}: {top1[0]:.2f} % masked, {top1[1]:.2f} % pruned; "
-            f"their logits differ by {difference(masked, small, images):.1e} of the largest"), top1[1]
+            f"their logits differ by {prove(masked, small):.1e} of the largest"), top1[1]
 
 
 def report(keep, before, after, left, target=None, flops=False):

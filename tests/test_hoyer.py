@@ -760,15 +760,18 @@ def test_compact_as_a_command(tmp_path, capsys):
 
 
 def test_the_report_on_compaction_compares_the_logits():
-    """Of 2, 2, ... against 1.5, 1.5, ...: a quarter; of zeros against zeros nothing; in evaluation mode."""
+    """Of 2, 2, ... against 1.5, 1.5, ...: a quarter, refused; of zeros against zeros nothing; in evaluation mode."""
     big, small = (models.build("lenet300", widths=[784, 2, 2]) for _ in range(2))
     dense = compute_flops.summary(big)
-    for values, expected in (((2.0, 1.5), "2.5e-01"), ((0.0, 0.0), "0.0e+00")):
+    for values in ((2.0, 1.5), (0.0, 0.0)):
         for model, value in zip((big, small), values, strict=True):
             for p in model.parameters():
                 nn.init.zeros_(p)
             nn.init.constant_(model.fc3.bias, value)
-        assert compaction_report(big, small, dense).endswith(f"; its logits differ by {expected} of the largest")
+        if values[0] != values[1]:
+            with pytest.raises(UserError, match="logits differ by 2.5e-01 of the largest. Nothing was written"):
+                compaction_report(big, small, dense)
+    assert compaction_report(big, small, dense).endswith("; its logits differ by 0.0e+00 of the largest")
     wide = models.build("vgg", depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])
     for m in wide.modules():
         if isinstance(m, nn.BatchNorm2d):

@@ -11,7 +11,7 @@ import torch
 from by_hand import assert_same_network, train_by_hand
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, pruning
+from common import UserError, cli, compute_flops, data, models
 from common.files import checkpoint
 from common.models.layers import ChannelSelection
 from slimming import channels, compact, finetune, main, prune
@@ -648,27 +648,6 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
     assert "10.00 % before, 20.00 % masked, 30.00 % narrowed" in capsys.readouterr().out
     assert ckpt["prec1"] == ckpt["best_prec1"] == 30
     assert "\nTest accuracy:\n0.3000\n" in (tmp_path / "p/prune.txt").read_text()
-
-
-def test_the_difference_of_the_logits_is_that_of_masked_and_narrow(monkeypatch, tmp_path):
-    """Networks of one linear layer: 2 x, and 1.5 x of the same images; then 0 x, and the same."""
-    class Times(nn.Linear):
-        def forward(self, images):
-            return images.flatten(1)[:, :10] * self.weight[0, 0]
-
-    whole, masked, small = (Times(1, 1) for _ in range(3))
-    for layer, factor in ((whole, 9.0), (masked, 2.0), (small, 1.5)):
-        nn.init.constant_(layer.weight, factor)
-    dataset = data.load("shapes10", subset=20)
-    source = pruning.Source({}, whole, {}, dataset, data.Loader(dataset, "test", 20), tmp_path)
-    loaders = []
-    monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": 1.0})
-    line, _ = prune.accuracies(source, masked, small)
-    assert line.endswith("their logits differ by 2.5e-01 of the largest")
-    assert torch.equal(loaders[0].labels, dataset.y_test)
-    nn.init.zeros_(masked.weight)
-    line, _ = prune.accuracies(source, masked, masked)
-    assert line.endswith("their logits differ by 0.0e+00 of the largest")
 
 
 @pytest.mark.parametrize("stage, noted", [("dense", True), ("sparse", False), ("finetuned", False)])

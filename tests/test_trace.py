@@ -102,7 +102,7 @@ class Everything(nn.Module):
 
     def forward(self, x):
         x = self.stem(x)
-        if x.shape[1] > 1:
+        if x.shape[2] > 1:
             x = torch.cat([F.leaky_relu(self.a(x)), self.b(x)], 1)
         s = torch.sigmoid(self.excite(torch.sigmoid(self.squeeze(x.mean((2, 3))))))      # f(0) is not 0
         x = x * s[:, :, None, None] * self.scale + x

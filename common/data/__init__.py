@@ -141,7 +141,9 @@ def adapt(model, data, path):
         raise UserError(f"{path} has {model.cfg['num_classes']} classes, {data.name} has {data.num_classes}; "
                         "give the --dataset it was trained on, or train it for this one with main.py --pretrained")
     reads = models.input_shape(model.arch, model.cfg)
-    if data.shape != reads:
+    if ":" in model.arch:                                    # a network that is none of ours
+        model.reads(data.shape)
+    elif data.shape != reads:
         if data.shape[0] != reads[0] or data.shape[1] != data.shape[2] or model.arch in models.ONE_SIZE:
             raise UserError(f"{data.name} has images of {data.shape} (channels, height, width), a {model.arch} reads "
                             f"{reads}; take another --arch, or convert the images")

@@ -17,7 +17,7 @@ from common import UserError, models, say
 from common.files import archive, checks, foreign, packing
 from common.files.originals import PIXELS, translated
 from common.files.shapes import recognize
-from common.models import counting
+from common.models import counting, own
 
 
 def save(path, ckpt, half=False):
@@ -78,7 +78,7 @@ def load(path, network=models.any_network, arch=None, depth=None, image_size=Non
             raise UserError(f"{path}: its masks and its packed weights do not match ({error}); copy or make it "
                             "again") from error
     else:
-        ckpt = convert(path, ckpt, network, arch, depth)
+        ckpt = convert(path, ckpt, network, arch, depth, image_size)
     checks.tensors(ckpt, path)
     model = network_of(ckpt["arch"], ckpt["cfg"], path, models.sketch)       # compared before memory is taken for it
     checks.compare(model, ckpt["state_dict"], path)
@@ -94,7 +94,7 @@ def load(path, network=models.any_network, arch=None, depth=None, image_size=Non
     return ckpt | {"cfg": {**model.cfg, "image_size": image_size}} if image_size else ckpt
 
 
-def convert(path, ckpt, network, arch=None, depth=None):
+def convert(path, ckpt, network, arch=None, depth=None, image_size=None):
     """Someone else's dictionary, the weights somewhere inside it, as a checkpoint. Prints how it is read."""
     found = foreign.find(ckpt)
     if not found:
@@ -102,6 +102,10 @@ def convert(path, ckpt, network, arch=None, depth=None):
     outer, state, key = found
     alone = not key and not any(name.startswith("module.") for name in state)
     outer, (state, left_out) = {**ckpt, **outer}, foreign.bare(state)
+    if ":" in (arch or ""):                                  # a network that is none of ours, in its own names
+        say(f"{path}: read as {arch}")
+        state = {name.removeprefix("module."): tensor for name, tensor in found[1].items()}
+        return of(own.fitted(path, state, arch, image_size), "original", "dense", None)
     soft = {name: state.pop(name) for name in list(state) if name.endswith(".mweight")}
     state, masks = foreign.unmasked(state)
     asked, asked_cfg = network(arch, depth) if arch else (None, {})

@@ -11,6 +11,7 @@ import torch
 
 from common import UserError
 from common.files.archive import AGAIN
+from common.models import own
 from common.models.layers import ChannelSelection
 
 FORMAT = 1
@@ -102,6 +103,8 @@ def agree(path, ckpt, network, arch=None, depth=None):
         return
     have, cfg = ckpt["arch"], ckpt["cfg"]
     asked, asked_cfg = network(arch, depth) if arch else (have, {"depth": depth})
+    if ":" in asked and own.alike(asked, have):
+        return
     said = {str(depth), *re.findall(r"\d+", arch or "")}     # the other numbers are defaults, asked for by nobody
     named = re.sub(r"[\d_]+(bn)?$", "", arch or "")
     if have not in (asked, named) or any(str(v) in said and cfg.get(k) != v for k, v in asked_cfg.items()):

@@ -44,7 +44,7 @@ def build(arch, image_size=None, **cfg):
     UserError names an unknown arch, option or depth, what is too large, and a network that has but one image size.
     """
     if ":" in arch:
-        return own.build(arch, **cfg)
+        return own.build(arch, image_size=image_size, **cfg)
     size = sketch(arch, image_size, **cfg).cfg.get("image_size")
     model = ARCHS[arch](**cfg)
     model.arch = arch
@@ -57,7 +57,7 @@ def sketch(arch, image_size=None, **cfg):
     """The network without its weights: names, shapes and cfg, in no memory. UserError as `build`."""
     if ":" in arch:
         with Undrawn():
-            return own.build(arch, **cfg)
+            return own.build(arch, image_size=image_size, **cfg)
     if arch not in ARCHS:
         raise UserError(f"unknown arch {arch!r}; there are: {', '.join(ARCHS)}")
     if isinstance(cfg.get("depth"), int) and cfg["depth"] > DEEPEST:
@@ -113,6 +113,10 @@ def any_network(arch, depth=None):
     vgg11_0.25 is a VGG-11 with a quarter of the channels, for CPUs.
     """
     asked = arch
+    if ":" in arch:                                          # a --network, which is none of ours
+        if depth is not None:
+            raise UserError(f"--network {arch} has no --depth to choose")
+        return arch, {}
     if wide := re.fullmatch(r"(?:wrn|wideresnet)_(\d+)_(\d+)", arch):
         if depth not in (None, int(wide[1])):
             raise UserError(f"--arch {arch} and --depth {depth} disagree")

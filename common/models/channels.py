@@ -43,6 +43,13 @@ class Channels:
         """Whether the consumers read other channels beside these (a dense stream)."""
         return any(not isinstance(consumer.part, slice) or consumer.part != slice(None) for consumer in self.consumers)
 
+    @property
+    def plain(self):
+        """Whether each of its layers has these channels and no others, unit by unit."""
+        return not self.joined and all(
+            torch.equal(units, torch.arange(len(units)) // max(len(units) // (int(units.max()) + 1), 1))
+            for units in self.index.values())
+
     def by_unit(self, layer, values):
         """values (outputs of a producer or its norm, ...) -> (units, outputs per unit, ...)."""
         if not self.index:

@@ -5,6 +5,7 @@ biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero 
 these, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README:
 2 x (MACs + 2 per batch-norm output element).
 """
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -37,11 +38,14 @@ class Row:
 class Count:
     rows: list
     selections: int = 0     # length of all channel selections together, which the originals counted as parameters
+    elsewhere: int = 0      # MACs outside of convolutions and linear layers: products of matrices, functional layers
 
     @property
     def total(self):
         sums = {k: sum(getattr(row, k) for row in self.rows)
                 for k in ("params", "nonzeros", "weights", "macs", "sparse_macs", "norm_elements", "bytes")}
+        for k in ("macs", "sparse_macs"):
+            sums[k] += self.elsewhere
         return Row("total", "", (), **sums)
 
 
@@ -50,7 +54,8 @@ def count(model, input_shape=None):
     """Counts one forward pass of one image (C, H, W); the model is left as it was."""
     input_shape = input_shape or models.input_shape(model.arch, model.cfg)
     layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
-    rows = {name: Row(name, type(m).__name__, tuple(m.weight.shape)) for m, name in layers.items()}
+    rows = {name: Row(name, type(m).__name__, tuple(getattr(m, "weight", next(m.parameters(recurse=False))).shape))
+            for m, name in layers.items()}
     for m, name in layers.items():
         for p in m.parameters(recurse=False):
             rows[name].params += p.numel()
@@ -59,8 +64,10 @@ def count(model, input_shape=None):
 
     def add(m, inputs, output):
         row = rows[layers[m]]
-        if isinstance(m, (nn.Conv2d, nn.Linear)):
-            positions = output[0, 0].numel() if isinstance(m, nn.Conv2d) else 1
+        if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
+            # every weight is used once per position of the output, of a transposed convolution of the input
+            positions = (output[0].numel() // m.out_features if isinstance(m, nn.Linear) else
+                         (inputs[0] if m.transposed else output)[0, 0].numel())
             row.weights = int(m.weight.count_nonzero()) if m.weight.device.type != "meta" else m.weight.numel()
             row.macs += positions * m.weight.numel()
             row.sparse_macs += positions * row.weights
@@ -77,13 +84,21 @@ def count(model, input_shape=None):
     try:
         weight = next(model.parameters())
         model.eval()
-        model(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
+        counter = nullcontext()
+        if ":" in model.arch:                                # somebody else's code may multiply anywhere
+            from torch.utils.flop_counter import FlopCounterMode
+            counter = FlopCounterMode(display=False)
+        with counter:
+            model(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
     finally:
         for hook in hooks:
             hook.remove()
         for m, training in modes.items():
             m.training = training
-    return Count(list(rows.values()), sum(m.width for m in model.modules() if isinstance(m, ChannelSelection)))
+    elsewhere = 0 if isinstance(counter, nullcontext) else (
+        counter.get_total_flops() // 2 - sum(row.macs for row in rows.values()))
+    selections = sum(m.width for m in model.modules() if isinstance(m, ChannelSelection))
+    return Count(list(rows.values()), selections, elsewhere)
 
 
 def summary(model):

@@ -97,13 +97,14 @@ def elementwise(labels, call):
     if not whole:
         return [{}]
     first = whole[0][1]
+    apart = any(not torch.equal(labels.roots(first.labels), labels.roots(known.labels)) for _, known, _ in whole[1:])
     for _, known, _ in whole[1:]:
         labels.tie(first.labels, known.labels)
     computed = [(t, known, shape) for t, known, shape in whole if id(t) not in labels.names]
     if call.name in PRODUCTS:
         largest = max(prod(shape) for _, _, shape in computed or whole)
         labels.gates |= {labels.maker(t) for t, _, shape in computed if prod(shape) < largest}
-    elif len(computed) > 1:
+    elif len(computed) > 1 and apart:
         labels.added.append(first.labels)
     before = computed[0][1] if len(computed) == 1 else None
     return [dict(axis=axis - dims, labels=first.labels, before=before)]

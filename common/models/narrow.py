@@ -9,7 +9,7 @@ import torch
 from common import UserError
 from common.models.constants import fold
 from common.models.layers import input_shape
-from common.models.own import Own
+from common.models.own import Own, shapes_of
 
 
 @torch.no_grad()
@@ -50,8 +50,9 @@ def narrow(model, keep):
         if name in state:
             state[name] = state[name].index_select(axis, stays.nonzero().flatten())
     if isinstance(model, Own):
-        slim = copy.deepcopy(model).resized({name: list(state[name].shape) for name, _ in kept})
+        slim = copy.deepcopy(model).resized(shapes_of(model, state))
         slim.load_state_dict(state)
+        slim.reads(input_shape(model.arch, model.cfg))       # an error where its code counts on more channels
         return slim
     size = {key: cfg.pop(key) for key in ("image_size",) if key in cfg}
     slim = type(model)(**cfg).to(next(model.parameters()))   # on its device, in its precision
@@ -67,10 +68,11 @@ def silence(model, keep):
     batch norms after them. What `narrow` leaves then computes the same."""
     modules, parameters = dict(model.named_modules()), dict(model.named_parameters())
     for record in model.channels():
-        if not record.producers or record.producers[0][0] not in keep:
+        names = record.names() if record.index else []       # of these all layers are zeroed, whichever keep names
+        names = [name for name in (*[layer for layer, _ in record.producers[:1]], *names) if name in keep]
+        if not names:
             continue
-        first = record.producers[0][0]
-        gone = ~record.by_unit(first, keep[first].bool().cpu()).any(1)
+        gone = ~record.by_unit(names[0], keep[names[0]].bool().cpu()).any(1)
         reading = {(f"{consumer.layer}.weight", 1) for consumer in record.consumers}
         for (name, axis), units in record.tensors(modules).items():
             if name in parameters and (name, axis) not in reading:
@@ -128,18 +130,16 @@ def width_of(layer):
     raise UserError(f"a {type(layer).__name__} has no channels")
 
 
-def inputs_of(modules, consumer):
-    """How many inputs the consumer has, before its selection."""
-    return modules[consumer.select].width if consumer.select else modules[consumer.layer].weight.shape[1]
-
-
-def reads(modules, consumer):
-    """bool (channels,): the channels of its producers that this consumer has a non-zero weight on."""
-    read = modules[consumer.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
-    if consumer.select:                                      # the consumer sees only the selected ones
-        select = modules[consumer.select]
-        read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
-    return read[consumer.part].view(-1, consumer.repeat).any(1)
+def reads(modules, record):
+    """bool (units,): those that any consumer has a non-zero weight on."""
+    found = []
+    for consumer in record.consumers:
+        read = modules[consumer.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
+        if consumer.select:                                  # the consumer sees only the selected ones
+            select = modules[consumer.select]
+            read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
+        found.append(record.read_by(consumer, read).any(1))
+    return torch.stack(found).any(0)
 
 
 def after_norm(norm, x, part=slice(None)):
