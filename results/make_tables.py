@@ -1,4 +1,4 @@
-"""Writes the tables in the READMEs from results/ledger.csv and results/comparison/.
+"""Writes the tables in the READMEs and in docs/ from results/ledger.csv and results/comparison/.
 
     python results/make_tables.py            writes them
     python results/make_tables.py --check    exit status 1 where a README and the ledger differ
@@ -18,7 +18,7 @@ from results.comparison import choose
 from results.comparison import tables as comparison
 
 TABLES = (tables, tables_hoyer, comparison, choose)
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
+READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/*.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 
 

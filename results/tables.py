@@ -5,22 +5,14 @@ from pathlib import Path
 from common import compute_flops, models
 from results.ledger import compared, left, one_a_seed, recipe, spread
 
-# file in chkpt/: (method, the paper's or the original README's figure for its own, larger network, the command)
+# file in chkpt/: (method, the paper's or the original README's figure for its own network)
 BUNDLED = {
-    "chkpt/slimming-vgg13-cifar10-finetuned.pth.tar": (
-        "slimming", "VGG-13: 89.82 -> 90.08, 9.41M -> 2.64M parameters",
-        "python slimming/prune.py --percent 0.4 --model FILE"),
-    "chkpt/hoyer-lenet300-mnist-hs.pth.tar": (
-        "hoyer", "98.4 with 1.74 % of the weights (from memory)",
-        "python hoyer/prune.py --sensitivity 0.01 --model FILE"),
+    "chkpt/slimming-vgg13-cifar10-finetuned.pth.tar": ("slimming", "VGG-13: 89.82 -> 90.08, 9.41M -> 2.64M parameters"),
+    "chkpt/hoyer-lenet300-mnist-hs.pth.tar": ("hoyer", "98.4 with 1.74 % of the weights (from memory)"),
     "chkpt/magnitude-resnet20-cifar10-90.pth.tar": (
-        "magnitude", "ResNet-56: 93.46 -> 93.56 with 10.7 % of the weights (Renda et al.)",
-        "python magnitude/prune.py --percent 0.9 --model FILE"),
-    "chkpt/pruned_model.pth.tar": (
-        "softmask", "WRN-34-9: 80.46 with 23.18M of 37.45M parameters", "python softmask/main.py --target 0.4"),
-    "chkpt/cifar100_mobilenetv2.pt": (
-        "reweighted", "width 1.3: 81.92 -> 80.12 with 23 % of the weights",
-        "python reweighted/main.py --rew --pretrained FILE")}
+        "magnitude", "ResNet-56: 93.46 -> 93.56 with 10.7 % of the weights (Renda et al.)"),
+    "chkpt/pruned_model.pth.tar": ("softmask", "WRN-34-9: 80.46 with 23.18M of 37.45M parameters"),
+    "chkpt/cifar100_mobilenetv2.pt": ("reweighted", "width 1.3: 81.92 -> 80.12 with 23 % of the weights")}
 VGG13 = {  # of slimming's original README: accuracy, parameters, FLOPs as thop counts them
     "baseline": ("89.82", "9.41M", "0.46G"), "sparsity, s = 0.0001": ("89.71", "9.41M", "0.46G"),
     "pruned 40 %": ("17.60", "2.64M", "0.35G"), "pruned 40 %, fine-tuned": ("90.08", "2.64M", "0.35G")}
@@ -34,21 +26,30 @@ WRN = {  # WideResNet-34-9 of the original README; its score counts FLOPs as tha
 MOBILENET = {"dense": "81.92 %", "finetuned": "80.12 %, 76.95 % zeros"}          # of reweighted's original README
 
 
-def methods(ledger):
-    """The front page: a row for each method, its bundled network, measured here, beside the published figure."""
+def bundled(ledger):
+    """A row for each method: its network in chkpt/, measured here, beside the published figure."""
     with open(Path(__file__).with_name("speed.csv"), newline="") as file:
         speed = {row["checkpoint"]: row for row in csv.DictReader(file)}
     cells = []
-    for file, (method, published, command) in BUNDLED.items():
+    for file, (method, published) in BUNDLED.items():
         row, = (row for row in ledger if row["checkpoint"] == file)
         dense, times = dense_of(row, ledger), speed[file]
         ratios = [float(times[f"dense_{batch}"]) / float(times[f"pruned_{batch}"]) for batch in (1, 128)]
-        cells.append([f"[{method}]({method}/README.md)", f"{row['arch']}, {row['dataset']}",
+        cells.append([f"[{method}](../{method}/README.md)", f"{row['arch']}, {row['dataset']}",
                       f"{dense['accuracy']} -> {row['accuracy']}", left(row, dense, "nonzeros"),
                       left(row, dense, "macs"), f"{int(row['bytes']) // 1024:,}",
-                      " / ".join(f"{ratio:.1f}x" for ratio in ratios), published, f"`{command}`"])
+                      " / ".join(f"{ratio:.1f}x" for ratio in ratios), published])
     return ["method", "network", "top-1, %, dense -> pruned", "parameters not zero (left)", "MACs (left)",
-            "KiB on disk", "faster at batch 1 / 128", "published", "prune with"], cells
+            "KiB on disk", "faster at batch 1 / 128", "published"], cells
+
+
+def papers_networks(ledger):
+    """The front page's lines of the two papers whose own network was trained here."""
+    _, cells = bundled(ledger)
+    return ["network", "top-1, %, dense -> pruned", "weights left", "published"], [
+        [f"[{network}]({file})", accuracy, weights, published]
+        for file, (_, network, accuracy, weights, *_, published) in zip(BUNDLED, cells, strict=True)
+        if network.endswith("cifar100")]
 
 
 def dense_of(row, ledger):

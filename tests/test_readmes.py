@@ -1,4 +1,4 @@
-"""Every command of every method's README runs as printed, in a small setting, from inside the method's folder."""
+"""Every command of the READMEs and of docs/ runs as printed, in a small setting, and every link leads somewhere."""
 import re
 import runpy
 import shlex
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import run_script
+from PIL import Image
 
 from common import models
 from common.files import checkpoint
@@ -41,26 +43,29 @@ MORE = {  # and what is added to a script's flags, which win over those before
 }
 
 
-def commands(folder):
-    text = (ROOT / folder / "README.md").read_text()
+def commands(page):
+    text = (ROOT / page).read_text()
     blocks = re.findall(r"^```shell\n(.*?)^```", text, re.M | re.S)
     return [line for block in blocks for line in block.splitlines() if line.startswith("python ")]
 
 
 def small(command):
-    words = [word for word in shlex.split(command)[1:] if word != "-u"]
+    words = [word for word in shlex.split(command, comments=True)[1:] if word != "-u"]
     for i, word in enumerate(words[:-1]):
         words[i + 1] = SMALL.get(word, {}).get(words[i + 1], words[i + 1])
     words = [re.sub(r"cifar(10+)-([a-z]+\d+)", lambda m: f"shapes{m[1]}-{SMALL['--arch'].get(m[2], m[2])}", word)
              for word in words]
     words += MORE.get(words[0], [])
+    if words[0] == "common/compute_flops.py":                            # it only counts
+        return words
     for file in [word for word in words if word.startswith("chkpt/")]:   # without the data it was trained on
         words += ["--dataset", f"shapes{checkpoint.load(ROOT / file, quantized=True)['cfg']['num_classes']}"]
-    if words[0] not in ("compact.py", "check_model_operations.py"):      # they only read a file
+    script = Path(words[0]).name
+    if script not in ("compact.py", "check_model_operations.py"):         # they only read a file
         words += ["--subset", "20", "--device", "cpu"]
     trains = ("main.py", "finetune.py", "iterative.py", "cifar.py", "cifar_finetune.py")
-    if words[0] in trains and "--epochs" not in words:
-        words += ["--epochs", "2" if words[0] == "main.py" else "1"]      # of a dense run rewinding leaves something
+    if script in trains and "--epochs" not in words:
+        words += ["--epochs", "2" if script == "main.py" else "1"]        # of a dense run rewinding leaves something
     return words
 
 
@@ -73,7 +78,7 @@ def test_every_command_of_the_readme_runs(folder, tmp_path, monkeypatch, capsys)
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "logs"))
     monkeypatch.chdir(tmp_path / folder)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    printed = commands(folder)
+    printed = commands(f"{folder}/README.md")
     assert len(printed) > 10
     for command in printed:
         words = small(command)
@@ -85,9 +90,70 @@ def test_every_command_of_the_readme_runs(folder, tmp_path, monkeypatch, capsys)
         capsys.readouterr()
 
 
+@pytest.fixture(scope="module")
+def given(tmp_path_factory):
+    """{word of a command: what it stands for}: a dense network, a masked one, a bare state_dict, folders of images."""
+    folder = tmp_path_factory.mktemp("given")
+    train = ["--arch", "resnet8", "--dataset", "shapes10", "--subset", "40", "--epochs", "1", "--batch-size", "20",
+             "--device", "cpu"]
+    for script, flags, save in (("magnitude", [], "dense"), ("softmask", ["--pflops", "--target", "0.5"], "masks")):
+        done = run_script(f"{script}/main.py", *train, *flags, "--save", save, cwd=folder)
+        assert done.returncode == 0, done.stderr
+    torch.save(models.build("vgg", depth=11, num_classes=10).state_dict(), folder / "yours.pth")
+    for number in range(40):
+        path = folder / "images" / ("train", "test")[number // 20] / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (70, 66), (6 * number, 99, 9)).save(path)
+    return {"FILE": folder / "dense/checkpoint.pth.tar", "MASKS": folder / "masks/checkpoint.pth.tar",
+            "YOURS.pth": folder / "yours.pth", "PATH": folder / "images", "NEW_IMAGES": folder / "images/test"}
+
+
+ELSEWHERE = ("new-method.md", "originals.md")                # tested below
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in ROOT.glob("docs/*.md") if path.name not in ELSEWHERE)]
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_the_front_page_and_of_docs_runs(page, given, tmp_path):
+    """Those in its first table as well."""
+    table = re.findall(r"`(python [^`]* FILE)` \|", (ROOT / page).read_text())
+    for command in [*commands(page), *table]:
+        if "softmask/prune.py" in command:
+            command = command.replace("FILE", "MASKS")
+        for word, file in given.items():
+            command = re.sub(rf"(?<= ){re.escape(word)}(?= |$)", str(file), command)
+        script, *words = small(command)
+        if "prune.py" in script:
+            words += ["--save", "pruned", "--overwrite"]
+        done = run_script(script, *words, cwd=tmp_path)
+        assert done.returncode == 0, f"{command}\n{done.stderr}"
+
+
+def test_the_front_page_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.encode()) <= 12_000 and "bash run_all.sh" in "".join(text.splitlines()[:8])
+    assert len(table_of(text, "front")) == 5 + 2 and len(table_of(text, "digest")) == 6 + 2
+
+
+def table_of(text, name):
+    return text.split(f"<!-- table {name} -->\n")[1].split("<!-- end -->")[0].splitlines()
+
+
+def test_the_page_of_original_commands_names_scripts_and_commands_that_exist():
+    text = (ROOT / "docs/originals.md").read_text()
+    assert set(commands("docs/originals.md")) <= set(commands("slimming/README.md"))
+    sections = text.split("\n## ")[1:]
+    assert [section.split()[0] for section in sections] == ["slimming", "hoyer", "magnitude", "softmask", "reweighted"]
+    for section in sections:
+        rows = re.findall(r"^\| (.*) \| (.*) \|$", section, re.M)[1:]
+        for scripts, where in ((" ".join(original for original, _ in rows), section.split()[0]),
+                               (" ".join(here for _, here in rows), ".")):
+            found = re.findall(r"`([\w/]+\.py)", scripts)
+            assert found and all((ROOT / where / script).exists() for script in found)
+
+
 def test_the_original_commands_stand_in_the_readme_as_printed_there():
     """The seed commands, placeholders aside; the README has them all."""
-    printed = commands("slimming")
+    printed = commands("slimming/README.md")
     for flags, stage in (("", "baseline"), ("-sr --s {} ", "sparsity")):
         for name, depth, batch, s in (("vgg", 13, 512, "0.0001"), ("resnet", 164, 256, "0.00001")):
             assert (f"python main.py {flags.format(s)}--dataset cifar10 --arch {name} --depth {depth} "
@@ -105,7 +171,7 @@ def test_the_original_commands_stand_in_the_readme_as_printed_there():
 
 def test_the_commands_of_the_soft_mask_stand_in_its_readme_as_printed_there():
     """The training command to the letter; the others in the folder that it trains into."""
-    printed = commands("softmask")
+    printed = commands("softmask/README.md")
     assert ("python -u main.py --dataset cifar100 --arch wideresnet --epochs 300 --seed 1 --batch-size 64 --lr 1e-2 "
             "--wd 1e-4 --momentum 0.9 --test-batch-size 64 --depth 34 --wf 9 --d 0 --lseps 0.0 --confp 0.0 --target "
             "0.4 --wg 30 --tw 10 --wme 50 --mwd 5e-4 --save log-k7d1re1 --swa-start 161") in printed
@@ -121,16 +187,27 @@ def test_the_commands_of_the_soft_mask_stand_in_its_readme_as_printed_there():
     r"python prun_tune_T.py --model \S+ --sensitivity [\d.]+",
     r"python prun_tune_V.py --model \S+ --sensitivity [\d.]+"])
 def test_the_commands_of_deephoyer_stand_in_its_readme(line):
-    assert any(re.fullmatch(line, command) for command in commands("hoyer"))
+    assert any(re.fullmatch(line, command) for command in commands("hoyer/README.md"))
 
 
-READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/README.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
+TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("*/*.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
 
 
-@pytest.mark.parametrize("path", READMES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_what_a_readme_links_to_is_there(path):
-    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", path.read_text())
-    missing = [link for link in links if not (path.parent / link).exists()]
+def anchors(path):
+    """The names that GitHub gives the headings of a page."""
+    text = re.sub(r"^```.*?^```", "", path.read_text(), flags=re.M | re.S)
+    titles = re.findall(r"^#+ (.*)$", text, re.M)
+    return {re.sub(r"[^\w -]", "", re.sub(r"\[(.*?)\]\(.*?\)", r"\1", title).lower()).replace(" ", "-")
+            for title in titles}
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_what_a_page_links_to_is_there(path):
+    missing = []
+    for link, anchor in re.findall(r"\]\((?!https?:)([^)#\s]*)(?:#([^)\s]+))?\)", path.read_text()):
+        target = path.parent / link if link else path
+        if not target.exists() or anchor and anchor not in anchors(target):
+            missing.append(f"{link}#{anchor}")
     assert not missing
 
 
@@ -139,17 +216,17 @@ UNUSUAL = {"picture": "image", "strength": "lambda or penalty coefficient", "hel
            "deviation over": "standard deviation over", "goes on": "continues"}
 
 
-@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted((ROOT / "results").rglob("[!s]*.py"))],
+@pytest.mark.parametrize("path", [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")),
+                                  *sorted((ROOT / "results").rglob("[!s]*.py"))],
                          ids=lambda path: str(path.relative_to(ROOT)))
 def test_words_are_the_field_s(path):
     found = {word: better for word, better in UNUSUAL.items() if re.search(word, path.read_text())}
     assert not found
 
 
-def test_the_sixth_method_of_the_front_page_runs(tmp_path, run):
+def test_the_sixth_method_of_docs_runs(tmp_path, run):
     """Saved beside the other folders, its file can be fine-tuned and evaluated by another method."""
-    text = (ROOT / "README.md").read_text()
-    code = text.split("## Add a method")[1].split("```python\n")[1].split("```")[0]
+    code = (ROOT / "docs/new-method.md").read_text().split("```python\n")[1].split("```")[0]
     assert len(code.splitlines()) <= 66
     (tmp_path / "l1filters").mkdir()
     (tmp_path / "l1filters/prune.py").write_text(code)
@@ -157,13 +234,14 @@ def test_the_sixth_method_of_the_front_page_runs(tmp_path, run):
     small = ["--dataset", "shapes10", "--subset", "40", "--device", "cpu"]
     train = [*small, "--epochs", "1", "--batch-size", "20"]
     assert run("magnitude/main.py", "--arch", "resnet8", "--save", "dense", *train, cwd=tmp_path).returncode == 0
-    done = run(tmp_path / "l1filters/prune.py", "--model", "dense/checkpoint.pth.tar", *small, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")["cfg"]["widths"] == [12, 23, 45]
-    for words in (["slimming/finetune.py", "--refine", "logs/l1filters/pruned.pth.tar", "--save", "tuned", *train],
-                  ["slimming/eval.py", "tuned/finetuned.pth.tar", *small]):
-        done = run(*words, cwd=tmp_path)
+    printed = commands("docs/new-method.md")
+    assert len(printed) == 3
+    for command in printed:
+        script, *words = shlex.split(command.replace("FILE", "dense/checkpoint.pth.tar"))[1:]
+        script = tmp_path / script if script.startswith("l1filters") else script
+        done = run(script, *words, *(train if "finetune" in command else small), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
+    assert checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")["cfg"]["widths"] == [12, 23, 45]
 
     # single weights that are gone already stay gone, and other repositories' files will do, at the size of the images
     done = run("magnitude/prune.py", "--model", "dense/checkpoint.pth.tar", "--percent", "0.5", "--save", "zeros",

@@ -451,9 +451,9 @@ def test_a_process_that_dies_ends_the_job_which_one_process_can_continue(tmp_pat
         main.main([*flags, "--batch-size", "8", "--save", str(tmp_path / "other"), "--resume", "auto"])
 
 
-def test_the_command_for_several_gpus_runs_as_the_readme_has_it(tmp_path):
+def test_the_command_for_several_gpus_runs_as_docs_have_it(tmp_path):
     """With two processes for its four, on a small network."""
-    command, = re.findall(r"^torchrun (--standalone .*)$", (ROOT / "README.md").read_text(), re.M)
+    command, = re.findall(r"^torchrun (--standalone .*)$", (ROOT / "docs/several-gpus.md").read_text(), re.M)
     words = command.replace("--nproc-per-node 4", "--nproc-per-node 2").replace("slimming", f"{ROOT}/slimming").split()
     done = torchrun(*words, *TINY, "--epochs", "1", "--save", "run", "--batch-size", "16", cwd=tmp_path)
     assert done.returncode == 0 and checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")["run"]["processes"] == 2

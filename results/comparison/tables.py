@@ -19,6 +19,10 @@ DENSE = {"dense": ":", "dense, trained on": "-."}            # the lines of dens
 # of the digest on the front page: (name, weights, MACs asked for in percent)
 DIGEST = (("dense, trained on", 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
           ("network slimming", 0, 50), ("random channels", 0, 50))
+# of the front page's first table: (folder, name, weights, MACs asked for in percent, more flags of prune.py)
+FRONT = (("slimming", "network slimming", 0, 50, ""), ("hoyer", "group-HS", 0, 50, "--granularity channel "),
+         ("magnitude", "magnitude", 10, 0, ""), ("softmask", "soft mask of channels", 0, 50, ""),
+         ("reweighted", "reweighted L1", 10, 0, ""))
 
 
 def read(path):
@@ -91,6 +95,20 @@ def published_resnet20(ledger):
     with open(PATH.with_name("published.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     return ["method", "FLOPs left, %", "dense, %", "pruned, %", "epochs", "source"], [[*row.values()] for row in rows]
+
+
+def front(ledger):
+    """The front page's first table: a row for each method."""
+    rows, cells = read(SHORT), []
+    dense = [row for row in rows if row["name"] == "dense, trained on"]
+    for folder, name, weights, macs, flags in FRONT:
+        runs = [row for row in rows if (row["name"], row["weights_asked"], row["macs_asked"]) == (name, weights, macs)]
+        what, percent = ("weights", weights) if weights else ("macs", macs)
+        cells.append([f"[{name}]({folder}/README.md)", f"{mean(dense, 'accuracy'):.2f} -> {mean(runs, 'accuracy'):.2f}",
+                      f"{percent} % of the {'weights' if weights else 'MACs'}, {mean(runs, 'kib'):,.0f} KiB",
+                      f"{mean(dense, 'ms_128'):.1f} -> {mean(runs, 'ms_128'):.1f}",
+                      f"`python {folder}/prune.py --keep-{what} {percent / 100:g} {flags}--model FILE`"])
+    return ["method", "top-1, %, dense -> pruned", "left", "ms for 128 images, dense -> pruned", "prune with"], cells
 
 
 def digest(ledger):
