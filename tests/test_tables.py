@@ -5,10 +5,32 @@ import pytest
 from conftest import ROOT
 
 from results import ledger, make_tables, tables, tables_hoyer
+from results.comparison import tables as comparison
 
 
 def test_tables_in_readmes_are_the_ledgers():
     assert make_tables.main(["--check"]) == 0
+
+
+def test_what_the_front_page_says_of_the_comparison_is_in_its_rows():
+    found = {key[:3]: group for key, group in comparison.groups(comparison.read(comparison.SHORT)).items()}
+
+    def of(name, weights=0, macs=0, column="accuracy"):
+        return comparison.mean(found[name, weights, macs], column)
+    text = " ".join((ROOT / "README.md").read_text().split())
+    magnitude, both, chain = of("magnitude", 5), "slimming, then magnitude", (10, 50)
+    bits = f"{both}, then 8 bits"
+    best = [of("random channels", 0, macs) - max(of(name, 0, macs) for name, weights, asked in found
+                                                 if not weights and asked == macs and "random" not in name)
+            for macs in (50, 30)]
+    faster = [of("dense, trained on", column=f"ms_{batch}") / of(both, *chain, f"ms_{batch}") for batch in (1, 128)]
+    for said in (f"by {of('reweighted L1', 5) - magnitude:.1f} (reweighted L1) and "
+                 f"{of('Hoyer-Square', 5) - magnitude:.1f} points (Hoyer-Square)",
+                 f"by {best[0]:.1f} points at half the MACs and by {best[1]:.1f} at 30 %",
+                 f"{faster[0]:.1f} to {faster[1]:.1f} times as fast",
+                 f"8 bits then cost {of(both, *chain) - of(bits, *chain):.1f} points"):
+        assert said in text
+    assert "35 times" in text and "| 35.32 |" in (ROOT / "results/deploy.md").read_text()
 
 
 def test_a_table_that_drifted_is_named_and_mended(tmp_path, monkeypatch, capsys):
