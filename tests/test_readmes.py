@@ -100,12 +100,15 @@ def given(tmp_path_factory):
         done = run_script(f"{script}/main.py", *train, *flags, "--save", save, cwd=folder)
         assert done.returncode == 0, done.stderr
     torch.save(models.build("vgg", depth=11, num_classes=10).state_dict(), folder / "yours.pth")
+    own = (ROOT / "docs/own-network.md").read_text().split("```python\n")[1].split("```")[0]
+    (folder / "nets.py").write_text(own)
     for number in range(40):
         path = folder / "images" / ("train", "test")[number // 20] / "ab"[number % 2] / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (70, 66), (6 * number, 99, 9)).save(path)
     return {"FILE": folder / "dense/checkpoint.pth.tar", "MASKS": folder / "masks/checkpoint.pth.tar",
-            "YOURS.pth": folder / "yours.pth", "PATH": folder / "images", "NEW_IMAGES": folder / "images/test"}
+            "YOURS.py:Net": f"{folder}/nets.py:Net", "YOURS.pth": folder / "yours.pth",
+            "PATH": folder / "images", "NEW_IMAGES": folder / "images/test"}
 
 
 ELSEWHERE = ("new-method.md", "originals.md")                # tested below
