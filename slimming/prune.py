@@ -105,7 +105,7 @@ def add_rule(parser, amount):
         "the original: one channel more, and more with ties")
 
 
-def parse(argv=None, **defaults):
+def parse(argv=None, arch=None):
     parser = cli.parser(__doc__)
     add_flags(parser)
     amount = parser.add_mutually_exclusive_group()
@@ -113,8 +113,9 @@ def parse(argv=None, **defaults):
     add_rule(parser, amount)
     parser.add_argument("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this")
     parser.add_argument("--streams", action="store_true", help="prune residual and dense streams too")
-    parser.set_defaults(**defaults)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    args.arch = args.arch or arch
+    return args
 
 
 def random_scores(gammas, seed):

@@ -508,6 +508,8 @@ def test_keep_weights_counts_what_is_not_zero_in_the_layers_out_of_scope(tmp_pat
 
 class Two(torch.nn.Module):
     """Eight weights at 16 positions of a 4 x 4 image, then eight at 4 positions, and two classes."""
+    arch = "two"
+
     def __init__(self):
         super().__init__()
         self.a, self.b = torch.nn.Conv2d(2, 4, 1, bias=False), torch.nn.Conv2d(4, 2, 1, stride=2, bias=False)

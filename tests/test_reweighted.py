@@ -599,13 +599,19 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
         models.narrow(model, {"feature.0": torch.arange(64) < 40}), {}))
     model = trained("vgg", depth=11).float()
     path = save(tmp_path / "m.pth.tar", model, args={"sparsity_type": "kernel"})
-    prune.main(["--model", str(path), "--sparsity-type", "filter", "--subset", "20", "--save", str(tmp_path / "p")])
+    flags = ["--model", str(path), "--sparsity-type", "filter", "--subset", "20", "--save", str(tmp_path / "p")]
+    with pytest.raises(UserError, match="does not compute what the masked one does: their logits differ by"):
+        prune.main(flags)
+    assert not (tmp_path / "p").exists()
+    monkeypatch.setattr(prune, "prove", lambda masked, small: 0.25)
+    seen.clear()
+    prune.main(flags)
     out, ckpt = capsys.readouterr().out, checkpoint.load(tmp_path / "p/pruned.pth.tar")
     assert ckpt["args"]["sparsity_type"] == "filter"         # the flag, not what the file says
     assert seen[0][0] > seen[1][0] == sum(p.numel() for p in checkpoint.to_model(ckpt).parameters())
     assert torch.equal(seen[0][1].labels, data.load("shapes10", subset=20).y_test)
     assert "10.00 % before, 20.00 % pruned" in out and ckpt["prec1"] == 20
-    assert float(out.split("logits differ by ")[1].split()[0]) > 1e-3
+    assert "logits differ by 2.5e-01" in out
     prune.main(["--model", str(path), "--subset", "20", "--save", str(tmp_path / "k")])
     assert checkpoint.load(tmp_path / "k/pruned.pth.tar")["args"]["sparsity_type"] == "kernel"
     assert "logits differ" not in capsys.readouterr().out                # no channel is taken out

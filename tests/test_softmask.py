@@ -677,14 +677,18 @@ def test_prune_takes_the_masks_of_zero_and_reports_what_is_gone(tmp_path, capsys
 
 
 def test_prune_says_how_far_the_logits_are_off(tmp_path, monkeypatch, capsys):
-    """Where channels are dropped that are not silent they differ."""
+    """Where channels are dropped that are not silent they differ, and nothing is written."""
     monkeypatch.setattr(prune, "silence", lambda model, keep: None)
     monkeypatch.setattr(prune, "choose", lambda model, soft, t, round_to: {
         "block1.layer.0.conv1": torch.arange(len(soft["block1.layer.0.conv1"])) < 3})
     loaders = []
     monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": len(loaders)})
+    with pytest.raises(UserError, match="does not compute what the masked one does: their logits differ by"):
+        pruned_by_hand(tmp_path)
+    loaders.clear()
+    monkeypatch.setattr(prune, "prove", lambda masked, small: 0.25)
     assert pruned_by_hand(tmp_path)[0]["prec1"] == 2                                      # of the pruned network
-    assert float(capsys.readouterr().out.split("logits differ by ")[1].split()[0]) > 1e-3
+    assert "logits differ by 2.5e-01" in capsys.readouterr().out
     assert torch.equal(loaders[0].labels, data.load("shapes10", subset=20).y_test)
 
 
@@ -997,7 +1001,7 @@ def test_a_pruned_network_is_no_start(tmp_path):
     path = checkpoint.save(tmp_path / "pruned.pth.tar", checkpoint.of(model, "magnitude", "pruned", "shapes10",
                                                                       masks=masks))
     flags = ["--subset", "20", "--target", "0.3", "--epochs", "1", "--device", "cpu", "--save", str(tmp_path / "s")]
-    with pytest.raises(UserError, match="pruned.pth.tar has single weights that are pruned"):
+    with pytest.raises(UserError, match="pruned.pth.tar has pruned single weights"):
         main.main(["--pretrained", str(path), *flags])
     masks = {"conv1.weight": torch.ones_like(masks["conv1.weight"])}     # nothing is: of a network with fewer channels
     checkpoint.save(path, checkpoint.of(model, "hoyer", "finetuned", "shapes10", masks=masks))

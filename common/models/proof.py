@@ -41,7 +41,8 @@ def compare(masked, small):
         with torch.no_grad():
             logits, got = one(images), other(images)
         difference = float((logits - got).abs().max() / logits.abs().max().clamp_min(1e-30))
-        other.train()(images).sum().backward()
+        with torch.enable_grad():
+            other.requires_grad_(True).train()(images).sum().backward()
     except Exception as error:                               # somebody else's code may raise anything
         return float("inf"), f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
     return difference, "" if difference <= MOST else f"their logits differ by {difference:.1e} of the largest"
