@@ -307,6 +307,7 @@ def test_images_are_normalized_as_in_that_repository(kind, mean, tmp_path):
     lambda s: {"model_state": s}, lambda s: {"weights": s}, lambda s: {"params": s}, lambda s: {"ema": {"shadow": s}},
     lambda s: {"optimizer": {"state": {0: {"step": torch.ones(1)}}}, "trainer": {"student": s}},
     lambda s: {"ema": {k: v + 1 for k, v in s.items()}, "model": s},
+    lambda s: {"model": s, "criterion.weight": torch.ones(10)},
     lambda s: {**s, "epoch": 3, "metrics": {"acc": 0.9}},
     lambda s: {"n_averaged": torch.tensor(3), **{f"module.{k}": v for k, v in s.items()}},
     lambda s: {"state_dict": {**{f"model.{k}": v for k, v in s.items()}, "criterion.weight": torch.ones(10),

@@ -29,7 +29,8 @@ def find(ckpt, depth=4, known=True):
     Whatever is not a tensor is left out of the state_dict. depth: a dictionary may hold itself.
     """
     tensors = {name: value for name, value in ckpt.items() if isinstance(name, str) and isinstance(value, torch.Tensor)}
-    if tensors and (any(name.endswith(".weight") for name in tensors) or known and len(tensors) == len(ckpt)):
+    layers = any(name.endswith(".weight") and not NO_LAYER.match(name) for name in tensors)
+    if tensors and (layers or known and len(tensors) == len(ckpt)):
         return ckpt, tensors, ""
     for key in sorted(ckpt, key=lambda key: WRAPPERS.index(key) if key in WRAPPERS else len(WRAPPERS)):
         if depth and isinstance(ckpt[key], dict) and (found := find(ckpt[key], depth - 1, key in WRAPPERS)):
