@@ -1,4 +1,4 @@
-"""What the reweighted penalty adds to a training step, for MobileNetV2 and ResNet-20, in fp32.
+"""Cost of the reweighted penalty in a training step, for MobileNetV2 and ResNet-20, in fp32.
 
     python benchmarks/reweighted_step.py
 

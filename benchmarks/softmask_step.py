@@ -1,4 +1,4 @@
-"""What soft masks cost: a training step with them beside one without, taking turns.
+"""Cost of soft masks: a training step with them beside one without, taking turns.
 
     python benchmarks/softmask_step.py
 

@@ -5,7 +5,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)             # of an OSError: no
 
 
 class UserError(ValueError):
-    """Something the person at the terminal can mend; scripts print it as one line and exit with status 2."""
+    """An error the user can fix; scripts print it as one line and exit with status 2."""
 
 
 def say(*words):

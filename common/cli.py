@@ -36,7 +36,7 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
         "class or function, whose file is run), torchvision:NAME or timm:NAME; docs/own-network.md")
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
-    add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
+    add("--data-dir", help="folder of the data sets (default: $DATA_DIR, else data/ in the repository)")
     add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
         "what the network reads; in training the side all have, if they are square and at most 512 wide)")
     add("--mean", type=numbers, help="mean to normalize images by, one number per channel of pixels in [0, 1]: "

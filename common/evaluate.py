@@ -91,7 +91,7 @@ def evaluate_file(argv, description, network):
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", help="the checkpoint")
     add("--model", "--pruned", "--resume", dest="named", metavar="FILE", help="the same")
-    add("--arch", help="what the file cannot say, for one of another repository")
+    add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     add("--half", action="store_true", help="evaluate in half precision (bf16) instead of fp32")
     add("--per-class", action="store_true", help="print accuracy and number of images of each class")

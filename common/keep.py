@@ -1,4 +1,4 @@
-"""How much of a network is to stay: the flags --keep-weights and --keep-macs, and the threshold that leaves it.
+"""Fraction of a network to keep: the flags --keep-weights and --keep-macs, and the threshold that leaves it.
 
 Both are fractions of what the dense network has: of the weights of its convolutions and linear layers, not zero, or of
 its MACs once removed channels are taken out.

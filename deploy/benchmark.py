@@ -1,4 +1,4 @@
-"""How much faster pruned networks run on this CPU: torch, ONNX Runtime, OpenVINO and C, fp32, bf16 and int8.
+"""Measure how much faster pruned networks run on this CPU: torch, ONNX Runtime, OpenVINO and C, fp32, bf16 and int8.
 
     python deploy/benchmark.py                               # everything, to results/deploy.md
     python deploy/benchmark.py half --networks vgg13 resnet164 --rounds 3 --save part.md
@@ -265,7 +265,7 @@ def main(argv=None):
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks of the part `half`")
     add("--rounds", type=cli.positive, default=5, help="turns of each cell")
     add("--save", metavar="FILE", help="(default: results/deploy.md for all parts, results/deploy-<part>.md for some)")
-    add("--data-dir", help="where cifar10 is, for the trained networks")
+    add("--data-dir", help="folder of cifar10, for the trained networks")
     add("--subset", type=cli.positive, help="images of cifar10 that are used")
     args = parser.parse_args(argv)
     if unknown := [part for part in args.parts if part not in PARTS]:

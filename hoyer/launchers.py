@@ -1,4 +1,4 @@
-"""What the scripts with the original's names share: flags, numbers and file names of the original repository.
+"""Shared by the scripts with the original's names: flags, numbers and file names of the original repository.
 
     element.py structure.py       LeNets, training          main.train
     cifar.py cifar_group.py       CIFAR, training           main.train

@@ -71,7 +71,7 @@ def main(argv=None):
     add = parser.add_argument
     add("file", metavar="FILE")
     add("--keep", metavar="chkpt/NAME.pth.tar", help="keep the network there; needs its data set")
-    add("--data-dir", help="where the data sets are (default: $DATA_DIR, else data/ in the repository)")
+    add("--data-dir", help="folder of the data sets (default: $DATA_DIR, else data/ in the repository)")
     add("--device")
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file, quantized=True)

@@ -161,12 +161,12 @@ def main(argv=None):
     add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
     add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
-    add("--input-bits", type=cli.positive, help="of activations and multiplications (default: 16 as published, 32 by "
-        "the rules; a quantized file has its own)")
-    add("--param-bits", type=cli.positive, help="of values in storage, likewise")
+    add("--input-bits", type=cli.positive, help="bits of activations and multiplications (default: 16 as published, 32 "
+        "by the rules; a quantized file has its own)")
+    add("--param-bits", type=cli.positive, help="bits of values in storage, likewise")
     add("--accumulator-bits", type=cli.positive, default=32)
     add("--adds", choices=("flat", "tree"), default="flat", help="tree: by --input-bits, not --accumulator-bits")
-    add("--sparsity", type=cli.fraction, default=0.0, help="of the first table, for all layers")
+    add("--sparsity", type=cli.fraction, default=0.0, help="sparsity of the first table, for all layers")
     add("--thop", action="store_true")
     add("--legacy-count", action="store_true")
     args = parser.parse_args(argv)

@@ -42,16 +42,18 @@ def parse(argv=None):
     add("--depth", type=int)
     add("--quant-method", "--quant_method", choices=quantizers.METHODS, default="linear",
         help="linear: scales that are powers of two")
-    add("--param-bits", "--param_bits", type=cli.positive, default=8, help="of weights that the bit list leaves out")
+    add("--param-bits", "--param_bits", type=cli.positive, default=8,
+        help="bits of weights that the bit list leaves out")
     add("--bit-list", nargs="+", metavar="LIST", help="bits of the weights (default: --param-bits for all)")
-    add("--fwd-bits", "--fwd_bits", type=cli.positive, default=8, help="of activations; 32 leaves them as they are")
-    add("--overflow-rate", "--overflow_rate", type=cli.fraction, default=0.0, help="of linear: the fraction of the "
-        "largest weights of each tensor that is clamped")
+    add("--fwd-bits", "--fwd_bits", type=cli.positive, default=8,
+        help="bits of activations; 32 leaves them as they are")
+    add("--overflow-rate", "--overflow_rate", type=cli.fraction, default=0.0, help="fraction of the "
+        "largest weights of each tensor that linear quantization clamps")
     add("--n-sample", "--n_sample", type=cli.positive, default=20, help="batches of training images for the ranges")
     add("--search", action="store_true", help="look for the cheapest bit list")
-    add("--drop", type=cli.nonnegative, default=0.5, help="of --search: points of accuracy that it may cost")
+    add("--drop", type=cli.nonnegative, default=0.5, help="points of accuracy that --search may cost")
     add("--search-images", type=cli.positive, default=2000, help="training images that --search evaluates")
-    add("--least-bits", type=cli.positive, default=2, help="of --search")
+    add("--least-bits", type=cli.positive, default=2, help="fewest bits that --search tries")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-quantized)")
     add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
     return parser.parse_args(argv)

@@ -38,7 +38,7 @@ def parse(argv=None):
     add("--depth", type=int)
     zeros.add_flags(parser)
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=cli.nonnegative, help="its coefficient (default: 1e-4)")
+    add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4)")
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "

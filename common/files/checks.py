@@ -1,4 +1,4 @@
-"""What a checkpoint dictionary holds is compared with what it should; UserError for the first thing that differs.
+"""Compare a checkpoint dictionary with what it should hold; UserError names the first difference.
 
     fields(ckpt, path)                       types and ranges, before anything is unpacked
     tensors(ckpt, path), images(ckpt, path)  weights and masks, after it; what images the network reads

@@ -35,7 +35,7 @@ ARCHS = {"lenet300": LeNet300, "lenet5": LeNet5, "alexnet": AlexNet, "vgg": VGG,
 DEPTHS = {"vgg": 16, "resnet": 56, "preresnet": 110, "densenet": 40, "wideresnet": 28, "resnext": 29,
           "resnet_imagenet": 18, "preresnet_imagenet": 18}
 ONE_SIZE = ("lenet300", "lenet5", "alexnet")                 # all others end with a global pooling
-DEEPEST, LARGEST = 2000, 250_000_000                         # beyond them it is a slip, or a file made to harm
+DEEPEST, LARGEST = 2000, 250_000_000                         # limits against typos and malicious files
 
 
 def build(arch, image_size=None, **cfg):

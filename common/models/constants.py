@@ -1,4 +1,4 @@
-"""What removed channels always give, added to the layers that read them.
+"""Constants that removed channels give, added to the layers that read them.
 
 The network runs once on images of NaN: a number that comes out of it does not depend on the images.
 """

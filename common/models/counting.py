@@ -1,4 +1,4 @@
-"""What a network has and costs: parameters, non-zeros and MACs, layer by layer.
+"""Counts of a network: parameters, non-zeros and MACs, layer by layer.
 
 MACs are the multiply-accumulates of convolutions and linear layers for one image; batch norm, ReLU, pooling and
 biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights; `weights` is the number of

@@ -1,4 +1,4 @@
-"""What torch functions do with channels: for each, where its result has them and which can only be removed together.
+"""The rules of torch functions for channels: where the result has them and which can only be removed together.
 
 A rule takes the `Labels` and a `Call` and returns [{axis, labels, ...}], one for each tensor of the result or one for
 all; {} is a tensor without channels. NotImplemented, as no rule at all, freezes what was read.

@@ -1,4 +1,4 @@
-"""What several networks are made of: channel selection, widths with their defaults, initialization."""
+"""Parts that several networks share: channel selection, widths with their defaults, initialization."""
 import torch
 import torch.nn.functional as F
 from torch import nn

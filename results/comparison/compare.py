@@ -180,7 +180,7 @@ def parse(argv=None):
     add("--jobs", type=cli.positive, default=1, metavar="N", help="commands at once (default 1); more than one print "
         "into FOLDER.txt beside their folders")
     add("--table", action="store_true", help="run nothing; the table and plot of what is finished")
-    add("--data-dir", type=os.path.abspath, help="where the data sets are (default: $DATA_DIR, else data/ in the "
+    add("--data-dir", type=os.path.abspath, help="folder of the data sets (default: $DATA_DIR, else data/ in the "
         "repository)")
     args = parser.parse_args(argv)
     unknown = [group for group in args.groups if group not in ALL]
