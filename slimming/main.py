@@ -42,7 +42,7 @@ def parse(argv=None):
         "common/models, such as resnet18 (default: vgg, or the file's)")
     add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4; the paper: 1e-4 for VGG, 1e-5 otherwise)")
+    add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4; paper: 1e-4 for VGG, 1e-5 otherwise)")
     add("--pretrained", metavar="FILE", help="start from this dense checkpoint, of any method")
     add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
     zeros.add_flags(parser)
