@@ -1,18 +1,23 @@
-"""Before and after a paper's rule: opening the network to prune, and saving the pruned one.
+"""Before and after a paper's rule: opening the network to prune, recalibrating and saving the pruned one.
 
     source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
                           device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
-    ...                                                      choose, apply, report
+    ...                                                      choose, apply
+    pruning.recalibrate(source, model, args.recalibrate)
+    ...                                                      report
     pruning.save(source, small, "slimming", settings=vars(args), top1=top1, report=text, figure=draw(...))
 """
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from torch.nn.modules.batchnorm import _BatchNorm
 
-from common import cli, compute_flops, data, models, plots
+from common import UserError, cli, compute_flops, data, models, plots
+from common.data.arrays import balanced
 from common.device import device_of, facts
-from common.evaluate import against_record, heading
+from common.evaluate import against_record, evaluate, heading
 from common.files import checkpoint
 
 
@@ -44,6 +49,40 @@ def load(path, network, arch=None, depth=None, *, save=None, holds="pruned.pth.t
     test = data.Loader(dataset, "test", batch_size, device)
     against_record(ckpt, test)
     return Source(ckpt, model, ckpt["dense"] or compute_flops.summary(model), dataset, test, folder)
+
+
+def add_recalibrate(parser):
+    parser.add_argument("--recalibrate", type=cli.positive, metavar="N", help="estimate the statistics of the batch "
+                        "norms again, on N training images, before evaluating and saving")
+
+
+@torch.no_grad()
+def recalibrate(source, model, count):
+    """Estimates the statistics of the batch norms again, on `count` training images (None: leaves them): their mean
+    over the batches, as torch's update_bn, but without dropout. Prints the accuracy before and after."""
+    if count is None:
+        return
+    norms = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
+    if not norms:
+        print(f"note: --recalibrate changes nothing: a {model.arch} has no batch norm")
+        return
+    if count < 2:
+        raise UserError("--recalibrate 1: one image has no variance; give 2 or more")
+    before, dataset = evaluate(model.to(source.test.device), source.test)["top1"], source.dataset
+    chosen = balanced(dataset.y_train, count, dataset.num_classes)
+    images = replace(dataset, x_train=dataset.x_train[chosen], y_train=dataset.y_train[chosen])
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None                                 # the mean of all batches
+        norm.train()
+    for batch, _ in data.Loader(images, "train", source.test.batch_size, source.test.device):
+        model(batch)
+    for norm, momentum in norms.items():
+        norm.momentum = momentum
+        norm.eval()
+    after = evaluate(model, source.test)["top1"]
+    print(f"batch norms recalibrated on {len(chosen)} training images: accuracy {before:.2f} % before, {after:.2f} % "
+          "after")
 
 
 def table(keep, before, after):

@@ -17,6 +17,7 @@ entries are pruned even after training with a group penalty, which has made whol
     --keep-weights 0.1      instead of --sensitivity: fraction of the weights to keep
     --keep-macs 0.5         fraction of the MACs to keep, after empty channels are removed; the threshold is printed
     --criterion random      the control: as many entries of every tensor, chosen at random
+    --recalibrate 1000      estimate the statistics of the batch norms again, on so many training images
 
 The network keeps its shape; the masks are stored with it in pruned.pth.tar, and finetune.py keeps the zeros. The
 original's sparsity report and the compacted network's size are printed and written to prune.txt; prune.png shows the
@@ -84,6 +85,7 @@ def prune(args):
         print(f"{name}: no weight remains, so its output is constant")
     if not any(w.any() for w in weights.values()):
         raise NothingLeft(f"--sensitivity {args.sensitivity:g} prunes every weight; give a smaller one")
+    pruning.recalibrate(source, model, args.recalibrate)
 
     # report
     report = f"{sparsity_report(model)}\n{compaction_report(model, compact(model), source.dense)}"
@@ -205,6 +207,7 @@ def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     keep.add_flags(add_flags(parser))
+    pruning.add_recalibrate(parser)
     add = parser.add_argument
     add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation")
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")

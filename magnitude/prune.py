@@ -22,6 +22,7 @@ their histogram.
     --ratios FILE         prune each layer by its own fraction, in a file such as the ratios.csv of sensitivity.py; a
                           layer that is not in it is not pruned
     --criterion random    the control: keep as many weights of every layer as by magnitude, chosen at random
+    --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
 
 Expect seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py brings
 it back.
@@ -114,6 +115,7 @@ def prune(args, way=""):
     for name, mask in masks.items():
         weights[name].mul_(mask)
     all_masks = {**all_masks, **masks}
+    pruning.recalibrate(source, model, args.recalibrate)
 
     # report
     total = sum(mask.numel() for mask in masks.values())
@@ -223,6 +225,7 @@ def flags():
     amount.add_argument("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how much to "
                         "prune of each convolution or linear layer")
     add_rule(parser)
+    pruning.add_recalibrate(parser)
     add = parser.add_argument
     add("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="divide |w| by (output positions of its "
         "layer)^A (default: 0)")

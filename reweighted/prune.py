@@ -23,6 +23,7 @@ zeros. pruned.pth.tar holds one bit per weight and the remaining values, prune.t
     --round-to 8          channel counts in multiples of 8, rounded up, which run faster (filter, column, channel)
     --sparsity-type filter, column, kernel, channel
                           prune groups of weights instead of single ones, by their root mean square
+    --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
 
 After filter, column and channel pruning, a channel that no filter makes or nothing reads is removed: the network is
 narrower and faster. A channel that a residual connection still needs is kept, with zeros. Expect seconds.
@@ -116,8 +117,10 @@ def prune(args):
     small = model
     if kind in ("filter", "column", "channel"):
         small, masks = narrowed(model, masks, round_to=args.round_to)
+        off = prove(model, small)                            # the narrow network computes what the masked one does
     elif args.round_to > 1:
         raise UserError(f"--round-to is for channels that are removed; --sparsity-type {kind} removes none")
+    pruning.recalibrate(source, small, args.recalibrate)
 
     # report
     total = compute_flops.count(small).total
@@ -126,8 +129,7 @@ def prune(args):
     device = source.test.device
     before, top1 = (evaluate(m.to(device), source.test)["top1"] for m in (original, small))
     lines = [f"accuracy on {source.dataset.name}: {before:.2f} % before, {top1:.2f} % pruned"]
-    if small is not model:                                   # the narrow network computes what the masked one does
-        off = prove(model, small)
+    if small is not model:
         lines.append(f"channels removed: {total.macs:,} of {compute_flops.count(model).total.macs:,} MACs remain; the "
                      f"logits differ by {off:.1e} of the largest from those of the masked network")
     print(*lines, sep="\n")
@@ -230,6 +232,7 @@ def flags():
     keeping.add_flags(rules)
     rules.add_argument("--ratio", type=cli.fraction, help="fraction to prune of each convolution")
     rules.add_argument("--ratios", metavar="FILE", help="fractions to prune of each convolution")
+    pruning.add_recalibrate(parser)
     add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")

@@ -39,6 +39,7 @@ def mask(args):
     # apply
     model = copy.deepcopy(original)
     zero(model, whole)
+    pruning.recalibrate(source, model, args.recalibrate)
 
     # report
     keep = masked({"masks": masks}, model)

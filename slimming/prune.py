@@ -15,6 +15,7 @@ pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of
     --round-to 8        channel counts in multiples of 8, which run faster
     --streams           residual and dense streams too, by the mean of the gammas that read them (streams.py): faster,
                         but below the paper's accuracy at the same percentage
+    --recalibrate 1000  estimate the statistics of the batch norms again, on so many training images
 
 mask.py zeroes channels instead of removing them. Expect seconds. Accuracy may fall to chance before fine-tuning
 (finetune.py); that is normal.
@@ -70,6 +71,7 @@ def prune(args):
     masked = copy.deepcopy(original)
     whole = over_all_channels(keep, masked)
     zero(masked, whole)
+    pruning.recalibrate(source, masked, args.recalibrate)
     small = models.narrow(masked, whole)
     masks = narrow_masks(masked, source.ckpt.get("masks", {}), whole)          # of another method
 
@@ -99,6 +101,7 @@ def add_rule(parser, amount):
     amount.add_argument("--percent", type=cli.fraction, default=0.5, help="fraction of all channels to remove, in "
                         "[0, 1) (default: 0.5)")
     add = parser.add_argument
+    pruning.add_recalibrate(parser)
     add("--criterion", choices=("gamma", "random"), default="gamma")
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")
     add("--faithful", action="store_true", help="remove every |gamma| up to the k-th smallest (counted from 0), as in "

@@ -8,6 +8,7 @@
     --keep-weights 0.1    the same fraction of the weights, with single-weight masks (--nfp)
                           if masks of 1 have to be removed, too, those with the smallest weights are removed first
     --round-to 8          channel counts in multiples of 8, which run faster, rounded up
+    --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
 
 Masks between 0 and 1 remain inside the weights of their channels. The narrow network computes the same as the masked
 one. A residual branch that loses all channels of a layer is removed, and its block becomes the shortcut. main.py ends
@@ -77,13 +78,13 @@ def prune(args):
 
     # apply
     if masks:
-        small = model
         with torch.no_grad():
             for name, mask in masks.items():
                 model.get_parameter(name).mul_(mask.to(source.test.device))
     else:
         silence(model, keep)
-        small = models.narrow(model, keep)
+    pruning.recalibrate(source, model, args.recalibrate)
+    small = model if masks else models.narrow(model, keep)
 
     # report
     after = compute_flops.count(small)
@@ -109,6 +110,7 @@ def flags():
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
     keeping.add_flags(parser.add_mutually_exclusive_group())
+    pruning.add_recalibrate(parser)
     add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
     add("--save", help="folder to write to (default: that of the file)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")
