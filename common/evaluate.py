@@ -69,8 +69,8 @@ def beside_record(ckpt, top1, count):
         return text
     return (f"{text}\nnote: that is {abs(record - top1):.2f} points off. Either these are other images, or they were "
             "normalized differently (--mean, --std), or the network has the same shapes and another forward pass "
-            "(stride, pooling, activation, batch norm eps) than the line \"read as\" says. Build your own network in "
-            "Python, load the state_dict and compare; then change its file in common/models to compute the same")
+            "(stride, pooling, activation, batch norm eps) than the line \"read as\" says; give your own network "
+            "by --network FILE.py:NAME (docs/own-network.md)")
 
 
 def against_record(ckpt, test):

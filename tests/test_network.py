@@ -107,6 +107,12 @@ def test_code_runs_only_where_it_is_named(file, tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_the_accuracy_that_a_file_records_is_read_with_an_own_network_too(file, tmp_path):
+    spec = own.name(f"{file}:Small")
+    torch.save({"state_dict": models.build(spec).state_dict(), "acc": 0.917}, tmp_path / "trained.pth")
+    assert checkpoint.load(tmp_path / "trained.pth", arch=spec)["prec1"] == pytest.approx(91.7)
+
+
 def test_a_copy_is_a_network_of_its_own(file):
     own.name(f"{file}:Small")
     model = models.build(f"{file}:Small")

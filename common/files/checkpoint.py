@@ -102,10 +102,12 @@ def convert(path, ckpt, network, arch=None, depth=None, image_size=None):
     outer, state, key = found
     alone = not key and not any(name.startswith("module.") for name in state)
     outer, (state, left_out) = {**ckpt, **outer}, foreign.bare(state)
+    prec1 = foreign.accuracy(outer, "acc", "prec1", "accuracy")
+    best = foreign.accuracy(outer, "best_prec1", "best_acc") or prec1
     if ":" in (arch or ""):                                  # a network that is none of ours, in its own names
         say(f"{path}: read as {arch}")
         state = {name.removeprefix("module."): tensor for name, tensor in found[1].items()}
-        return of(own.fitted(path, state, arch, image_size), "original", "dense", None)
+        return of(own.fitted(path, state, arch, image_size), "original", "dense", None, prec1=prec1, best_prec1=best)
     soft = {name: state.pop(name) for name in list(state) if name.endswith(".mweight")}
     state, masks = foreign.unmasked(state)
     asked, asked_cfg = network(arch, depth) if arch else (None, {})
@@ -115,7 +117,6 @@ def convert(path, ckpt, network, arch=None, depth=None, image_size=None):
         wide = {k: v for k, v in recognize(path, whole)[0].cfg.items() if k == "widen_factor"}
     model, state, form = recognize(path, state, asked, asked_cfg, wide, alone)
     state, soft_masks = foreign.folded(path, model, state, translated(soft, form.names)[0])
-    prec1 = foreign.accuracy(outer, "acc", "prec1", "accuracy")
     classes = model.cfg["num_classes"]
     pixels = PIXELS[form.pixels][{10: 0, 100: 1}.get(classes, 2)]
     taken = [f"weights under {key!r}" if key else "", f"without {', '.join(left_out[:3])}" if left_out else "",
@@ -124,8 +125,7 @@ def convert(path, ckpt, network, arch=None, depth=None, image_size=None):
         f"{''.join(f'; {text}' for text in taken if text)}")
     read = {"method": "original", "arch": model.arch, "cfg": model.cfg, "dataset": None,
             "stage": "dense", "state_dict": state, "epoch": max(0, int(foreign.number(outer.get("epoch")))),
-            "prec1": prec1, "best_prec1": foreign.accuracy(outer, "best_prec1", "best_acc") or prec1, "args": {},
-            "dense": None, "masks": translated(masks, form.names)[0]}
+            "prec1": prec1, "best_prec1": best, "args": {}, "dense": None, "masks": translated(masks, form.names)[0]}
     if pixels:
         read["images"] = {"classes": [], "mean": list(pixels[0]), "std": list(pixels[1])}
     if soft_masks:
