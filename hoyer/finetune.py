@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, keep, models, zeros
+from common import UserError, cli, compute_flops, data, keep, models, teacher, zeros
 from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
@@ -52,6 +52,7 @@ def flags():
     parser = cli.parser(__doc__)
     add_flags(parser)
     zeros.add_flags(parser)
+    teacher.add_flags(parser)
     parser.add_argument("--model", metavar="FILE", required=True, help="pruned.pth.tar of prune.py")
     return parser
 
@@ -92,6 +93,7 @@ def finetune(args):
     run.print("--- Finetuning ---")
     run.describe(model)
     net = run.parallel(model)
+    taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in kept.items()}
 
@@ -108,6 +110,7 @@ def finetune(args):
             with run.autocast():
                 logits = net(images)
                 loss = F.cross_entropy(logits, labels)
+            loss = taught(loss, logits, images)              # the labels' loss without --teacher
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

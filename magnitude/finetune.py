@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, zeros
+from common import UserError, cli, compute_flops, data, models, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -60,6 +60,7 @@ def flags():
     parser = cli.parser(__doc__)
     add_flags(parser, tuple(RECIPES))
     zeros.add_flags(parser)
+    teacher.add_flags(parser)
     return parser
 
 
@@ -126,6 +127,7 @@ def retrain(args):
     net = run.parallel(model)
     dataset = data.for_network(model, path, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
+    taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     if run.rank == 0:
         against_record(ckpt, test)
 
@@ -143,7 +145,9 @@ def retrain(args):
         model.train()
         for images, labels in run.bar(train.epoch(epoch)):
             with run.autocast():
-                loss = F.cross_entropy(net(images), labels)
+                logits = net(images)
+                loss = F.cross_entropy(logits, labels)
+            loss = taught(loss, logits, images)              # the labels' loss without --teacher
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, cli, data, models, zeros
+from common import UserError, cli, data, models, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -35,6 +35,7 @@ def flags():
     add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     zeros.add_flags(parser)
+    teacher.add_flags(parser)
     return parser
 
 
@@ -71,6 +72,7 @@ def retrain(args):
     dataset = data.for_network(model, args.model, **cli.data_flags(args))
     recipe.check(args, dataset.num_classes)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
+    taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     if run.rank == 0:
         against_record(ckpt, test)
 
@@ -83,7 +85,9 @@ def retrain(args):
         for images, labels in run.bar(train.epoch(epoch)):
             images, labels, others, ratio = mixed(images, labels, args.alpha)
             with run.autocast():
-                loss = smoothed_loss(net(images), labels, others, ratio, args.smooth_eps)
+                logits = net(images)
+                loss = smoothed_loss(logits, labels, others, ratio, args.smooth_eps)
+            loss = taught(loss, logits, images)              # the labels' loss without --teacher
             optimizer.zero_grad()
             loss.backward()
             with torch.no_grad():

@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, data, models, zeros
+from common import UserError, cli, data, models, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -37,6 +37,7 @@ def parse(argv=None):
     add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     zeros.add_flags(parser)
+    teacher.add_flags(parser)
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4)")
     add("--momentum", type=cli.nonnegative, default=0.9)
@@ -86,6 +87,7 @@ def finetune(args):
     if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
         run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
+    taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if args.sr and not gammas:
         raise UserError(f"-sr: a {model.arch} has no batch norm, whose gammas the penalty is on")
@@ -101,7 +103,9 @@ def finetune(args):
         model.train()
         for images, labels in run.bar(train.epoch(epoch)):
             with run.autocast():
-                loss = F.cross_entropy(net(images), labels)
+                logits = net(images)
+                loss = F.cross_entropy(logits, labels)
+            loss = taught(loss, logits, images)              # the labels' loss without --teacher
             optimizer.zero_grad()
             loss.backward()
             if args.sr:

@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, teacher, transfer, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -46,6 +46,7 @@ def parse(argv=None):
     add("--pretrained", metavar="FILE", help="start from this dense checkpoint, of any method")
     add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
     zeros.add_flags(parser)
+    teacher.add_flags(parser)
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
@@ -59,8 +60,9 @@ def main(argv=None):
     args = parse(argv)
     if args.refine and args.pretrained:
         raise UserError("--refine FILE fine-tunes a pruned network, --pretrained FILE trains a dense one; give one")
-    if args.keep_zeros and not args.refine:
-        raise UserError("--keep-zeros is for --refine FILE; all weights are trained without it")
+    if (args.keep_zeros or args.teacher) and not args.refine:
+        raise UserError("--keep-zeros and --teacher are for --refine FILE, which fine-tunes a pruned network")
+    teacher.check(args.teacher, args.ltea)
     if args.refine:
         finetune(args)
     else:

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import cli, data, models, zeros
+from common import cli, data, models, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -27,6 +27,7 @@ def parse(argv=None):
     add = parser.add_argument
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="pruned_model.pth.tar")
     zeros.add_flags(parser)
+    teacher.add_flags(parser)
     add("--momentum", type=cli.nonnegative, default=0.9)
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", choices=WORDS, default="cosine", help="learning rate schedule")
@@ -55,6 +56,7 @@ def main(argv=None):
     if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
         run.print(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
+    taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in masks.items()}
 
@@ -66,7 +68,9 @@ def main(argv=None):
         model.train()
         for images, labels in run.bar(train.epoch(epoch)):
             with run.autocast():
-                loss = F.cross_entropy(net(images), labels)
+                logits = net(images)
+                loss = F.cross_entropy(logits, labels)
+            loss = taught(loss, logits, images)              # the labels' loss without --teacher
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from common import UserError, cli, compute_flops, data, models, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, teacher, transfer, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -62,8 +62,7 @@ def parse(argv=None):
     add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p")
     add("--pretrained", metavar="FILE", help="start from this dense checkpoint, of any method")
     zeros.add_flags(parser, keep=False)
-    add("--teacher", metavar="FILE", help="distill from this network")
-    add("--ltea", type=cli.nonnegative, default=0.5, help="weight of the teacher's loss; 1 - ltea: of the labels'")
+    teacher.add_flags(parser)
     add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged")
     add("--swa-lr", type=cli.nonnegative, help="last learning rate of --schedule swa (default: half of --lr)")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
@@ -83,11 +82,6 @@ def factor(args, epoch):
     return 1.0
 
 
-def distillation(logits, told):
-    """Mean over the images of - sum softmax(told) log softmax(logits); both (N, classes)."""
-    return -(F.softmax(told, 1) * F.log_softmax(logits, 1)).sum(1).mean()
-
-
 def confidence(logits):
     """Mean over the images of sum p log p, which is minus the entropy of the prediction; logits (N, classes)."""
     log_p = F.log_softmax(logits, 1)
@@ -98,15 +92,14 @@ def check(args):
     """UserError for flags that would be ignored, or contradict one another."""
     own = parse([])
     needed = dict.fromkeys(("ftarget", "pflops", "stage_masks", "nfp", "wg", "tw", "wme", "mwd"), "target")
-    for name, other in (needed | {"ltea": "teacher"}).items():
+    for name, other in needed.items():
         if getattr(args, other) is None and getattr(args, name) != getattr(own, name):
             raise UserError(f"--{name.replace('_', '-')} needs --{other}")
     if args.swa_lr is not None and args.schedule != "swa":
         raise UserError("--swa-lr is the last learning rate of --schedule swa")
     if args.pretrained and (args.wf or args.d):
         raise UserError("--pretrained says which network it is; leave out --wf and --d")
-    if args.ltea > 1:
-        raise UserError(f"--ltea {args.ltea:g} is more than 1")
+    teacher.check(args.teacher, args.ltea)
 
 
 def main(argv=None):
@@ -154,10 +147,7 @@ def main(argv=None):
     first = [f"from epoch {epoch + 1}" if epoch < args.epochs else "never" for epoch in (args.wme, args.swa_start)]
     run.print(f"  {f'mask loss: {first[0]}; ' if masks else ''}weights averaged: {first[1]}")
     call = run.parallel(net)
-    teacher = None
-    if args.teacher:
-        teacher = run.place(checkpoint.to_model(checkpoint.load(args.teacher, network, quantized=True)))
-        data.adapt(teacher, dataset, args.teacher)
+    taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     averaged = AveragedModel(net)
 
     optimizer = torch.optim.SGD([{"params": list(model.parameters()), "weight_decay": args.weight_decay},
@@ -174,10 +164,7 @@ def main(argv=None):
             logits = logits.float()
             loss = F.cross_entropy(logits, labels, label_smoothing=args.lseps)
             run.track(loss=loss)
-            if teacher:
-                with torch.no_grad(), run.autocast():
-                    told = teacher(images).float()
-                loss = (1 - args.ltea) * loss + args.ltea * distillation(logits, told)
+            loss = taught(loss, logits, images)
             if args.confp:
                 loss = loss + args.confp * confidence(logits)
             if masks:

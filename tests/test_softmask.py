@@ -13,6 +13,7 @@ from common import UserError, compute_flops, data, models
 from common.files import checkpoint, packing
 from common.models.narrow import silence
 from common.run import Run
+from common.teacher import distillation
 from slimming import finetune as slimming_finetune
 from slimming import main as slimming_main
 from softmask import eval as evaluation
@@ -272,7 +273,7 @@ def test_a_pretrained_network_begins_under_its_masks_as_it_was(name):
 def test_distillation_and_confidence_by_hand():
     logits, told = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.0]])
     p, q = F.softmax(logits, 1)[0], F.softmax(told, 1)[0]
-    assert float(main.distillation(logits, told)) == pytest.approx(float(-sum(q[i] * p[i].log() for i in range(3))))
+    assert float(distillation(logits, told)) == pytest.approx(float(-sum(q[i] * p[i].log() for i in range(3))))
     assert float(main.confidence(logits)) == pytest.approx(float(sum(p[i] * p[i].log() for i in range(3))))
     assert float(main.confidence(torch.zeros(4, 10))) == pytest.approx(-2.302585)     # mean over images of -entropy
 
