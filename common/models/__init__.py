@@ -5,6 +5,7 @@
 
 `model.arch` and `model.cfg` say how to build the same network again.
 """
+import importlib
 import inspect
 import re
 from pathlib import Path
@@ -14,28 +15,25 @@ from torch.overrides import TorchFunctionMode
 
 from common import UserError
 from common.models import own
-from common.models.alexnet import AlexNet
-from common.models.densenet import DenseNet
 from common.models.layers import input_shape
-from common.models.lenet import LeNet5, LeNet300
-from common.models.mobilenetv2 import MobileNetV2
 from common.models.narrow import narrow
-from common.models.preresnet import PreResNet
-from common.models.resnet import ResNet
-from common.models.resnet_imagenet import ResNetImageNet
-from common.models.resnext import ResNeXt
-from common.models.vgg import VGG
-from common.models.wideresnet import WideResNet
 
 __all__ = ["ARCHS", "any_network", "brief", "build", "input_shape", "name", "narrow", "sketch", "split_name"]
 
-ARCHS = {"lenet300": LeNet300, "lenet5": LeNet5, "alexnet": AlexNet, "vgg": VGG, "resnet": ResNet,
-         "preresnet": PreResNet, "densenet": DenseNet, "wideresnet": WideResNet, "resnext": ResNeXt,
-         "mobilenetv2": MobileNetV2, "resnet_imagenet": ResNetImageNet}
+ARCHS = {"lenet300": "lenet.LeNet300", "lenet5": "lenet.LeNet5", "alexnet": "alexnet.AlexNet", "vgg": "vgg.VGG",
+         "resnet": "resnet.ResNet", "preresnet": "preresnet.PreResNet", "densenet": "densenet.DenseNet",
+         "wideresnet": "wideresnet.WideResNet", "resnext": "resnext.ResNeXt",
+         "mobilenetv2": "mobilenetv2.MobileNetV2", "resnet_imagenet": "resnet_imagenet.ResNetImageNet"}
 DEPTHS = {"vgg": 16, "resnet": 56, "preresnet": 110, "densenet": 40, "wideresnet": 28, "resnext": 29,
           "resnet_imagenet": 18, "preresnet_imagenet": 18}
 ONE_SIZE = ("lenet300", "lenet5", "alexnet")                 # all others end with a global pooling
 DEEPEST, LARGEST = 2000, 250_000_000                         # limits against typos and malicious files
+
+
+def family(arch):
+    """The class of an arch; its file is imported here, when a network needs it."""
+    file, _, cls = ARCHS[arch].partition(".")
+    return getattr(importlib.import_module(f"common.models.{file}"), cls)
 
 
 def build(arch, image_size=None, **cfg):
@@ -46,7 +44,7 @@ def build(arch, image_size=None, **cfg):
     if ":" in arch:
         return own.build(arch, image_size=image_size, **cfg)
     size = sketch(arch, image_size, **cfg).cfg.get("image_size")
-    model = ARCHS[arch](**cfg)
+    model = family(arch)(**cfg)
     model.arch = arch
     if size:
         model.cfg["image_size"] = size
@@ -64,7 +62,7 @@ def sketch(arch, image_size=None, **cfg):
         raise UserError(f"{arch} with depth {cfg['depth']}; the deepest has {DEEPEST:,}")
     try:
         with torch.device("meta"), Undrawn():
-            model = ARCHS[arch](**cfg)
+            model = family(arch)(**cfg)
     except UserError:
         raise
     except (AssertionError, TypeError, ValueError, OverflowError, RuntimeError) as error:
@@ -147,7 +145,7 @@ def name(arch, cfg):
     if ":" in arch:
         where, _, what = arch.rpartition(":")
         return f"{Path(where).stem}-{what}"
-    cfg = {key: option.default for key, option in inspect.signature(ARCHS[arch]).parameters.items()} | cfg
+    cfg = {key: option.default for key, option in inspect.signature(family(arch)).parameters.items()} | cfg
     if arch == "wideresnet":
         return f"wrn_{cfg['depth']}_{cfg['widen_factor']}"
     if arch == "resnet_imagenet":

@@ -8,7 +8,7 @@ from itertools import islice, pairwise
 
 import torch
 
-NONE = torch.tensor([-1])
+NONE = torch.tensor([-1], device="cpu")                       # also where this is imported under torch.device("meta")
 
 
 @dataclass

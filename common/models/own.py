@@ -18,7 +18,6 @@ from torch.utils._pytree import tree_leaves
 from common import UserError
 from common.models.layers import input_shape
 from common.models.resize import resize, twin
-from common.models.trace import trace
 
 NAMED = {}                                                   # {spec: class or function} of files that a command named
 SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_state_dict_pre_hooks",
@@ -46,6 +45,8 @@ class Own(nn.Module):
     def records(self):
         """([Channels], {layer: why its channels are kept})."""
         if self.traced is None:
+            from common.models.trace import trace  # of no use to the families
+
             self.traced = trace(self.wrapped, torch.zeros(1, *input_shape(self.arch, self.cfg)))
         return self.traced
 

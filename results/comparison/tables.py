@@ -14,7 +14,7 @@ WORDS = ("file", "method", "stage", "way", "dataset", "network", "seed", "traine
          "hardware", "torch")
 COLOURS = {"magnitude": "C0", "reweighted L1": "C1", "reweighted L1 of filters": "C1", "Hoyer-Square": "C2",
            "group-HS": "C3", "soft mask": "C4", "soft mask of channels": "C4", "network slimming": "C5",
-           "random masks": "0.3", "random channels": "0.3", "random channels, half fine-tuning": "0.65"}
+           "random masks": "0.3", "random channels": "0.3", "random channels, half fine-tuning": "0.6"}
 DENSE = {"dense": ":", "dense, trained on": "-."}            # the lines of dense networks
 # of the digest on the front page: (name, weights, MACs asked for in percent)
 DIGEST = (("dense, trained on", 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
@@ -120,39 +120,56 @@ def digest(ledger):
 
 
 def draw(path, rows):
-    """Accuracy against weights left, and against MACs left: a line for each method, random controls dashed. Rows of the
-    small learning rate are only in the table."""
+    """Accuracy against weights left, and against MACs left: a line for each method, its name at the line's end, random
+    controls dashed. Rows of the small learning rate are only in the table."""
     plt = plots.pyplot()
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained", sharey=True)
-    network = f"{rows[0]['network']} on {rows[0]['dataset']}"
-    figure.suptitle(f"{network}: five methods from the same dense network, the same number of further epochs")
+    figure, panels = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
     found = groups(rows)
-    asked = {key: group for key, group in found.items() if key[1] or key[2]}
-    top = max((peak for *_, peak in asked), default=0)
-    single = {(name, weights): group for (name, weights, macs, peak), group in asked.items()
-              if not macs and peak == top}
-    channels = {(name, macs): group for (name, weights, macs, peak), group in asked.items()
-                if not weights and peak == top}
-    others = {name for name, _ in [*single, *channels] if name not in COLOURS}
-    colours = COLOURS | {name: f"C{number}" for number, name in enumerate(sorted(others), 6)}
-    for axis, panel, column in zip(panels, (single, channels), ("weights_left", "macs_left"), strict=True):
-        for name in dict.fromkeys(name for name, _ in panel):
-            runs = [group for (other, _), group in panel.items() if other == name]
-            axis.errorbar([mean(group, column) for group in runs], [mean(group, "accuracy") for group in runs],
-                          [deviation(group, "accuracy") for group in runs], marker="o", label=name,
-                          linestyle="-" if colours[name].startswith("C") else "--", color=colours[name])
+    top = max((peak for _, weights, macs, peak in found if weights or macs), default=0)
+    others = sorted({name for name, *_ in found if name not in COLOURS})
+    colours = COLOURS | {name: f"C{number}" for number, name in enumerate(others, 6)}
+    for axis, column, what, title in zip(panels, ("weights_left", "macs_left"), ("weights", "MACs"),
+                                         ("Single weights", "Channels inside the blocks"), strict=True):
+        lines = {}
+        for (name, weights, macs, peak), group in found.items():
+            if (weights and not macs if what == "weights" else macs and not weights) and peak == top:
+                lines.setdefault(name, []).append(group)
+        ends = []
+        for name, runs in lines.items():
+            colour = colours[name]
+            left = [mean(group, column) for group in runs]
+            axis.errorbar(left, [mean(group, "accuracy") for group in runs],
+                          [deviation(group, "accuracy") for group in runs], marker="o", label=name, color=colour,
+                          linestyle="-" if colour.startswith("C") else "--")
+            ends.append((mean(runs[0], "accuracy"), left[0], name, colour))
         for (name, *_), group in found.items():
             if name in DENSE:
-                axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, label=name, linestyle=DENSE[name])
+                axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, linestyle=DENSE[name])
+                ends.append((mean(group, "accuracy"), None, name, "black"))
+        axis.set_xscale("log")
+        ticks = sorted({group[0][f"{what.lower()}_asked"] for runs in lines.values() for group in runs})
+        axis.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        axis.set_xticks([], minor=True)
+        if ticks:
+            axis.set_xlim(0.8 * min(ticks), 1.2 * max(ticks))
+        axis.set(xlabel=f"{what} left (%)", title=title)
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8, loc="lower right")
-        targets = [target for _, target in panel]
-        if targets:
-            axis.set_xlim(0.6 * min(targets), 1.4 * max(targets))
-    panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")
-    ticks = sorted({weights for _, weights in single})
-    panels[0].set_xticks(ticks, [f"{tick:g}" for tick in ticks])
-    panels[0].set_xticks([], minor=True)
-    panels[1].set(xlabel="MACs left (%)", title="channels inside the blocks")
+        label(axis, ends)
+    panels[0].set_ylabel("test accuracy (%)")
+    epochs = max(row["further_epochs"] for row in rows if row["name"] in DENSE)
+    figure.suptitle(f"{rows[0]['network']} on {rows[0]['dataset']}: five methods from the same dense network, "
+                    f"{epochs:g} further epochs")
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def label(axis, ends):
+    """Writes the names at the right of the axis, none over another; ends: (accuracy, x or None, name, colour)."""
+    low, high = axis.get_ylim()
+    least, above = (high - low) / 17, None                   # a line of text
+    for accuracy, x, name, colour in sorted(ends, key=lambda end: -end[0]):
+        y = accuracy if above is None else min(accuracy, above - least)
+        axis.annotate(name, (x or axis.get_xlim()[1], accuracy), (1.03, y), va="center", fontsize=10, color=colour,
+                      textcoords=axis.get_yaxis_transform(), annotation_clip=False,
+                      arrowprops={"arrowstyle": "-", "color": colour, "linewidth": 0.5, "alpha": 0.5})
+        above = y
