@@ -1,6 +1,31 @@
-"""For several tests: training written out from the formulas, and networks that look trained."""
+"""For several tests: training written out from the formulas, networks that look trained, and their files."""
+import csv
+
 import torch
 from torch import nn
+
+from common import models
+from common.files import checkpoint
+
+
+def save(path, model, method="slimming", stage="dense", **more):
+    """A checkpoint of the model; its path."""
+    return checkpoint.save(path, checkpoint.of(model, method, stage, "shapes10", **more))
+
+
+def column(folder, name="lr"):
+    """What a run's log.csv has of every epoch."""
+    with open(folder / "log.csv", newline="") as file:
+        return [float(row[name]) for row in csv.DictReader(file)]
+
+
+@torch.no_grad()
+def assert_same_logits(a, b, tolerance=1e-4):
+    """To this part of the largest logit, on random images of a's dtype; a and b: models or files."""
+    a, b = (m if isinstance(m, nn.Module) else checkpoint.to_model(checkpoint.load(m)) for m in (a, b))
+    images = torch.randn(4, *models.input_shape(a.arch, a.cfg), dtype=next(a.parameters()).dtype)
+    one, other = a.eval()(images), b.eval()(images)
+    assert (one - other).abs().max() <= tolerance * one.abs().max()
 
 
 def train_by_hand(model, loader, rates, momentum, weight_decay, s=0.0, masks=None):

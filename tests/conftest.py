@@ -2,10 +2,13 @@
 import importlib
 import os
 import runpy
+import socket
 import subprocess
 import sys
 import tempfile
 import traceback
+from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import torch
 
 from common import data, plots
 from common.device import has_bf16
+from common.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
 NATIVE_BF16 = has_bf16(torch.device("cpu"))                  # emulated it takes 20 times as long
@@ -50,6 +54,23 @@ def rendered(unrendered, monkeypatch):
 
 
 @pytest.fixture
+def stopped(monkeypatch):
+    """stopped(2, work, *args): Ctrl-C after work has saved its second epoch; the exception that ended it."""
+    def stop(saves, work, *args):
+        left, save = iter(range(1, saves)), Run.save
+
+        def save_and_stop(*run, **more):
+            save(*run, **more)
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+        with monkeypatch.context() as patch, pytest.raises((KeyboardInterrupt, SystemExit)) as end:
+            patch.setattr(Run, "save", save_and_stop)
+            work(*args)
+        return end.value
+    return stop
+
+
+@pytest.fixture
 def run():
     """run("slimming/main.py", "--epochs", 1, cwd=folder) -> CompletedProcess, with text output.
 
@@ -63,30 +84,79 @@ def run():
 
 def run_script(script, *args, cwd=None, before=None):
     command = [str(ROOT / script), *map(str, args)]
+
+    def work():
+        sys.argv = command
+        if before:
+            before()
+        runpy.run_path(command[0], run_name="__main__")
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
-        sys.stdout.flush()
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                os.chdir(cwd or ".")
-                sys.stdout, sys.stderr = out, err
-                os.dup2(out.fileno(), 1)
-                os.dup2(err.fileno(), 2)
-                sys.argv = command
-                if before:
-                    before()
-                runpy.run_path(command[0], run_name="__main__")
-                code = 0
-            except SystemExit as end:
-                code = end.code or 0
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                out.flush()
-                err.flush()
-                os._exit(code)
-        code = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        code = os.waitstatus_to_exitcode(os.waitpid(forked(work, cwd or ".", out, err), 0)[1])
         out.seek(0)
         err.seek(0)
         return subprocess.CompletedProcess(command, code, out.read(), err.read())
+
+
+def forked(work, cwd, out, err):
+    """The id of a process that does this work."""
+    sys.stdout.flush()
+    pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            os.chdir(cwd)
+            sys.stdout, sys.stderr = out, err
+            os.dup2(out.fileno(), 1)
+            os.dup2(err.fileno(), 2)
+            work()
+            code = 0
+        except SystemExit as end:
+            code = end.code or 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            out.flush()
+            err.flush()
+            os._exit(code)
+    return pid
+
+
+@pytest.fixture
+def two_processes(tmp_path):
+    """two_processes(work): work(rank) in two processes that train together, in tmp_path; what each has printed.
+
+    Run.finish writes rank0.pt and rank1.pt: the parameters that they end with.
+    """
+    port = local_port()
+
+    def run(work):
+        def ranked(rank):
+            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="localhost",
+                              MASTER_PORT=str(port))
+            finish = Run.finish
+
+            def keep(self, model, *args, **more):
+                torch.save([p.detach().clone() for p in model.parameters()], f"rank{rank}.pt")
+                finish(self, model, *args, **more)
+            Run.finish = keep
+            work(rank)
+        with ExitStack() as stack:
+            files = [[stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(2)] for _ in range(2)]
+            pids = [forked(partial(ranked, rank), tmp_path, *files[rank]) for rank in (0, 1)]
+            codes = [os.waitpid(pid, 0)[1] for pid in pids]
+            for file in (*files[0], *files[1]):
+                file.seek(0)
+            assert codes == [0, 0], files[0][1].read() + files[1][1].read()
+            return [out.read() for out, _ in files]
+    return run
+
+
+def local_port():
+    """A free one; skips the test where processes cannot speak to each other."""
+    if not hasattr(os, "fork") or not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
+        pytest.skip("no forks, or a torch without gloo")
+    try:
+        with socket.create_server(("localhost", 0)) as server:
+            return server.getsockname()[1]
+    except OSError as error:
+        pytest.skip(f"no local sockets: {error}")

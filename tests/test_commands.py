@@ -1,14 +1,17 @@
 """What the scripts of all five methods have in common, as commands: pruned weights stay zero, a stopped run continues
-bit for bit, default folders."""
+bit for bit, default folders, refusals."""
 import importlib
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from by_hand import save
 from conftest import PRECISIONS
 from reliability import same
 
-from common import UserError, models
+from common import UserError, cli, models
 from common.files import checkpoint
 from common.run import Run
 
@@ -23,7 +26,36 @@ RETRAIN = [("slimming", "resnet", ["--weight-decay", "0.1"]), ("softmask", "resn
 
 
 def call(method, script, *flags):
-    importlib.import_module(f"{method}.{script}").main([*map(str, flags)])
+    module, flags = importlib.import_module(f"{method}.{script}"), [*map(str, flags)]
+    if script == "training.main":                                        # whose `main` is reweighted's
+        module.run(module.parse(flags))
+    else:
+        module.main(flags)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder of files to begin with, and that somebody might give by mistake."""
+    folder = tmp_path_factory.mktemp("files")
+    net = models.build("resnet", depth=8)
+    mask = {"conv1.weight": torch.arange(3 * 16 * 9).view(16, 3, 3, 3) % 2 == 0}
+    recipe = {"epochs": 4, "batch_size": 10, "lr": 0.1, "schedule": [2, 3], "gamma": 0.1, "momentum": 0.9,
+              "weight_decay": 1e-4}
+    path = save(folder / "net.pth.tar", net, "magnitude", args=recipe, epoch=4)
+    save(folder / "pruned.pth.tar", net, "magnitude", "pruned", masks=mask, recipe=recipe)
+    save(folder / "net7.pth.tar", models.build("resnet", depth=8, num_classes=7))
+    save(folder / "vgg.pth.tar", models.build("vgg", depth=11, widths=[4, "M", 4, "M", 4, 4, "M", 4, 4, "M", 4, 4]))
+    save(folder / "lenet300.pth.tar", models.build("lenet300"), "hoyer")
+    save(folder / "lenet5.pth.tar", models.build("lenet5"), "hoyer", "pruned", masks={
+        "conv1.weight": torch.ones(20, 1, 5, 5, dtype=torch.bool)})
+    (folder / "cut.pth.tar").write_bytes(path.read_bytes()[:2000])
+    torch.save({"model": net}, folder / "code.pth.tar")
+    (folder / "file").write_text("")
+    (folder / "ratios").write_text("conv1.weight: 0")
+    for name, size, classes in (("grey", (28, 28), 10), ("one", (32, 32, 3), 1)):
+        images, labels = np.zeros((20, *size), np.uint8), np.arange(20) % classes
+        np.savez(folder / f"{name}.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    return folder
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
@@ -52,40 +84,47 @@ def test_pruned_weights_stay_zero(method, arch, flags, precision, tmp_path):
         assert not moment[~masks["conv1.weight"]].any()
 
 
-SPARSE = {"slimming": ["-sr"], "hoyer": ["--reg", "hs", "--schedule", "cosine"], "magnitude": [], "reweighted": [],
-          "softmask": ["--target", "0.4", "--schedule", "cosine"]}       # flags of main.py
+RUNS = [("slimming", "main", "--arch resnet11 -sr"), ("hoyer", "main", "--arch cnn --reg hs --schedule cosine"),
+        ("magnitude", "main", "--arch resnet8"), ("reweighted", "main", "--arch resnet8 --warmup-epochs 1"),
+        ("reweighted", "main", "--rew --lam 0.01 --pretrained {}"),
+        # softmask: averaged from the second epoch on
+        ("softmask", "main", "--arch resnet8 --target 0.4 --schedule cosine --swa-start 1"),
+        ("softmask", "main", "--depth 10 --wf 1 --d 0.2 --schedule swa --swa-start 1"),
+        *[(method, "finetune", f"{FILE.get(method, '--model')} {{}}") for method in (
+            "slimming", "softmask", "hoyer", "magnitude")], ("reweighted", "finetune", "--model {} --warmup-epochs 1"),
+        ("magnitude", "finetune", "--model {} --retrain onecycle"),
+        ("magnitude", "rewind", "--model {} --retrain lr-rewind")]
 
 
-@pytest.mark.parametrize("stop", [1, 2])                                 # after the first a schedule has steps to take
-@pytest.mark.parametrize("script", ["main", "finetune"])
-@pytest.mark.parametrize("method", SPARSE)
-def test_a_stopped_run_continues_bit_for_bit(method, script, stop, tmp_path, monkeypatch):
-    torch.manual_seed(0)
-    model = models.build("resnet", depth=8)
-    masks = {"conv1.weight": torch.rand(model.conv1.weight.shape) < 0.4}
-    file = checkpoint.save(tmp_path / "p.pth.tar", checkpoint.of(model, method, "pruned", "shapes10", masks=masks))
-    flags = {"main": ["--arch", {"slimming": "resnet20", "hoyer": "cnn"}.get(method, "resnet8"), *SPARSE[method]],
-             "finetune": [FILE.get(method, "--model"), file]}[script]
-    flags = [*flags, *TINY, "--batch-size", "10", "--epochs", "3", "--lr", "0.02"]
-    flags += ["--warmup-epochs", "1"] * (method == "reweighted")
-    call(method, script, *flags, "--save", tmp_path / "whole")
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", stopping(stop))
-        with pytest.raises(KeyboardInterrupt):
-            call(method, script, *flags, "--save", tmp_path / "parts")
-    call(method, script, *flags, "--save", tmp_path / "parts", "--resume", "auto")
-    whole, parts = (checkpoint.load(tmp_path / name / "checkpoint.pth.tar") for name in ("whole", "parts"))
-    assert parts["epoch"] == 3 and same(whole["resume"], parts["resume"])
-    assert all(torch.equal(w, parts["state_dict"][name]) for name, w in whole["state_dict"].items())
+@pytest.mark.parametrize("method, script, flags", RUNS)
+def test_a_stopped_run_continues_bit_for_bit(method, script, flags, files, tmp_path, stopped):
+    epochs = 6 if "--rew" in flags else 3                                # the last of six has no new coefficients
+    flags = [*flags.format(files / "pruned.pth.tar").split(), *TINY, "--batch-size", "10", "--epochs", epochs, "--lr",
+             "0.02", "--save"]
+    call(method, script, *flags, tmp_path / "whole")
+    whole = checkpoint.load(tmp_path / "whole/checkpoint.pth.tar")
+    for stop in (1, epochs - 1):                                         # after the first a schedule has steps to take
+        folder = tmp_path / str(stop)
+        stopped(stop, call, method, script, *flags, folder)
+        call(method, script, *flags, folder, "--resume", "auto")
+        parts = checkpoint.load(folder / "checkpoint.pth.tar")
+        assert parts["epoch"] == epochs and same(whole["resume"], parts["resume"])
+        assert same(whole["state_dict"], parts["state_dict"]) and same(whole.get("masks"), parts.get("masks"))
 
 
-def stopping(epochs):
-    """Run.save, and then Ctrl-C after so many epochs."""
-    def save(self, epoch, *args, real=Run.save, **more):
-        real(self, epoch, *args, **more)
-        if epoch + 1 == epochs:
-            raise KeyboardInterrupt
-    return save
+@pytest.mark.parametrize("method, script, flags", [run for run in RUNS if "{}" in run[2] and "retrain" not in run[2]])
+def test_a_run_is_not_resumed_with_other_masks(method, script, flags, files, tmp_path):
+    ckpt = checkpoint.load(files / "pruned.pth.tar")
+    del ckpt["path"]
+    file = checkpoint.save(tmp_path / "p.pth.tar", ckpt)
+    flags = [*flags.format(file).split(), *TRAIN, "--save", tmp_path / "f", "--resume", "auto"]
+    call(method, script, *flags)
+    call(method, script, *flags)                                         # the same: it is finished
+    before = {path: path.read_bytes() for path in (tmp_path / "f").iterdir()}
+    checkpoint.save(file, {**ckpt, "masks": {name: ~mask for name, mask in ckpt["masks"].items()}})
+    with pytest.raises(UserError, match="refuses to resume with different masks"):
+        call(method, script, *flags)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "f").iterdir()}
 
 
 FOLDERS = {  # the flags of main.py and of prune.py, and the folders' names
@@ -98,6 +137,22 @@ FOLDERS = {  # the flags of main.py and of prune.py, and the folders' names
     "softmask": (["--arch", "resnet8", "--target", "0.4"], ["--keep-macs", "0.5"], "resnet8-sparse", "resnet8-sparse",
                  "resnet8-finetuned"),
     "reweighted": (["--arch", "resnet8"], ["--ratio", "0.5"], "resnet8-dense", "resnet8-pruned", "resnet8-finetuned")}
+
+
+@pytest.mark.parametrize("method", FOLDERS)
+def test_images_are_cropped_and_mirrored_but_not_digits(method, files, tmp_path, monkeypatch):
+    seen = []
+
+    def loaders(self, dataset, crop=0, flip=False, cutout=0):
+        seen.append((crop, flip, cutout))
+        raise KeyboardInterrupt
+    monkeypatch.setattr(Run, "loaders", loaders)
+    arch = {"slimming": "resnet20"}.get(method, "resnet8")
+    for flags, file in ((["--arch", arch], "pruned"), (["--arch", "cnn" if method == "hoyer" else "lenet5"], "lenet5")):
+        for script, more in (("main", flags), ("finetune", [FILE.get(method, "--model"), files / f"{file}.pth.tar"])):
+            with pytest.raises(KeyboardInterrupt):
+                call(method, script, *more, *TRAIN, "--save", tmp_path / "x")
+    assert seen == [(4, True, 0)] * 2 + [(0, False, 0)] * 2
 
 
 @pytest.mark.parametrize("method", FOLDERS)
@@ -118,4 +173,207 @@ def test_without_save_folders_are_named_after_network_and_stage_and_not_written_
     for script, flags, folder in (("finetune", tune, tuned), ("main", [*train, *TRAIN], first)):
         with pytest.raises(UserError, match=f"{folder} already holds a run; --resume auto continues it, --overwrite"):
             call(method, script, *flags)
-    assert {str(path) for path in Path("logs").iterdir()} == {first, pruned, tuned}
+    more = ["logs/shapes10-wrn_10_1-iterative-small"] * (method == "magnitude")
+    if more:
+        call(method, "iterative", "--model", f"{first}/checkpoint.pth.tar", *TRAIN, "--percent", "0.2")
+    assert {str(path) for path in Path("logs").iterdir()} == {first, pruned, tuned, *more}
+
+
+MAIN = "--arch densenet --depth 7 --epochs 1 --batch-size 10"            # of slimming
+REFUSALS = [  # script, flags, message
+    ("slimming.main", f"{MAIN} --dataset nowhere", "no data set 'nowhere'.*nowhere.npz"),
+    ("slimming.main", f"{MAIN} --dataset grey.npz", r"grey.npz has images of \(1, 28, 28\)"),
+    ("slimming.main", f"{MAIN} --dataset one.npz", "one.npz: 1 class; at least 2"),
+    ("slimming.main", "--arch transformer", "no --arch transformer; there are lenet300, lenet5"),
+    ("slimming.main", f"{MAIN} --depth 12", "depth.*12"),
+    ("slimming.main", "--arch vgg12 --depth 13", "vgg12 and --depth 13 disagree"),
+    ("slimming.main", "--epochs 0", "--epochs.*positive integer.*'0'"),
+    ("slimming.main", "--batch-size -3", "--batch-size.*positive integer"),
+    ("slimming.main", "--subset 0", "--subset.*positive integer"),
+    ("slimming.main", "--lr fast", "--lr.*'fast'"),
+    ("slimming.main", f"{MAIN} --lr 1e20", "the loss is .* in epoch 1; try a smaller --lr"),
+    ("slimming.main", f"{MAIN} --save file/run", "cannot write to file/run.*--save"),
+    ("slimming.main", f"{MAIN} --save file", "cannot write to file.*--save"),
+    ("slimming.main", f"{MAIN} --resume none.pth.tar", "no checkpoint none.pth.tar"),
+    ("slimming.main", f"{MAIN} --resume net.pth.tar", "net.pth.tar holds no optimizer state"),
+    ("slimming.main", f"{MAIN} --device abacus", "--device abacus is not available"),
+    ("slimming.main", "--precision fp8", "--precision"),
+    ("slimming.main", "--epoch5 1", "--epoch5"),
+    ("slimming.main", "--refine none.pth.tar", "no checkpoint none.pth.tar"),
+    *[("slimming.main", f"{start} {flags}", message) for start in ("--arch lenet5", "--refine lenet5.pth.tar")
+      for flags, message in (("--s 1e-4", "--s is the coefficient of the penalty; give -sr"),
+                             ("--faithful --schedule 2", "--faithful only affects the default milestones"),
+                             ("-sr", "has no batch norm, whose gammas"))],
+    ("slimming.finetune", "", "are required: --refine"),
+    ("slimming.finetune", "--refine cut.pth.tar", "cut.pth.tar is truncated"),
+    ("slimming.finetune", "--refine net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
+    ("slimming.finetune", "--refine net.pth.tar --arch vgg", "net.pth.tar holds a resnet.*not --arch vgg"),
+    ("slimming.prune", "", "--model"),
+    ("slimming.prune", "--model none.pth.tar", "no checkpoint none.pth.tar"),
+    ("slimming.prune", "--model net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
+    ("slimming.prune", "--model net.pth.tar --save file/run", "cannot write to file/run"),
+    ("slimming.prune", "--model net.pth.tar --dataset nowhere", "nowhere"),
+    ("slimming.prune", "--model vgg.pth.tar --depth 13", "depth 11"),
+    ("slimming.prune", "--model vgg.pth.tar --arch resnet", "not --arch resnet"),
+    ("slimming.prune", "--model vgg.pth.tar --arch vgg13", "depth 11"),
+    ("slimming.prune", "--model m --keep-macs 0.5 --percent 0.5", "--percent: not allowed with argument"),
+    *[(f"{method}.prune", f"--model net.pth.tar --percent {percent}", rf"--percent.*fraction in \[0, 1\).*'{percent}'")
+      for method in ("slimming", "magnitude") for percent in ("1", "-0.1", "nan")],
+    *[(f"slimming.{script}", "--model lenet300.pth.tar", "has no batch norm")
+      for script in ("prune", "mask", "compact")],
+    ("slimming.compact", "--model vgg.pth.tar", "holds no masks of channels; give a network that mask.py pruned"),
+    ("slimming.eval", "", "which checkpoint"),
+    ("slimming.eval", "none.pth.tar", "no checkpoint none.pth.tar"),
+    ("slimming.eval", "code.pth.tar", "code.pth.tar .*run code"),
+    ("slimming.eval", "net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
+    ("slimming.eval", "net.pth.tar --dataset nowhere", "no data set 'nowhere'"),
+
+    ("hoyer.main", "--reg 9", "--reg: invalid choice: '9'"),
+    ("hoyer.main", "--reg 3", "hs'?, '?tl1"),
+    ("hoyer.main", "--decay -1", "number from 0 up"),
+    ("hoyer.main", "--arch lenet", "no --arch lenet; .* lenet300"),
+    ("hoyer.main", "--schedule soon", "cosine"),
+    ("hoyer.main", "--schedule cosine 5", "not both"),
+    ("hoyer.main", "--arch resnet --drop 0.3", "no dropout"),
+    ("hoyer.main", "--arch resnet21", r"6n\+2"),
+    ("hoyer.main", "--model nowhere", "nowhere"),
+    ("hoyer.main", "--arch mlp --depth 3", "no depth"),
+    ("hoyer.main", "--arch wrn --drop 1", "invalid fraction in"),
+    *[("hoyer.main", f"--arch {arch} {flag} 0", f"{flag}: invalid positive integer value: '0'") for arch, flag in (
+        ("wrn", "--widen-factor"), ("resnext", "--cardinality"), ("densenet", "--growthRate"),
+        ("densenet", "--compressionRate"), ("resnet", "--depth"))],
+    ("hoyer.element", "--arch resnet", "cifar_group"),
+    ("hoyer.element", "--reg=5", "4 or tl1"),
+    ("hoyer.element", "--reg 3 --pretrained", "no dense network saves/elt_0.0_0.pth"),
+    ("hoyer.structure", "--reg=3", "2 or group-hs"),
+    ("hoyer.structure", "--reg=hs", "1 or group-lasso"),
+    ("hoyer.cifar_group", "--reg=-1", "3 or group-hs"),
+    ("hoyer.cifar", "-e", "give it as"),
+    ("hoyer.prune", "--model none --sensitivity 1", "no checkpoint"),
+    *[("hoyer.prune", f"--model lenet300.pth.tar {flags}", message) for flags, message in (
+        ("--sensitivity -1", "number from 0 up"), ("--sensitivity 9", "every weight"),
+        ("", "give one of --sensitivity, --keep-weights and --keep-macs"),
+        ("--keep-weights 0.1 --keep-macs 0.1", "not allowed with"), ("--keep-macs 0", "fraction in"),
+        ("--granularity channel --rule V --sensitivity 1", "leave out --rule V"),
+        ("--sensitivity 1 --rule X", "invalid choice"), ("--sensitivity 1 --arch cnn", "not --arch cnn"))],
+    ("hoyer.finetune", "--model lenet300.pth.tar", "holds no masks"),
+    *[("hoyer.prun_tune_T", f"--model lenet300.pth.tar --schedule {schedule}", "--schedule")
+      for schedule in ("soon", "cosine 5")],
+    ("hoyer.sweep", "--regs none", "invalid choice"),
+    ("hoyer.sweep", "--decays -1", "number from 0 up"),
+    ("hoyer.sweep", "--schedule cosine 3", "not both"),
+    ("hoyer.sweep", "--refit x", "--target PERCENT"),
+    ("hoyer.sweep", "--pretrained nowhere", "nowhere"),
+
+    ("magnitude.main", "--arch resnet8 --epochs 2 --rewind-epoch 3", "rewind-epoch"),
+    *[("magnitude.main", f"--arch {arch}", "resnet with basic blocks has depths 6n") for arch in (
+        "resnet101", "resnet29")],
+    ("magnitude.main", "--arch transformer", "transformer"),
+    ("magnitude.main", "--arch wrn_28_10 --depth 16", "wrn_28_10"),
+    ("magnitude.main", "--arch resnet56 --depth 20", "resnet56"),
+    ("magnitude.prune", "--percent 0.3", "--resume"),
+    *[("magnitude.prune", f"--model net.pth.tar {flags}", message) for flags, message in (
+        ("--floor 3", "--floor"), ("--depth 20", "depth 8"), ("--arch vgg16", "not --arch vgg16"),
+        ("--arch resnet20", "depth 8"), ("--percent 0.5 --keep-weights 0.3", "--keep-weights: not allowed with"),
+        ("--percent 0.6 --keep-weights 0.3", "--keep-weights: not allowed with"),
+        ("--per-layer --keep-macs 0.3", "leave out --per-layer"),
+        ("--per-layer --cost-exponent 0.25", "leave out --per-layer"))],
+    ("magnitude.finetune", "", "--resume FILE"),
+    ("magnitude.finetune", "--resume auto", "folder"),
+    ("magnitude.finetune", "--model net.pth.tar", "holds no masks"),
+    *[("magnitude.finetune", f"--model pruned.pth.tar {flags}", message) for flags, message in (
+        ("--arch resnet20", "depth 8"), ("--faithful", "--faithful"), ("--percent 0.5", "--percent"),
+        ("--scope conv", "--scope"), ("--criterion random", "--criterion"),
+        *[(f"--retrain onecycle --{flag} 1", f"leave out --{flag}") for flag in ("schedule", "gamma", "momentum")])],
+    *[("magnitude.rewind", f"--model pruned.pth.tar {flags}", message) for flags, message in (
+        ("--retrain weight-rewind", "--rewind-to"), ("--retrain lr-rewind --epochs 5", "4 epochs"),
+        ("--retrain scratch-e --rewind-to net.pth.tar", "go together"))],
+    ("magnitude.iterative", "--resume auto --save x", "no rounds"),
+    *[("magnitude.iterative", f"--model pruned.pth.tar {flags}", message) for flags, message in (
+        ("", "pruned already"), ("--percent 1.5", "percent"), ("--retrain scratch-b", "invalid choice"),
+        ("--rewind-to net.pth.tar", "go together"))],
+
+    ("softmask.main", "--nfp", "--nfp needs --target"),
+    ("softmask.main", "--ftarget 0.3", "--ftarget needs --target"),
+    ("softmask.main", "--pflops", "--pflops needs --target"),
+    ("softmask.main", "--stage-masks", "--stage-masks needs --target"),
+    ("softmask.main", "--wg 3", "--wg needs --target"),
+    ("softmask.main", "--tw 3", "--tw needs"),
+    ("softmask.main", "--wme 1", "--wme needs"),
+    ("softmask.main", "--mwd 0", "--mwd needs"),
+    ("softmask.main", "--pretrained m --wf 2", "leave out --wf and --d"),
+    ("softmask.main", "--pretrained m --d 0.3", "leave out --wf and --d"),
+    ("softmask.main", "--target 0.3 --nfp --stage-masks", "not allowed with"),
+    ("softmask.main", "--target 1.2", "fraction"),
+    ("softmask.main", "--ltea 2", "ltea"),
+    ("softmask.main", "--ltea 0.3", "--ltea needs --teacher"),
+    ("softmask.main", "--teacher x --ltea 1.5", "--ltea 1.5 is more than 1"),
+    ("softmask.main", "--swa-lr 0.1", "--swa-lr is the last learning rate of --schedule swa"),
+    ("softmask.main", "--arch resnet20 --wf 2", "wideresnet"),
+    ("softmask.main", "--arch wrn_16_2 --wf 1", "--arch wrn_16_2 and --wf 1 disagree"),
+    ("softmask.main", "--arch cnn", "there is no --arch cnn"),
+    ("softmask.main", "--depth 11", r"6n\+4"),
+    ("softmask.main", "--target 0.3 --pretrained pruned.pth.tar", "pruned.pth.tar has pruned single weights"),
+    ("softmask.prune", "--model net.pth.tar", "has no soft masks"),
+    *[("softmask.quantize_model", f"--pruned net.pth.tar {flags}", message) for flags, message in (
+        ("--wbit 1", "--wbit 1 is none of 2 to 16"), ("--abit 20", "--abit 20"),
+        ("--rule nothing linear 8", "nothing matches no layer"), ("--rule .* odd 8", "there are linear"),
+        ("--rule ( linear 8", r"--rule \("), ("--rule .* linear eight", "eight is none of"))],
+
+    ("reweighted.main", "--rew", "--pretrained"),
+    ("reweighted.main", "--pretrained x", "--rew"),
+    ("reweighted.main", "--faithful", "--rew"),
+    ("reweighted.main", "--arch nothing", "nothing"),
+    ("reweighted.main", "--arch resnet8 --width 2", "--width"),
+    ("reweighted.main", "--arch lenet5 --depth 3", "--depth"),
+    ("reweighted.main", "--warmup-epochs -1", "below 0"),
+    ("reweighted.main", "--rew --pretrained lenet300.pth.tar", "no convolution"),
+    *[("reweighted.main", f"--rew --pretrained x {flags}", message) for flags, message in (
+        ("--width 0.5", "--width has no effect with --rew"),
+        ("--warmup-epochs 2", "--warmup-epochs has no effect with --rew"),
+        ("--lr-scheduler default", "--lr-scheduler has no effect with --rew"),
+        ("--eps 0", r"--eps 0: gamma = 1 / \(\|w\| \+ eps\) of a weight of zero"),
+        ("--eps 1e-40", "would be infinite; give 1e-18 or more"))],
+    ("reweighted.main", "--lam 1e-5", "--lam has no effect without --rew"),
+    ("reweighted.main", "--eps 1", "--eps has no effect without --rew"),
+    ("reweighted.main", "--sparsity-type filter", "--sparsity-type has no effect without --rew"),
+    ("reweighted.main", "--arch resnet8 --epochs 9 --lr-scheduler onecycle --warmup-epochs 3",
+     "--warmup-epochs 3: --lr-scheduler onecycle has a rise of its own"),
+    ("reweighted.prune", "", "--model"),
+    ("reweighted.prune", "--model lenet300.pth.tar", "no convolution"),
+    *[("reweighted.prune", f"--model net.pth.tar {flags}", message) for flags, message in (
+        ("--ratio 0.5 --percentile 0.5", "not allowed with"), ("--ratio 0.5 --threshold 1", "two ways"),
+        ("--ratios ratios", "leaves every layer untouched"), ("--round-to 2", "--round-to is for channels"),
+        ("--keep-weights 0.5 --sparsity-type filter", "--keep-weights is for --sparsity-type irregular"),
+        ("--ratio 0", "error: --ratio 0 leaves every layer untouched"))],
+    ("reweighted.finetune", "", "required: --model"),
+    ("reweighted.finetune", "--model net.pth.tar", "holds no masks"),
+    ("reweighted.finetune", "--model pruned.pth.tar --warmup-epochs -1", "--warmup-epochs -1"),
+    *[(script, f"{flags} --smooth-eps 0.95", "--smooth-eps 0.95 .* of 10 classes it may have at most 0.9$")
+      for script, flags in (("reweighted.main", "--arch resnet8"), ("reweighted.finetune", "--model pruned.pth.tar"))],
+    ("reweighted.quantize_model", "", "required: --model"),
+    *[("reweighted.quantize_model", f"--model net.pth.tar {flags}", message) for flags, message in (
+        ("--param-bits 32", "--param-bits 32: from 2 to 16"),
+        ("--param-bits 1 --bit-list 0=8", "--param-bits 1: from 2 to 16"),
+        ("--search --least-bits 1", "one bit has no zero"), ("--bit-list nonsense", "--bit-list"),
+        ("--fwd-bits 1", "--fwd-bits"))],
+    *[("reweighted.training.main", flags, message) for flags, message in (
+        ("--multi-gpu", "torchrun"), ("--rew --masked-retrain", "leave out both"),
+        ("--sparsity-type threshold", "--masked-retrain"), ("--resume x", "auto"),
+        ("--masked-retrain --sparsity-type filter --save none", "--config-file"),
+        ("--rew --sparsity-type channel", "channel is for --masked-retrain"),
+        ("--no-tricks --rew --pretrained none", "no checkpoint none"),
+        ("--masked-retrain --sparsity-type irregular --config-file config_mobile_v2_0.7 --threshold 1e-3",
+         "leave out --threshold"))],
+]
+
+
+@pytest.mark.parametrize("script, flags, message", REFUSALS, ids=[f"{s}-{f}"[:50] for s, f, _ in REFUSALS])
+def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(script, flags, message, files, monkeypatch, capsys):
+    monkeypatch.chdir(files)
+    before = sorted(files.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        cli.script(lambda: call(*script.split(".", 1), *TINY, *flags.split()))
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and said.count("\n") == 1 and re.search(message, said.strip()), said
+    assert sorted(files.rglob("*")) == before                # not even an empty folder

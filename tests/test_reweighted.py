@@ -2,21 +2,20 @@
 import argparse
 import math
 import random
-import re
 import subprocess
 import sys
 
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import assert_same_network, like_trained
+from by_hand import assert_same_network, column, like_trained
+from reliability import same
 from torch import nn
 
 from common import UserError, cli, compute_flops, data, models, scores
 from common import keep as keeping
 from common.evaluate import evaluate_file
 from common.files import checkpoint, packing
-from common.run import Run
 from reweighted import check_model_operations as operations
 from reweighted import finetune, main, penalties, prune, quantize_model, quantizers, recipe, testers
 from reweighted.networks import network
@@ -47,10 +46,6 @@ class StopError(Exception):
 
 def save(path, model, stage="dense", **more):
     return checkpoint.save(path, checkpoint.of(model, "reweighted", stage, "shapes10", **more))
-
-
-def same(a, b):
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
 
 
 # the penalty
@@ -491,25 +486,6 @@ def test_a_channel_goes_when_one_layer_of_its_chain_is_empty():
         "layers.3.conv1": [[5]], "layers.4.conv1": [[6]], "layers.6.conv1": [[7]]}
 
 
-def test_prune_refuses_two_rules(tmp_path):
-    path = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8))
-    for flags, message in ((["--ratio", "0.5", "--percentile", "0.5"], "not allowed with"),
-                           (["--ratio", "0.5", "--threshold", "1"], "two ways")):
-        with pytest.raises(UserError, match=message):
-            prune.main(["--model", str(path), *flags])
-    with pytest.raises(UserError, match="--model"):
-        prune.main([])
-    (tmp_path / "ratios").write_text("conv1.weight: 0")
-    with pytest.raises(UserError, match="leaves every layer untouched"):
-        prune.main(["--model", str(path), "--ratios", str(tmp_path / "ratios")])
-    with pytest.raises(UserError, match="--round-to is for channels"):
-        prune.main(["--model", str(path), "--round-to", "2"])
-    with pytest.raises(UserError, match="--keep-weights is for --sparsity-type irregular"):
-        prune.main(["--model", str(path), "--keep-weights", "0.5", "--sparsity-type", "filter"])
-    with pytest.raises(UserError, match="no convolution"):
-        prune.main(["--model", str(save(tmp_path / "l.pth.tar", models.build("lenet300")))])
-
-
 def chosen_by(flags, model, kind="irregular"):
     """(what prune.py keeps with --keep-weights or --keep-macs, the arguments) of a network that is dense itself."""
     args = prune.parse(["--model", "m", *flags])
@@ -688,14 +664,10 @@ def test_four_steps_of_the_reweighted_phase_by_hand(half_pruned, tmp_path):
     ckpt = checkpoint.load(out)
     assert_same_network(ckpt["state_dict"], model)
     assert same(ckpt["masks"], masks)
-    last = dict(zip(*[line.split(",") for line in (tmp_path / "r/log.csv").read_text().split()[::2]], strict=True))
     weights = torch.cat([w.flatten() for w in ckpt["state_dict"].values() if w.dim() == 4])
-    assert float(last["penalty"]) == pytest.approx(0.01 * value, rel=1e-3)
-    assert float(last["below_1e-4"]) == pytest.approx(float((weights.abs() < 1e-4).float().mean()), rel=1e-3)
-    model.conv1.weight.data.mul_(0)
-    save(path, model, "pruned", masks={**masks, "conv1.weight": ~masks["conv1.weight"]})
-    with pytest.raises(UserError, match="different masks"):
-        main.train(main.parse([*flags, "--resume", "auto"]))
+    assert column(tmp_path / "r", "penalty")[-1] == pytest.approx(0.01 * value, rel=1e-3)
+    small = float((weights.abs() < 1e-4).float().mean())
+    assert column(tmp_path / "r", "below_1e-4")[-1] == pytest.approx(small, rel=1e-3)
 
 
 def test_four_steps_of_masked_retraining_by_hand(half_pruned, tmp_path, capsys):
@@ -715,9 +687,6 @@ def test_four_steps_of_masked_retraining_by_hand(half_pruned, tmp_path, capsys):
         assert same(ckpt["masks"], masks) and ckpt["rule"] == "by hand" and ckpt["dense"] == dense
     gone = sum(int((~mask).sum()) for mask in masks.values())
     assert f"  {gone:,} weights are masked\n" in capsys.readouterr().out
-    save(path, model, "pruned", masks={**masks, "conv1.weight": ~masks["conv1.weight"]})
-    with pytest.raises(UserError, match="different masks"):
-        finetune.main([*flags, "--resume", "auto"])
 
 
 def test_a_masked_weight_that_has_moved_ends_the_run(half_pruned, tmp_path, monkeypatch):
@@ -750,82 +719,31 @@ def test_faithful_has_signed_coefficients_and_its_own_rates(tmp_path, monkeypatc
             w, gammas, given = seen[step]
             torch.testing.assert_close(gammas.flatten(), gamma(w).flatten())
             assert torch.equal(gammas, seen[step + 1][1]) and given == kind
-        rates = [float(line.split(",")[1]) for line in (folder / "log.csv").read_text().splitlines()[1:]]
-        assert rates == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 1 * 1.6], rel=1e-5)
+        assert column(folder) == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 1 * 1.6], rel=1e-5)
     seen.clear()
     monkeypatch.setattr(main, "LENGTH", 20)                  # two epochs of twenty: no new coefficients, 0.98 for each
     main.train(main.parse(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--lr", "0.01",
                            "--optmzr", "sgd", "--save", str(tmp_path / "begun")]))
     assert all(torch.equal(seen[0][1], gammas) for _, gammas, _ in seen)
-    rates = [float(line.split(",")[1]) for line in (tmp_path / "begun/log.csv").read_text().splitlines()[1:]]
-    assert rates == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 2], rel=1e-5)
+    assert column(tmp_path / "begun") == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 2], rel=1e-5)
 
 
-def test_images_are_cropped_and_mirrored_but_not_digits(tmp_path, monkeypatch):
-    seen = []
-
-    def loaders(self, dataset, **how):
-        seen.append(how)
-        raise StopError
-    monkeypatch.setattr(Run, "loaders", loaders)
-    mask = {"conv1.weight": torch.ones(20, 1, 5, 5, dtype=torch.bool)}
-    digits = str(save(tmp_path / "l.pth.tar", models.build("lenet5"), masks=mask))
-    mask = {"conv1.weight": torch.ones(16, 3, 3, 3, dtype=torch.bool)}
-    images = str(save(tmp_path / "r.pth.tar", models.build("resnet", depth=8), masks=mask))
-    for script, flags in ((main, RESNET8), (finetune, ["--model", images, *TINY]),
-                          (main, ["--arch", "lenet5", *RESNET8[2:]]), (finetune, ["--model", digits, *TINY])):
-        with pytest.raises(StopError):
-            script.main([*flags, "--save", str(tmp_path / "x")])
-    assert seen == [{"crop": 4, "flip": True}] * 2 + [{}] * 2
-
-
-def dense_run(folder, *flags):
-    flags = [*RESNET8, "--epochs", "1", "--warmup-epochs", "0", *flags, "--save", str(folder)]
-    return str(main.train(main.parse(flags)))
-
-
-def test_the_penalty_acts_and_its_coefficients_stand_between_refreshes(tmp_path, monkeypatch):
-    dense = dense_run(tmp_path / "dense")
-    seen = []
-    real = penalties.gradient
+def test_coefficients_stand_between_refreshes(tmp_path, monkeypatch):
+    seen, real, model = [], penalties.gradient, models.build("resnet", depth=8)
 
     def gradient(w, gamma, kind):
         if w.shape[1] == 3:                                  # the first convolution
             seen.append(gamma.clone())
         return real(w, gamma, kind)
     monkeypatch.setattr(penalties, "gradient", gradient)
-    flags = ["--rew", "--pretrained", dense, *TINY, "--epochs", "6", "--lr", "0.01"]
-    strong = main.train(main.parse([*flags, "--lam", "1", "--save", str(tmp_path / "strong")]))
+    path = str(save(tmp_path / "m.pth.tar", model))
+    main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "6", "--lr", "0.01", "--save", str(tmp_path / "r")])
     gammas = [seen[2 * epoch] for epoch in range(6)]                     # 2 batches an epoch
     assert all(torch.equal(seen[2 * epoch], seen[2 * epoch + 1]) for epoch in range(6))
     renewed = [not torch.equal(a, b) for a, b in zip(gammas, gammas[1:], strict=False)]
     assert renewed == [True] * 4 + [False] and main.refreshes(6) == [2, 3, 4, 5]
-    first = checkpoint.load(dense)["state_dict"]["conv1.weight"]
-    assert torch.allclose(gammas[0], 1 / (first.abs() + 1e-3))
-    weak = main.train(main.parse([*flags, "--lam", "0", "--save", str(tmp_path / "weak")]))
-    norm = [sum(w.abs().sum() for w in checkpoint.load(path)["state_dict"].values() if w.dim() == 4)
-            for path in (strong, weak)]
-    assert norm[0] < 0.8 * norm[1]
-    log = (tmp_path / "strong/log.csv").read_text().splitlines()
-    assert "penalty" in log[0] and "below_1e-4" in log[0]
-    assert checkpoint.load(strong)["stage"] == "sparse"
-
-
-def test_the_first_step_has_the_gradient_of_loss_and_penalty(tmp_path, monkeypatch):
-    """One step of SGD, by hand."""
-    model = models.build("resnet", depth=8)
-    path = save(tmp_path / "m.pth.tar", model)
-    flags = ["--rew", "--pretrained", str(path), *TINY, "--subset", "10", "--epochs", "1", "--optmzr", "sgd",
-             "--lr", "0.1", "--wd", "0", "--alpha", "0", "--lam", "0.01"]
-    after = checkpoint.load(main.train(main.parse([*flags, "--save", str(tmp_path / "r")])))["state_dict"]
-    dataset = data.load("shapes10", subset=10)
-    (images, labels), = data.Loader(dataset, "train", 10, crop=4, flip=True, seed=1).epoch(0)
-    loss = main.smoothed_loss(model.train().to(memory_format=torch.channels_last)(images), labels, labels, 1.0, 0.1)
-    convs = [m.weight for m in model.modules() if isinstance(m, nn.Conv2d)]      # the first and the last too
-    (loss + 0.01 * sum((w.abs() / (w.detach().abs() + 1e-3)).sum() for w in convs)).backward()
-    for name, w in model.named_parameters():
-        assert torch.allclose(after[name], w.detach() - 0.1 * 0.98 * w.grad, rtol=1e-4, atol=1e-6), name
-    assert not torch.equal(after["conv1.weight"], model.conv1.weight)
+    assert torch.allclose(gammas[0], 1 / (model.conv1.weight.abs() + 1e-3))
+    assert checkpoint.load(tmp_path / "r/checkpoint.pth.tar")["stage"] == "sparse"
 
 
 def test_the_mask_is_applied_again_after_a_step_that_moved_everything(tmp_path, monkeypatch):
@@ -843,100 +761,21 @@ def test_the_mask_is_applied_again_after_a_step_that_moved_everything(tmp_path, 
     assert torch.equal(checkpoint.load(out)["state_dict"]["conv1.weight"] != 0, mask)
 
 
-def stopped_after(epoch, monkeypatch, work):
-    """Runs work() until the checkpoint of this epoch (from 1) is written."""
-    real = Run.save
-
-    def save_and_stop(self, e, *args, **more):
-        real(self, e, *args, **more)
-        if e + 1 == epoch:
-            raise StopError
-    with monkeypatch.context() as patch:
-        patch.setattr(Run, "save", save_and_stop)
-        with pytest.raises(StopError):
-            work()
-
-
-def test_each_phase_resumes_bit_for_bit(tmp_path, monkeypatch):
-    settings = {"optmzr": "adam", "lr": 0.002, "alpha": 0.3, "smooth_eps": 0.1}
-    dense, sparse = ["--epochs", "3", "--lr", "0.002", "--warmup-epochs", "1"], ["--epochs", "6", "--lam", "0.01"]
-
-    def phases(root):
-        yield "dense", lambda: main.train(main.parse([*RESNET8, *dense, "--resume", "auto", "--save", f"{root}/dense"]))
-        yield "rew", lambda: main.train(main.parse([
-            "--rew", "--pretrained", f"{root}/dense/checkpoint.pth.tar", *TINY, *sparse, "--resume", "auto",
-            "--save", f"{root}/rew"]))
-        yield "prune", lambda: prune.main(["--model", f"{root}/rew/checkpoint.pth.tar", "--ratio", "0.5", "--subset",
-                                           "20", "--save", f"{root}/pruned"])
-        yield "tune", lambda: finetune.main(["--model", f"{root}/pruned/pruned.pth.tar", *TINY, *dense, "--resume",
-                                             "auto", "--save", f"{root}/tune"])
-    for _, work in phases(tmp_path / "whole"):
-        work()
-    for name, work in phases(tmp_path / "parts"):
-        if name != "prune":
-            # the last epoch of the reweighted phase has the coefficients of the one before
-            stopped_after(5 if name == "rew" else 1, monkeypatch, work)
-        work()
-    for name in ("dense", "rew", "tune"):
-        whole, parts = (checkpoint.load(tmp_path / side / name / "checkpoint.pth.tar") for side in ("whole", "parts"))
-        assert same(whole["state_dict"], parts["state_dict"]), name
-        assert whole["epoch"] == parts["epoch"] == (6 if name == "rew" else 3)
-        a, b = whole["resume"]["optimizer"]["state"], parts["resume"]["optimizer"]["state"]
-        assert all(torch.equal(a[i][key], b[i][key]) for i in a for key in a[i])
-        saved = {key: whole["args"][key] for key in settings if name != "rew" or key != "lr"}
-        assert saved.items() <= settings.items()                         # what the run was given is in the file
-    gammas = [checkpoint.load(tmp_path / side / "rew/checkpoint.pth.tar")["resume"]["gammas"]
-              for side in ("whole", "parts")]
-    assert gammas[0] and same(*gammas)
-    with pytest.raises(UserError, match="--lam 0.01"):
-        main.main(["--rew", "--pretrained", f"{tmp_path}/whole/dense/checkpoint.pth.tar", *TINY, "--epochs", "6",
-                   "--lam", "0.02", "--resume", "auto", "--save", f"{tmp_path}/whole/rew"])
-
-
-def test_a_pruned_network_stays_pruned_in_the_reweighted_phase(tmp_path):
-    model = models.build("resnet", depth=8)
-    mask = torch.rand_like(model.conv1.weight) > 0.5
-    with torch.no_grad():
-        model.conv1.weight.mul_(mask)
-    path = save(tmp_path / "m.pth.tar", model, "pruned", masks={"conv1.weight": mask})
-    out = checkpoint.load(main.train(main.parse(["--rew", "--pretrained", str(path), *TINY, "--epochs", "1",
-                                                 "--save", str(tmp_path / "r")])))
-    assert torch.equal(out["state_dict"]["conv1.weight"] != 0, mask) and torch.equal(out["masks"]["conv1.weight"], mask)
-
-
-@pytest.mark.parametrize("kind", ["filter", "column", "kernel"])
-def test_group_kinds_from_training_to_a_smaller_network(kind, tmp_path):
-    dense = dense_run(tmp_path / "dense")
-    sparse = main.train(main.parse(["--rew", "--pretrained", dense, *TINY, "--epochs", "1", "--sparsity-type", kind,
+def test_filters_from_training_to_a_smaller_network(tmp_path):
+    path = str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))
+    sparse = main.train(main.parse(["--rew", "--pretrained", path, *TINY, "--epochs", "1", "--sparsity-type", "filter",
                                     "--save", str(tmp_path / "rew")]))
     path = prune.prune(prune.parse(["--model", str(sparse), "--percentile", "0.5", "--subset", "20", "--save",
-                                    str(tmp_path / "pruned")]))              # the kind is in the file
+                                    str(tmp_path / "pruned")]))          # the kind is in the file
     ckpt = checkpoint.load(path)
-    before, after = ckpt["dense"]["macs"], compute_flops.count(checkpoint.to_model(ckpt)).total.macs
-    assert ckpt["args"]["sparsity_type"] == kind
-    assert after < before if kind == "filter" else after <= before
+    assert ckpt["args"]["sparsity_type"] == "filter"
+    assert compute_flops.count(checkpoint.to_model(ckpt)).total.macs < ckpt["dense"]["macs"]
     flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
     out = finetune.retrain(finetune.parse(flags))
     assert checkpoint.load(out)["cfg"] == ckpt["cfg"]
 
 
-def test_main_refuses(tmp_path):
-    for flags, message in ((["--rew"], "--pretrained"), (["--pretrained", "x"], "--rew"), (["--faithful"], "--rew"),
-                           (["--arch", "nothing"], "nothing"), (["--arch", "resnet8", "--width", "2"], "--width"),
-                           (["--arch", "lenet5", "--depth", "3"], "--depth"), (["--warmup-epochs", "-1"], "below 0")):
-        with pytest.raises(UserError, match=message):
-            main.main([*flags, "--dataset", "shapes10", "--subset", "20", "--save", str(tmp_path / "x")])
-    with pytest.raises(UserError, match="no convolution"):
-        main.main(["--rew", "--pretrained", str(save(tmp_path / "l.pth.tar", models.build("lenet300"))), *TINY,
-                   "--save", str(tmp_path / "x")])
-    with pytest.raises(UserError, match="holds no masks"):
-        finetune.main(["--model", str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))])
-    with pytest.raises(UserError, match="required: --model"):
-        finetune.main([])
-    mask = {"conv1.weight": torch.ones(16, 3, 3, 3, dtype=torch.bool)}
-    with pytest.raises(UserError, match="--warmup-epochs -1"):
-        finetune.main(["--model", str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), masks=mask)),
-                       "--warmup-epochs", "-1"])
+def test_names_of_networks():
     assert network("mobilenetv2", 17) == network("mobilenetv2") == ("mobilenetv2", {"width_multiplier": 1.3})
     assert network("mobilenetv2_0.5")[1] == {"width_multiplier": 0.5} and network("resnet20")[1] == {"depth": 20}
 
@@ -1027,9 +866,6 @@ def test_quantize_model_end_to_end(tmp_path, capsys):
     counted = operations.main([str(out)])
     assert counted.score == pytest.approx(scores.rules(
         rounded, ckpt["masks"], dict.fromkeys(ckpt["quant"], 8), 8, scales=2 * len(layers) * 2).score)
-    for more, message in ((["--bit-list", "nonsense"], "--bit-list"), (["--fwd-bits", "1"], "--fwd-bits")):
-        with pytest.raises(UserError, match=message):
-            quantize_model.main([*flags, *more, "--save", str(tmp_path / "x")])
     with pytest.raises(UserError, match="quantized already"):
         quantize_model.main(["--model", str(out), "--save", str(tmp_path / "x")])
 
@@ -1075,11 +911,6 @@ def test_the_published_flags(tmp_path):
     with pytest.raises(UserError, match="no checkpoint none"):
         launcher.run(tricks)
     assert (tricks.lr_scheduler, tricks.warmup_epochs, tricks.alpha, tricks.smooth_eps) == ("default", 0, 0.0, 0.0)
-    for flags, message in ((["--multi-gpu"], "torchrun"), (["--rew", "--masked-retrain"], "leave out both"),
-                           (["--sparsity-type", "threshold"], "--masked-retrain"), (["--resume", "x"], "auto"),
-                           (["--masked-retrain", "--sparsity-type", "filter", "--save", "none"], "--config-file")):
-        with pytest.raises(UserError, match=message):
-            launcher.run(launcher.parse(flags))
 
 
 def test_run_sh(tmp_path):
@@ -1094,27 +925,7 @@ def test_run_sh(tmp_path):
     assert args.config_file == "config_mobile_v2_0.7" and not (args.rew or args.masked_retrain)
 
 
-@pytest.mark.parametrize("flags,message", [
-    (["--rew", "--pretrained", "x", "--width", "0.5"], "--width has no effect with --rew"),
-    (["--rew", "--pretrained", "x", "--warmup-epochs", "2"], "--warmup-epochs has no effect with --rew"),
-    (["--rew", "--pretrained", "x", "--lr-scheduler", "default"], "--lr-scheduler has no effect with --rew"),
-    (["--lam", "1e-5"], "--lam has no effect without --rew"), (["--eps", "1"], "--eps has no effect without --rew"),
-    (["--sparsity-type", "filter"], "--sparsity-type has no effect without --rew"),
-    (["--rew", "--pretrained", "x", "--eps", "0"], "--eps 0: gamma = 1 / (|w| + eps) of a weight of zero"),
-    (["--rew", "--pretrained", "x", "--eps", "1e-40"], "would be infinite; give 1e-18 or more")])
-def test_flags_without_effect_are_refused(flags, message):
-    with pytest.raises(UserError, match=re.escape(message)):
-        main.main([*flags, "--dataset", "shapes10"])
-
-
-@pytest.mark.parametrize("script,flags", [(main, []), (finetune, ["--model", "{}"])])
-def test_more_smoothing_than_a_true_class_can_take_is_refused(script, flags, tmp_path):
-    model = models.build("resnet", depth=8)
-    masks = {"conv1.weight": torch.ones_like(model.conv1.weight, dtype=torch.bool)}
-    path = save(tmp_path / "m.pth.tar", model, "pruned", masks=masks)
-    flags = [flag.format(path) for flag in flags] + ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
-    with pytest.raises(UserError, match="--smooth-eps 0.95 .* of 10 classes it may have at most 0.9$"):
-        script.main([*flags, "--smooth-eps", "0.95", "--save", str(tmp_path / "run")])
+def test_the_most_smoothing_that_ten_classes_can_have():
     recipe.check(argparse.Namespace(warmup_epochs=0, smooth_eps=0.9, lr_scheduler="cosine"), 10)
     assert recipe.smoothed_loss(torch.zeros(2, 10), torch.tensor([0, 1]), torch.tensor([0, 1]), 1, 0.9) > 0
 
@@ -1125,8 +936,6 @@ def test_halvings_of_a_short_run_come_at_its_own_fractions(tmp_path):
     assert [step for step in range(1, 300) if rate(step) != rate(step - 1)] == [30, 65, 100, 130, 160, 190, 220, 250,
                                                                               280]
     assert rate(0) == 1 and rate(299) == 0.5 ** 9
-    args.epochs = 300
-    assert [recipe.schedule(args, 4)(step) for step in (119, 120, 259, 260)] == [1, 0.5, 0.5, 0.25]
 
 
 def test_a_warm_up_as_long_as_the_run_is_said(tmp_path, capsys):
@@ -1138,27 +947,6 @@ def test_a_warm_up_as_long_as_the_run_is_said(tmp_path, capsys):
     assert "adam, cosine, warm-up epochs 0; mixup 0.3, label smoothing 0.1" in capsys.readouterr().out
     main.main([*flags, "--save", str(tmp_path / "c"), "--lr-scheduler", "onecycle"])
     assert "  adam, onecycle; mixup 0.3" in capsys.readouterr().out
-    with pytest.raises(UserError, match="--warmup-epochs 3: --lr-scheduler onecycle has a rise of its own"):
-        main.main([*flags, "--save", str(tmp_path / "d"), "--lr-scheduler", "onecycle", "--warmup-epochs", "3"])
-
-
-def test_bits_out_of_range_are_named_by_their_flag():
-    for flags, message in ((["--param-bits", "32"], "--param-bits 32: from 2 to 16"), ([], "required: --model"),
-                           (["--param-bits", "1", "--bit-list", "0=8"], "--param-bits 1: from 2 to 16")):
-        with pytest.raises(UserError, match=message):
-            quantize_model.main(["--model", "x", *flags] if flags else [])
-
-
-def test_one_bit_is_no_end_of_a_search(tmp_path):
-    with pytest.raises(UserError, match="one bit has no zero"):
-        quantize_model.main(["--model", "x", "--search", "--least-bits", "1"])
-
-
-def test_a_ratio_of_nothing_is_named(tmp_path):
-    path = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), "dense")
-    with pytest.raises(UserError, match="^--ratio 0 leaves every layer untouched"):
-        prune.main(["--model", str(path), "--ratio", "0", "--subset", "20", "--device", "cpu", "--save",
-                    str(tmp_path / "p")])
 
 
 @pytest.mark.parametrize("flags", [["--rew"], ["--masked-retrain"], ["--rew", "--pretrained"]])
@@ -1174,12 +962,8 @@ def test_the_launcher_s_single_phases_take_the_data_set_of_the_file(flags, tmp_p
     assert taken[-1] == "cifar100"
 
 
-@pytest.mark.parametrize("flags,environment,message", [
-    (["--rew", "--sparsity-type", "channel"], "1", "channel is for --masked-retrain"),
-    ([], "2", "several processes run one phase at a time"), (["--masked-retrain"], "2", "one phase at a time"),
-    (["--masked-retrain", "--sparsity-type", "irregular", "--config-file", "config_mobile_v2_0.7", "--threshold",
-      "1e-3"], "1", "leave out --threshold")])
-def test_what_the_launcher_refuses(flags, environment, message, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", environment)
-    with pytest.raises(UserError, match=message):
+@pytest.mark.parametrize("flags", [[], ["--masked-retrain"]])
+def test_several_processes_run_one_phase_at_a_time(flags, tmp_path, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one phase at a time"):
         launcher.run(launcher.parse([*flags, "--save", str(tmp_path)]))

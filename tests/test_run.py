@@ -7,21 +7,19 @@ import random
 import re
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 
-import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, local_port
 
-from common import UserError, cli, data, models, plots
+from common import UserError, cli, data, plots
 from common.evaluate import evaluate
 from common.files import checkpoint, lock
 from common.run import Run
 from slimming import eval as slimming_eval
-from slimming import finetune, main, prune
+from slimming import main
 
 TINY = ["-sr", "--arch", "densenet", "--depth", "7", "--dataset", "shapes10", "--subset", "64", "--epochs", "4",
         "--batch-size", "32", "--precision", "fp32", "--device", "cpu"]
@@ -229,12 +227,6 @@ def test_what_does_not_matter_may_change_when_resuming(whole, tmp_path, monkeypa
     main.main([*TINY, "--save", whole.name, "--resume", f"{whole.name}/checkpoint.pth.tar"])
 
 
-def test_a_file_without_optimizer_state_cannot_be_resumed(whole, tmp_path):
-    with pytest.raises(UserError, match="model_best.pth.tar holds no optimizer state"):
-        train(tmp_path / "new", "--resume", str(whole / "model_best.pth.tar"))
-    assert not (tmp_path / "new").exists()
-
-
 def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(tmp_path, monkeypatch):
     evaluate, losses = main.evaluate, iter([None, None, float("nan")])
 
@@ -276,139 +268,42 @@ def test_evaluation_by_hand():
 # When something is wrong
 
 
-@pytest.fixture(scope="module")
-def broken(tmp_path_factory):
-    """A folder of files that a user might hand over by mistake."""
-    folder = tmp_path_factory.mktemp("broken")
-    for classes in (10, 7):
-        name, cfg = "densenet", dict(depth=7, growth=12, selection=True, gamma=0.5, num_classes=classes)
-        model = models.build(name, **cfg)
-        ckpt = checkpoint.of(model, "slimming", "sparse", "shapes10")
-        path = checkpoint.save(folder / f"net{classes}.pth.tar", ckpt)
-    (folder / "cut.pth.tar").write_bytes(path.read_bytes()[:2000])
-    torch.save({"model": model}, folder / "code.pth.tar")
-    (folder / "file").write_text("")
-    grey = np.zeros((20, 28, 28), np.uint8)
-    np.savez(folder / "grey.npz", x_train=grey, y_train=np.arange(20) % 10, x_test=grey, y_test=np.arange(20) % 10)
-    one = {f"{axis}_{part}": np.zeros((4, 32, 32, 3) if axis == "x" else 4, np.uint8)
-           for axis in "xy" for part in ("train", "test")}
-    np.savez(folder / "one.npz", **one)
-    return folder
-
-
-BASE = ["--arch", "densenet", "--depth", "7", "--subset", "20", "--epochs", "1", "--batch-size", "10"]
-MAIN = [*BASE, "--dataset", "shapes10"]
-WRONG = [
-    (main, [*BASE, "--dataset", "nowhere"], "no data set 'nowhere'.*nowhere.npz"),
-    (main, [*BASE, "--dataset", "grey.npz"], r"grey.npz has images of \(1, 28, 28\)"),
-    (main, [*BASE, "--dataset", "one.npz"], "one.npz: 1 class; at least 2"),
-    (main, [*MAIN, "--arch", "transformer"], "no --arch transformer; there are lenet300, lenet5"),
-    (main, [*MAIN, "--depth", "12"], "depth.*12"),
-    (main, [*MAIN, "--arch", "vgg12", "--depth", "13"], "vgg12 and --depth 13 disagree"),
-    (main, [*MAIN, "--epochs", "0"], "--epochs.*positive integer.*'0'"),
-    (main, [*MAIN, "--batch-size", "-3"], "--batch-size.*positive integer"),
-    (main, [*MAIN, "--subset", "0"], "--subset.*positive integer"),
-    (main, [*MAIN, "--lr", "fast"], "--lr.*'fast'"),
-    (main, [*MAIN, "--lr", "1e20"], "the loss is .* in epoch 1; try a smaller --lr"),
-    (main, [*MAIN, "--save", "file/run"], "cannot write to file/run.*--save"),
-    (main, [*MAIN, "--save", "file"], "cannot write to file.*--save"),
-    (main, [*MAIN, "--resume", "none.pth.tar"], "no checkpoint none.pth.tar"),
-    (main, [*MAIN, "--resume", "net10.pth.tar"], "net10.pth.tar holds no optimizer state"),
-    (main, [*MAIN, "--device", "abacus"], "--device abacus is not available"),
-    (main, [*MAIN, "--precision", "fp8"], "--precision"),
-    (main, [*MAIN, "--epoch5", "1"], "--epoch5"),
-    (main, ["--refine", "none.pth.tar"], "no checkpoint none.pth.tar"),
-    (finetune, [], "are required: --refine"),
-    (finetune, ["--refine", "cut.pth.tar"], "cut.pth.tar is truncated"),
-    (finetune, ["--refine", "net7.pth.tar"], "net7.pth.tar has 7 classes, shapes10 has 10"),
-    (finetune, ["--refine", "net10.pth.tar", "--arch", "vgg"], "net10.pth.tar holds a densenet.*not --arch vgg"),
-    (prune, [], "--model"),
-    (prune, ["--model", "none.pth.tar"], "no checkpoint none.pth.tar"),
-    (prune, ["--model", "net7.pth.tar"], "net7.pth.tar has 7 classes, shapes10 has 10"),
-    (prune, ["--model", "net10.pth.tar", "--percent", "1"], r"--percent.*fraction in \[0, 1\) value: '1'"),
-    (prune, ["--model", "net10.pth.tar", "--percent", "-0.1"], r"--percent.*fraction in \[0, 1\) value: '-0.1'"),
-    (prune, ["--model", "net10.pth.tar", "--percent", "nan"], r"--percent.*fraction in \[0, 1\) value: 'nan'"),
-    (prune, ["--model", "net10.pth.tar", "--save", "file/run"], "cannot write to file/run"),
-    (slimming_eval, [], "which checkpoint"),
-    (slimming_eval, ["none.pth.tar"], "no checkpoint none.pth.tar"),
-    (slimming_eval, ["code.pth.tar"], "code.pth.tar .*run code"),
-    (slimming_eval, ["net7.pth.tar"], "net7.pth.tar has 7 classes, shapes10 has 10"),
-    (slimming_eval, ["net10.pth.tar", "--dataset", "nowhere"], "no data set 'nowhere'"),
-]
-
-
-@pytest.mark.parametrize("script, argv, message", WRONG, ids=[f"{s.__name__}-{m[:24]}" for s, _, m in WRONG])
-def test_what_is_wrong_is_said_in_one_line(script, argv, message, broken, monkeypatch, capsys):
-    monkeypatch.chdir(broken)
-    before = sorted(broken.rglob("*"))
-    with pytest.raises(SystemExit) as end:
-        cli.script(lambda: script.main(argv))
-    said = capsys.readouterr().err
-    assert end.value.code == 2
-    assert said.count("\n") == 1 and said.endswith("\n") and re.search(message, said), said
-    assert sorted(broken.rglob("*")) == before               # nothing written, not even an empty folder
-
-
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is an accelerator")
 def test_no_accelerator_is_said_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as end:
-        cli.script(lambda: main.main([*MAIN, "--device", "cuda"]))
+        cli.script(lambda: main.main([*TINY, "--device", "cuda"]))
     assert end.value.code == 2 and not list(tmp_path.iterdir())
     assert capsys.readouterr().err.count("\n") == 1
 
 
 @pytest.mark.parametrize("script, argv, message", [
-    ("slimming/main.py", [*MAIN, "--epochs", "0"], "main.py: error: .*--epochs"),
+    ("slimming/main.py", [*TINY, "--epochs", "0"], "main.py: error: .*--epochs"),
     ("slimming/eval.py", ["code.pth.tar"], "eval.py: error: code.pth.tar is no plain checkpoint"),
 ])
-def test_the_process_ends_with_one_line_and_status_2(script, argv, message, broken, run):
-    done = run(script, *argv, cwd=broken)
+def test_the_process_ends_with_one_line_and_status_2(script, argv, message, run, tmp_path):
+    torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "code.pth.tar")
+    done = run(script, *argv, cwd=tmp_path)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert done.stderr.count("\n") == 1 and re.match(message, done.stderr), done.stderr
 
 
 # Several processes
 
-WORKER = """
-import os, sys
-sys.path.insert(0, {root!r})
-import torch
-from common import cli
-from common.run import Run
-from slimming import main
-finish = Run.finish
-def keep(self, model, *args, **kwargs):
-    torch.save([p.detach().clone() for p in model.parameters()], f"rank{{os.environ['RANK']}}.pt")
-    finish(self, model, *args, **kwargs)
-Run.finish = keep
-cli.script(main.main)
-"""
-
-
 def torchrun(*words, cwd):
-    """torchrun on this machine, as a CompletedProcess; skips where processes cannot speak to each other."""
-    if not torch.distributed.is_available() or not torch.distributed.is_gloo_available():
-        pytest.skip("this torch has no gloo")
-    try:
-        socket.create_server(("localhost", 0)).close()
-    except OSError as error:
-        pytest.skip(f"no local sockets: {error}")
+    """torchrun on this machine, as a CompletedProcess."""
+    local_port()
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", *map(str, words)], cwd=cwd, env=ONE_CORE,
                           capture_output=True, text=True, timeout=3600)                  # a hang
 
 
-def test_two_processes_end_with_the_same_weights(tmp_path):
-    (tmp_path / "worker.py").write_text(WORKER.format(root=str(ROOT)))
-    flags = [*TINY, "--epochs", "2", "--batch-size", "16", "--save", "run"]
-    done = torchrun("--standalone", "--nproc-per-node", 2, "worker.py", *flags, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr[-2000:]
+def test_two_processes_end_with_the_same_weights(tmp_path, two_processes):
+    out, _ = two_processes(lambda rank: main.main([*TINY, "--epochs", "2", "--batch-size", "16", "--save", "run"]))
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
-    assert same(first, second)
     saved = checkpoint.to_model(checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar"))
-    assert same(list(saved.parameters()), [torch.nn.Parameter(p) for p in first])
+    assert same(first, second) and same(list(saved.parameters()), [torch.nn.Parameter(p) for p in first])
     assert not any(name.startswith("module.") for name in saved.state_dict())
-    assert len(log(tmp_path / "run")) == 2 and done.stdout.count("epoch   1/2") == 1
+    assert len(log(tmp_path / "run")) == 2 and out.count("epoch   1/2") == 1
 
 
 DYING = """
