@@ -2,6 +2,7 @@
 
 A runtime that crashes takes only its own process with it: `Worker` then raises Failed, with what it said last.
 """
+import contextlib
 import json
 import os
 import subprocess
@@ -116,7 +117,8 @@ class Worker:
             return np.load(f"{folder}/logits.npy")
 
     def close(self):
-        self.process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):           # a question that a dead process has not read
+            self.process.stdin.close()
         self.process.stdout.close()
         self.process.wait()
         self.complaints.close()

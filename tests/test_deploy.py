@@ -253,6 +253,7 @@ def test_a_runtime_that_fails_is_an_error_of_its_cell(tmp_path):
     images = images_for(model)
     assert torch.allclose(torch.from_numpy(worker(images.numpy())), model(images).detach(), atol=1e-5)
     worker.process.kill()
+    worker.process.wait()                                    # so that the pipe is broken
     measure.measure(cells, batches=(1,), rounds=2, seconds=0)
     measure.close(cells)
     assert cells[1].error == "ONNX Runtime crashed (signal 9)" and len(cells[0].times[1]) == 2
