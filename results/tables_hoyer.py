@@ -59,7 +59,7 @@ def settings(rows):
     """'98.4 % on the validation set, lambda 0.0001, fine-tuning 20 epochs, thresholds 0.07, 0.1', one for each seed."""
     args = rows[0]["args"]
     if rows[0]["stage"] == "dense":
-        return f"without the {args['holdout']:,} of the validation set" if args["holdout"] else "all training images"
+        return f"without the {args['holdout']:,} validation images" if args["holdout"] else "all training images"
     thresholds = ", ".join(f"{row['args']['sensitivity']:g}" for row in rows)
     words = [f"{args['target']:g} % on the validation set", "refit" if args["refit"] else "",
              f"lambda {args['decay']:g}", f"weight decay {args['wd']:g}" if args["wd"] else "",
