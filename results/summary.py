@@ -1,11 +1,11 @@
-"""One table and one plot of several checkpoints: accuracy, what is left, bytes, measured milliseconds, MicroNet score.
+"""One table and one plot of several checkpoints: accuracy, size, bytes, measured milliseconds, MicroNet score.
 
     python results/summary.py logs/demo/slimming/*/*.pth.tar --plot comparison.png --csv comparison.csv
 
-Accuracy is the last epoch's on the test set, or right after pruning. Weights (of convolutions and linear layers, not
-zero) and MACs are given as percent of the dense network's; MACs count a weight that is zero as no operation. KiB are
-those of a file with this network alone. Milliseconds are medians of fp32 forward passes of 1 and 128 images on this
-machine, the networks taking turns; networks of one shape are measured once. The score is by the challenge's rules.
+Accuracy is the last epoch's on the test set, or right after pruning. Non-zero weights (of convolutions and linear
+layers) and MACs are in percent of the dense network's; MACs do not count zero weights. KiB is the size of a file with
+this network alone. Milliseconds are medians of fp32 forward passes of 1 and 128 images on this machine, the networks
+taking turns; networks of one shape are measured once. The score is by the challenge's rules.
 """
 import csv
 import sys
@@ -22,7 +22,7 @@ from deploy.measure import milliseconds
 COLUMNS = {  # of the table: title and format
     "method": ("method", ""), "stage": ("stage", ""), "way": ("way", ""), "network": ("network", ""),
     "epochs": ("epochs", ""), "accuracy": ("top-1 %", ".2f"), "weights_left": ("weights", ".2f"),
-    "macs_left": ("MACs %", ".2f"), "params": ("parameters", ","), "nonzeros": ("not zero", ","),
+    "macs_left": ("MACs %", ".2f"), "params": ("parameters", ","), "nonzeros": ("non-zero", ","),
     "kib": ("KiB", ",.1f"), "ms_1": ("ms at 1", ".2f"), "ms_128": ("at 128", ".1f"), "score": ("score", ".5f")}
 
 
@@ -77,10 +77,10 @@ def text(header, cells, words):
 
 
 def draw(path, rows, title):
-    """Accuracy against the weights that are left (networks with scattered zeros) and against the MACs (narrower ones).
+    """Plots accuracy against remaining weights (networks with scattered zeros) and against MACs (narrower ones).
 
-    A line for each method through its networks after pruning, in its colour a cross for what was pruned at random and
-    a dotted line for its dense network.
+    Each method has a line through its pruned networks, crosses for random pruning and a dotted line for its dense
+    network.
     """
     plt = plots.pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
@@ -121,7 +121,7 @@ def main(argv=None):
     rows = measure([checkpoint.load(file, quantized=True) for file in args.files], device_of(args.device))
     print(text(*table(rows), words=4))
     if args.plot:
-        draw(args.plot, rows, "what is left, and how accurate it is")
+        draw(args.plot, rows, "accuracy against size")
         print(f"wrote {args.plot}")
     if args.csv:
         write(args.csv, rows)

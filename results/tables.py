@@ -39,7 +39,7 @@ def bundled(ledger):
                       f"{dense['accuracy']} -> {row['accuracy']}", left(row, dense, "nonzeros"),
                       left(row, dense, "macs"), f"{int(row['bytes']) // 1024:,}",
                       " / ".join(f"{ratio:.1f}x" for ratio in ratios), published])
-    return ["method", "network", "top-1, %, dense -> pruned", "parameters not zero (left)", "MACs (left)",
+    return ["method", "network", "top-1, %, dense -> pruned", "non-zero parameters (left)", "MACs (left)",
             "KiB on disk", "faster at batch 1 / 128", "published"], cells
 
 

@@ -1,10 +1,10 @@
 """How the coefficients of compare.py were chosen: a few values each, on a validation set.
 
-    python results/comparison/choose.py                the commands are run, and a line printed for each value
+    python results/comparison/choose.py                runs the commands and prints a line for each value
 
 A dense network is trained on 45,000 images; from it each penalty is trained for 3 epochs on 15,000 of them, in as many
 steps as 3 epochs of the whole set have, pruned to 10 % of the weights or half the MACs, and tested without fine-tuning
-on the last 5,000 training images, which none of it has seen. What is finished is not repeated.
+on the last 5,000 training images, on which nothing was trained. Finished commands are not repeated.
 """
 import os
 import sys
@@ -21,7 +21,7 @@ from results.comparison.compare import ADAM_OFF, ARCH, DATASET, seconds_an_epoch
 from results.comparison.stages import Stage, run, up_to_date
 
 WEIGHTS, MACS = "10 % of the weights", "50 % of the MACs"
-VALUES = {  # penalty: (its coefficient, what pruning leaves, the values), for soft masks wg,tw
+VALUES = {  # penalty: (its coefficient, what pruning keeps, the values), for soft masks wg,tw
     "slim": ("slimming, s", MACS, ("0.0003", "0.001", "0.003")),
     "hs": ("Hoyer-Square, decay", WEIGHTS, ("1e-5", "3e-5", "1e-4")),
     "ghs": ("group-HS, decay", MACS, ("1e-4", "3e-4", "1e-3")),
@@ -71,7 +71,7 @@ def coefficients(ledger):
     accuracy = {row["args"].get("save"): row["accuracy"] for row in ledger}
     tried = {name: [f"{stage.row}: {accuracy[str(stage.folder)]}" for stage in stages()
                     if stage.group == name and stage.row] for name in VALUES}
-    return ["coefficient", "left", "value: top-1 on the validation set right after pruning, %"], [
+    return ["coefficient", "kept", "value: top-1 on the validation set right after pruning, %"], [
         [title, left, "; ".join(tried[name])] for name, (title, left, _) in VALUES.items()]
 
 

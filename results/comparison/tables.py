@@ -16,10 +16,10 @@ COLOURS = {"magnitude": "C0", "reweighted L1": "C1", "reweighted L1 of filters":
            "group-HS": "C3", "soft mask": "C4", "soft mask of channels": "C4", "network slimming": "C5",
            "random masks": "0.3", "random channels": "0.3", "random channels, half fine-tuning": "0.6"}
 DENSE = {"dense": ":", "dense, trained on": "-."}            # the lines of dense networks
-# of the digest on the front page: (name, weights, MACs asked for in percent)
+# rows of the digest on the front page: (name, percent of weights, of MACs to keep)
 DIGEST = (("dense, trained on", 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
           ("network slimming", 0, 50), ("random channels", 0, 50))
-# of the front page's first table: (folder, name, weights, MACs asked for in percent, more flags of prune.py)
+# the front page's first table: (folder, name, percent of weights, of MACs to keep, more flags of prune.py)
 FRONT = (("slimming", "network slimming", 0, 50, ""), ("hoyer", "group-HS", 0, 50, "--granularity channel "),
          ("magnitude", "magnitude", 10, 0, ""), ("softmask", "soft mask of channels", 0, 50, ""),
          ("reweighted", "reweighted L1", 10, 0, ""))
@@ -33,8 +33,8 @@ def read(path):
 
 
 def groups(rows):
-    """{(name, weights, MACs asked for in percent, 0: none, peak learning rate): rows of its seeds}: nothing asked,
-    weights, MACs, both."""
+    """{(name, percent of weights to keep, of MACs (0: no target), peak learning rate): rows of its seeds}, sorted: no
+    target, weights, MACs, both."""
     found = {}
     for row in rows:
         found.setdefault((row["name"], row["weights_asked"], row["macs_asked"], row["peak_lr"]), []).append(row)
@@ -51,7 +51,7 @@ def deviation(rows, column):
 
 
 def seeds(rows):
-    """'1, 2: bf16, AMD EPYC': seeds, and what they were trained on."""
+    """'1, 2: bf16, AMD EPYC': seeds and the hardware they were trained on."""
     found = {}
     for row in rows:
         if row["seed"]:
@@ -60,7 +60,7 @@ def seeds(rows):
 
 
 def table(rows):
-    """(header, cells): what is left and how accurate it is, a row for each method and target."""
+    """(header, cells): size and accuracy, a row for each method and target."""
     references = {row["seed"]: row["accuracy"] for row in rows if row["name"] == "dense, trained on"}
     cells = []
     for (name, weights, macs, peak), runs in groups(rows).items():
@@ -75,8 +75,8 @@ def table(rows):
                       f"{mean(runs, 'sparse_macs') / 1e6:.2f}M", f"{mean(runs, 'kib'):,.0f}",
                       f"{mean(runs, 'ms_1'):.2f} / {mean(runs, 'ms_128'):.1f}",
                       f"{mean(runs, 'score'):.5f} / {mean(runs, 'published_score'):.5f}", recipe, seeds(runs)])
-    return ["method", "asked for", "top-1, %", "to dense trained on", "parameters", "not zero", "MACs, zeros left out",
-            "KiB", "ms at batch 1 / 128", "MicroNet score, rules / published", "further epochs, peak learning rate",
+    return ["method", "kept", "top-1, %", "to dense trained on", "parameters", "non-zero", "MACs without zeros", "KiB",
+            "ms at batch 1 / 128", "MicroNet score, rules / published", "further epochs, peak learning rate",
             "seeds, trained on"], cells
 
 
@@ -86,12 +86,12 @@ def comparison(ledger):
 
 
 def short(ledger):
-    """The same from dense networks of 20 epochs."""
+    """All methods from dense networks of 20 epochs."""
     return table(read(SHORT))
 
 
 def published_resnet20(ledger):
-    """What others published for ResNet-20 on CIFAR-10."""
+    """Published results of ResNet-20 on CIFAR-10."""
     with open(PATH.with_name("published.csv"), newline="") as file:
         rows = list(csv.DictReader(file))
     return ["method", "FLOPs left, %", "dense, %", "pruned, %", "epochs", "source"], [[*row.values()] for row in rows]
@@ -122,7 +122,7 @@ def front(ledger):
 
 
 def digest(ledger):
-    """Six rows of it for the front page."""
+    """Six rows of the short comparison, for the front page."""
     rows = read(PATH)
     header, cells = table([row for asked in DIGEST for row in chosen(rows, *asked)])
     header, *cells = [[*line[:4], *line[7:9]] for line in [header, *cells]]      # up to the difference; KiB and ms
@@ -130,8 +130,8 @@ def digest(ledger):
 
 
 def draw(path, rows):
-    """Accuracy against weights left, and against MACs left: a line for each method, its name at the line's end, random
-    controls dashed. Rows of the small learning rate are only in the table."""
+    """Plots accuracy against remaining weights and MACs: a line for each method, named at its end, random controls
+    dashed. Rows of the small learning rate are only in the table."""
     plt = plots.pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
     found = groups(rows)
@@ -174,7 +174,7 @@ def draw(path, rows):
 
 
 def label(axis, ends):
-    """Writes the names at the right of the axis, none over another; ends: (accuracy, x or None, name, colour)."""
+    """Writes the names at the right of the axis, without overlaps; ends: (accuracy, x or None, name, colour)."""
     low, high = axis.get_ylim()
     least, above = (high - low) / 17, None                   # a line of text
     for accuracy, x, name, colour in sorted(ends, key=lambda end: -end[0]):
