@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import like_trained
+from by_hand import like_trained, save
 from torch import nn
 
 import hoyer.networks
@@ -387,12 +387,8 @@ def test_mean_and_std_of_the_command_line_win(tmp_path, capsys):
     assert "normalized by mean 0.485 0.456 0.406 and std 0.229 0.224 0.225, as the network's file says" in said
     assert all(f"by mean 0.5 0.5 0.5 and std {std}" in said for std in ("0.25 0.25 0.25, as given", "0.229 0.224"))
     assert len(set(re.findall(r"loss \d\.\d+", said))) == 3
-    for flags, message in ((["--mean", "0.5"], "--mean 0.5: shapes10 has 3 channels"), (["--std", "0,1,1"], "above 0"),
-                           (["--mean", "123,117,104"], "list of numbers in"), (["--std", "a"], "list of numbers in")):
-        with pytest.raises(UserError, match=message):
-            evaluation.main([*common, *flags])
-    save = ["--epochs", "1", "--save", str(tmp_path / "run"), "--mean", "0.1,0.2,0.3"]
-    importlib.import_module("slimming.main").main(["--pretrained", *common, *save])
+    importlib.import_module("slimming.main").main(["--pretrained", *common, "--epochs", "1", "--save",
+                                                   str(tmp_path / "run"), "--mean", "0.1,0.2,0.3"])
     assert checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["images"]["mean"] == [0.1, 0.2, 0.3]
 
 
@@ -460,8 +456,8 @@ def test_every_method_prunes_fine_tunes_and_evaluates_it(method, tmp_path, capsy
     common = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
     file = tmp_path / "theirs.th"
     for script, flags, wrote in [*STEPS[method], ("eval", ["{}"], None)]:
-        save = ["--save", str(tmp_path / script)] if wrote else []
-        importlib.import_module(f"{method}.{script}").main([flag.format(file) for flag in flags] + common + save)
+        folder = ["--save", str(tmp_path / script)] if wrote else []
+        importlib.import_module(f"{method}.{script}").main([flag.format(file) for flag in flags] + common + folder)
         file = tmp_path / script / wrote if wrote else file
     ckpt = checkpoint.load(file)
     assert (ckpt["arch"], ckpt["cfg"]["shortcut"], ckpt["images"]["mean"][0]) == ("resnet", "slice", 0.485)
@@ -530,8 +526,7 @@ def test_the_dense_network_is_counted_at_the_size_of_the_images(tmp_path, capsys
     torch.manual_seed(0)
     model = like_trained(models.build("resnet", depth=8))
     recipe = {"epochs": 2, "lr": 0.01, "schedule": [1], "gamma": 0.1, "batch_size": 10}
-    file = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(
-        model, "magnitude", "dense", "shapes10", dense=compute_flops.summary(model), args=recipe))
+    file = save(tmp_path / "m.pth.tar", model, "magnitude", dense=compute_flops.summary(model), args=recipe)
 
     def run(script, *flags):
         importlib.import_module(script).main([*flags, "--dataset", str(tmp_path / "big.npz"), "--device", "cpu",
@@ -546,31 +541,3 @@ def test_the_dense_network_is_counted_at_the_size_of_the_images(tmp_path, capsys
     ckpt = checkpoint.load(tmp_path / "magnitude/finetuned.pth.tar")
     total = compute_flops.count(checkpoint.to_model(checkpoint.load(tmp_path / "magnitude/pruned.pth.tar"))).total
     assert ckpt["epoch"] == round(2 * total.macs / total.sparse_macs) > 2
-
-
-QUANTIZED = [  # what trains or prunes, with the flag that names the file
-    *(("slimming", *words) for words in (("prune", "--model"), ("finetune", "--refine"), ("main", "--pretrained"))),
-    *(("hoyer", *words) for words in (("prune", "--sensitivity", "0.1", "--model"), ("finetune", "--model"),
-                                      ("compact", "--model"), ("main", "--pretrained"))),
-    *(("magnitude", *words) for words in (("prune", "--model"), ("finetune", "--model"), ("main", "--pretrained"),
-                                          ("iterative", "--retrain", "small", "--model"))),
-    *(("softmask", *words) for words in (("prune", "--model"), ("finetune", "--pruned"), ("main", "--pretrained"),
-                                         ("quantize_model", "--pruned"))),
-    *(("reweighted", *words) for words in (("prune", "--model"), ("finetune", "--model"), ("quantize_model", "--model"),
-                                           ("main", "--rew", "--pretrained")))]
-
-
-@pytest.mark.parametrize("method,script,flags", [(method, script, flags) for method, script, *flags in QUANTIZED])
-def test_a_quantized_network_is_for_evaluation_alone(method, script, flags, tmp_path):
-    """Else its input rounding would act in one run and be lost in the file that this run writes."""
-    model = models.build("resnet", depth=8, num_classes=10)
-    rounds = {"conv1": {"bits": 8, "scale": 0.1, "zero": 128}}
-    masks = {"conv1.weight": torch.ones_like(model.conv1.weight, dtype=torch.bool)}
-    path = checkpoint.save(tmp_path / "q.pth.tar", checkpoint.of(model, "softmask", "quantized", "shapes10",
-                                                                 activations=rounds, masks=masks))
-    common = [] if script == "compact" else ["--device", "cpu", "--subset", "20"]
-    with pytest.raises(UserError, match="q.pth.tar is quantized already; give the network that it was made from"):
-        importlib.import_module(f"{method}.{script}").main([*flags, str(path), *common, "--save", str(tmp_path / "s")])
-    assert not (tmp_path / "s").exists()
-    if script == "prune":
-        importlib.import_module(f"{method}.eval").main([str(path), *common])
