@@ -1,4 +1,5 @@
-"""Fraction of a network to keep: the flags --keep-weights and --keep-macs, and the threshold that leaves it.
+"""Fraction of a network to keep: the flags --keep-weights and --keep-macs, and the threshold that leaves it; the
+fractions to remove of single layers, --ratios, which can be scaled to either.
 
 Both are fractions of what the dense network has: of the weights of its convolutions and linear layers, not zero, or of
 its MACs once removed channels are taken out.
@@ -120,6 +121,33 @@ def read_ratios(path, weights):
         if wrong:
             raise UserError(f"--ratios {path}, line {number}: {wrong}")
         ratios[name] = ratio
-    if not ratios:
-        raise UserError(f"--ratios {path} has no line \"layer,fraction\"")
+    if not any(ratios.values()):
+        raise UserError(f"--ratios {path} " + ("prunes no layer; give a fraction above 0" if ratios else
+                                               "has no line \"layer,fraction\""))
     return ratios
+
+
+def channel_ratios(path, model, removable):
+    """{layer: fraction of its channels to remove} for `removable`, names of layers, from a file of --ratios.
+
+    A layer has the name that sensitivity.py --channels gives it, the first one that makes these channels; before a
+    channel selection it is the batch norm. Prints which of the file's are not removable.
+    """
+    names = [record.producers[0][0] if record.producers else record.names()[0] for record in model.channels()]
+    ratios = read_ratios(path, [f"{name}.weight" for name in names])
+    ratios = {name.removesuffix(".weight"): ratio for name, ratio in ratios.items() if ratio}
+    if whole := [name for name in ratios if name not in removable]:
+        print(f"note: --ratios: the channels of {', '.join(whole)} are kept, since this method does not remove them")
+    if len(whole) == len(ratios):
+        raise UserError(f"--ratios {path} prunes no layer; the channels of {', '.join(removable)} can be removed")
+    return {name: ratios.get(name, 0.0) for name in removable}
+
+
+def scaled(ratios, left, wanted):
+    """{name: fraction} times the factor that leaves the fraction `wanted`, or less; left: ratios -> fraction."""
+    def times(factor):
+        return {name: min(factor * ratio, 1 - 1e-9) for name, ratio in ratios.items()}          # one entry is kept
+
+    factor = bisect(lambda factor: left(times(factor)), wanted, 1 / min(ratio for ratio in ratios.values() if ratio))
+    print(f"--ratios times {factor:.4f} leave {left(times(factor)):.4f}")
+    return times(factor)

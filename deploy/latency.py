@@ -7,13 +7,15 @@ processor has it, all taking turns, and the accuracy of each is printed. The den
 """
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch import nn
 
-from common import cli, keep
+from common import cli, compute_flops, keep
 from deploy import measure, network
 from deploy.to_onnx import deployable
 
@@ -37,11 +39,49 @@ def compare(ckpt, model, train, test):
         print("for ONNX Runtime: pip install -r requirements-deploy.txt")
 
 
+def two_of_four(model):
+    """{layer: its weights as a matrix (outputs, inputs)}, of layers with two or fewer of each four input channels."""
+    matrices = {name: m.weight.detach().movedim(1, -1).flatten(1) for name, m in model.named_modules()
+                if isinstance(m, nn.Conv2d | nn.Linear) and m.weight.shape[1] % 4 == 0 and getattr(m, "groups", 1) == 1}
+    return {name: matrix for name, matrix in matrices.items()
+            if matrix.unflatten(1, (-1, 4)).count_nonzero(2).max() <= 2}
+
+
+@torch.inference_mode()
+def measure_two_of_four(model, batch=128, repeat=100):
+    """Prints the milliseconds of such layers as products of matrices in fp16, dense and by the device's 2:4 kernels."""
+    layers, device = two_of_four(model), next(model.parameters()).device
+    if layers and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+        print(f"{len(layers)} layers have 2:4 weights; there are no kernels for them on {device}, so they save bytes, "
+              "not time")
+        return
+    macs = {row.name: row.macs for row in compute_flops.count(model).rows}
+    for name, matrix in layers.items():
+        inputs = torch.rand(matrix.shape[1], batch * macs[name] // matrix.numel(), device=device, dtype=torch.float16)
+        try:
+            kinds = matrix.half(), torch.sparse.to_sparse_semi_structured(matrix.half())
+        except RuntimeError as error:                        # matrices that are too small, or of other sizes
+            print(f"{name}: {str(error).partition(chr(10))[0]}")
+            continue
+        times = []
+        for weights in kinds:
+            for _ in range(2):                               # the first time warms up
+                torch.cuda.synchronize()
+                start = time.perf_counter()
+                for _ in range(repeat):
+                    weights @ inputs
+                torch.cuda.synchronize()
+            times.append(1000 * (time.perf_counter() - start) / repeat)
+        print(f"{name}, {batch} images as a product of matrices in fp16: {times[0]:.3g} ms dense, {times[1]:.3g} ms by "
+              "2:4 kernels")
+
+
 def main(argv=None):
     args = network.parser(__doc__).parse_args(argv)
     ckpt, model = network.load(args)
     _, train, test = network.images(args, ckpt, model)
     compare(ckpt, model, train, test)
+    measure_two_of_four(model)
 
 
 if __name__ == "__main__":

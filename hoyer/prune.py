@@ -14,6 +14,9 @@ entries are pruned even after training with a group penalty, which has made whol
                             t; tensors of one dimension are not pruned
     --granularity channel   prune a channel inside a block, with the filter that makes it and the weights that read it,
                             if the root mean square of either is below t; channels of residual streams are kept
+    --ratios FILE           with --granularity channel, instead of --sensitivity: remove of each layer its own fraction,
+                            in a file such as the ratios.csv that magnitude/sensitivity.py --channels writes; with
+                            --keep-weights or --keep-macs all times one factor
     --keep-weights 0.1      instead of --sensitivity: fraction of the weights to keep
     --keep-macs 0.5         fraction of the MACs to keep, after empty channels are removed; the threshold is printed
     --criterion random      the control: as many entries of every tensor, chosen at random
@@ -38,10 +41,11 @@ from hoyer.main import accuracy_line
 from hoyer.networks import find, network
 
 
-def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, previous_masks=None):
+def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, previous_masks=None,
+           ratios=None):
     """({name: mask}, {name: threshold}) for the tensors to prune; weights that previous masks prune stay pruned."""
     generator = torch.Generator().manual_seed(seed)
-    channels = channel_masks(model, sensitivity) if granularity == "channel" else {}
+    channels = channel_masks(model, sensitivity, ratios) if granularity == "channel" else {}
     masks, thresholds = {}, {}
     for name, w in prunable(model).items():
         t = thresholds[name] = threshold(w, rule, sensitivity)
@@ -68,12 +72,13 @@ def prune(args):
     model, previous_masks = source.model.to(source.test.device), source.ckpt.get("masks") or {}
     source = source._replace(dense=compute_flops.summary(keep.dense_network(source.ckpt, model)))
     print("--- Pruning ---")
-    if args.sensitivity is None:
-        args.sensitivity = sensitivity_for(args, source.ckpt, model)
+    ratios = args.ratios and keep.channel_ratios(args.ratios, model, [r.producers[0][0] for r in inside_blocks(model)])
+    if args.keep_weights or args.keep_macs:
+        args.sensitivity, ratios = amount_for(args, source.ckpt, model, ratios)
 
     # choose the weights to keep
     masks, thresholds = choose(model, args.rule, args.sensitivity, args.granularity, args.criterion, args.seed,
-                               previous_masks)
+                               previous_masks, ratios)
     if args.rule == "V":
         for name, t in thresholds.items():
             print(f"Pruning with threshold : {t} for layer {name}")
@@ -95,7 +100,8 @@ def prune(args):
     print(line)
 
     # save
-    how = f"{args.model}, rule {args.rule}, sensitivity {args.sensitivity}, {args.granularity}, {args.criterion}"
+    amount = f"ratios {args.ratios}" if args.ratios else f"sensitivity {args.sensitivity}"
+    how = f"{args.model}, rule {args.rule}, {amount}, {args.granularity}, {args.criterion}"
     pruning.save(source, model, "hoyer", settings=vars(args), top1=result["top1"], report=f"{how}\n{line}\n{report}",
                  masks={**previous_masks, **masks}, figure=draw(model))
 
@@ -131,23 +137,30 @@ def group_mask(w, t):
     return mask.view(*mask.shape, *[1] * (w.dim() - 2)).expand_as(w).clone()
 
 
+def inside_blocks(model):
+    """The records of `model.channels()` that are no streams, without grouped channels and those of a selection."""
+    return [record for record in model.channels() if record.producers and record.plain and record.group_size == 1
+            and not record.stream and not any(consumer.select for consumer in record.consumers)]
+
+
 @torch.no_grad()
-def channel_masks(model, t):
-    """{name: mask} of the layers that make or read channels inside blocks (the records of `model.channels()` that are
-    no streams): False for a channel whose filter, or whose weights in the layer after it, has a root mean square below
-    t. A layer keeps its strongest channel. Grouped channels and those of a selection are kept."""
+def channel_masks(model, t, ratios=None):
+    """{name: mask} of the layers that make or read channels inside blocks: False for a channel whose filter, or whose
+    weights in the layer after it, has a root mean square below t; with ratios, {layer: fraction}, for this fraction,
+    the smallest ones. A layer keeps its strongest channel."""
     parameters, masks = dict(model.named_parameters()), {}
-    for record in model.channels():
-        if (record.stream or not record.producers or record.group_size > 1 or not record.plain
-                or any(c.select for c in record.consumers)):
-            continue
+    for record in inside_blocks(model):
         makers = [f"{name}.weight" for name, _ in record.producers]
         readers = [(f"{consumer.layer}.weight", consumer.repeat) for consumer in record.consumers]
         sizes = [parameters[name].square().flatten(1).mean(1).sqrt() for name in makers]
         sizes += [parameters[name].square().transpose(0, 1).reshape(len(sizes[0]), -1).mean(1).sqrt()
                   for name, _ in readers]
         smallest = torch.stack(sizes).amin(0)
-        alive = (smallest >= t).index_fill(0, smallest.argmax(), True)
+        if ratios:
+            gone = smallest.argsort(stable=True)[:int(len(smallest) * ratios[record.producers[0][0]])]
+            alive = torch.ones_like(smallest, dtype=torch.bool).index_fill(0, gone, False)
+        else:
+            alive = (smallest >= t).index_fill(0, smallest.argmax(), True)
         for name in makers:
             masks[name] = masks.get(name, True) & alive.view(-1, *[1] * (parameters[name].dim() - 1))
         for name, repeat in readers:
@@ -163,27 +176,33 @@ def apply(model, masks):
         w.mul_(masks[name])
 
 
-def sensitivity_for(args, ckpt, model):
-    """The --sensitivity that keeps --keep-weights, or --keep-macs after compaction."""
+def amount_for(args, ckpt, model, ratios):
+    """(--sensitivity, None) or (None, the ratios times a factor), of which --keep-weights are kept, or --keep-macs
+    after compaction."""
     dense = keep.dense_total(ckpt, model)
 
-    def left(sensitivity):
+    def left(sensitivity, ratios=None):
         pruned = copy.deepcopy(model)
-        apply(pruned, choose(pruned, args.rule, sensitivity, args.granularity, previous_masks=ckpt.get("masks"))[0])
+        apply(pruned, choose(pruned, args.rule, sensitivity, args.granularity, previous_masks=ckpt.get("masks"),
+                             ratios=ratios)[0])
         if args.keep_weights:
             return compute_flops.count(pruned).total.weights / dense.weights
         return compute_flops.count(compact(pruned)).total.macs / dense.macs
 
+    if ratios:
+        return None, keep.scaled(ratios, lambda ratios: left(None, ratios), args.keep_weights or args.keep_macs)
     largest = max(float(w.detach().abs().max() / (threshold(w, args.rule, 1) or 1)) for w in prunable(model).values())
     found = keep.bisect(left, args.keep_weights or args.keep_macs, 1.01 * largest)
     print(f"--sensitivity {found:.6g} leaves {left(found):.4f} of the {'weights' if args.keep_weights else 'MACs'}")
-    return found
+    return found, None
 
 
 def check(args):
     """UserError if flags exclude each other, or none chooses the weights."""
-    if args.sensitivity is None and not (args.keep_weights or args.keep_macs):
-        raise UserError("give one of --sensitivity, --keep-weights and --keep-macs")
+    if args.sensitivity is None and not (args.keep_weights or args.keep_macs or args.ratios):
+        raise UserError("give one of --sensitivity, --keep-weights and --keep-macs, or --ratios")
+    if args.ratios and (args.sensitivity is not None or args.granularity != "channel"):
+        raise UserError("--ratios is for --granularity channel, and there is no --sensitivity beside it")
     if args.granularity != "element" and args.criterion == "random":
         raise UserError(f"--criterion random chooses single entries; leave out --granularity {args.granularity}")
     if args.granularity == "channel" and args.rule == "V":
@@ -209,6 +228,8 @@ def flags():
     keep.add_flags(add_flags(parser))
     pruning.add_recalibrate(parser)
     add = parser.add_argument
+    add("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how many channels of each layer to "
+        "remove, with --granularity channel")
     add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation")
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")
     add("--holdout", type=int, default=0, metavar="N", help="report on the last N training images")

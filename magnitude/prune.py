@@ -20,7 +20,9 @@ their histogram.
     --scope conv+linear   prune the weights of linear layers too
     --per-layer           prune the same fraction of every layer, instead of one threshold
     --ratios FILE         prune each layer by its own fraction, in a file such as the ratios.csv of sensitivity.py; a
-                          layer that is not in it is not pruned
+                          layer that is not in it is not pruned; with --keep-weights or --keep-macs all times one factor
+    --pattern 2:4         keep the two largest of each four consecutive input channels, at every position of a filter,
+                          which some GPUs multiply faster; layers whose inputs are no multiple of 4 are left whole
     --criterion random    the control: keep as many weights of every layer as by magnitude, chosen at random
     --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
 
@@ -66,30 +68,42 @@ def choose(scores, percent, faithful=False):
     return {name: part.view_as(scores[name]) for name, part in zip(scores, parts, strict=True)}, float(ranked[k])
 
 
+def keep_n_of_m(scores, n, m):
+    """The mask, like scores, of the n largest of each m consecutive input channels (axis 1); ties: the later ones."""
+    groups = scores.movedim(1, -1).unflatten(-1, (-1, m))
+    smallest = groups.argsort(dim=-1, stable=True)[..., :m - n]
+    return torch.ones_like(groups, dtype=torch.bool).scatter_(-1, smallest, False).flatten(-2).movedim(-1, 1)
+
+
 @torch.no_grad()
 def prune(args, way=""):
     """Prunes the network in args.resume into the folder args.save; returns the path of pruned.pth.tar.
 
     way: iterative, for the rule in the file.
     """
-    if (args.per_layer or args.ratios) and (args.keep_macs or args.cost_exponent):
-        raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out "
-                        f"{'--ratios' if args.ratios else '--per-layer'}")
+    check(args)
 
     # load
     source = pruning.load(args.resume, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
                           device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
     ckpt, model = source.ckpt, copy.deepcopy(source.model)
-    if args.ratios:                                          # it names the layers and how much to prune of each
-        args.scope, args.percent = "conv+linear", None
+    if args.ratios:                                          # it names the layers
+        args.scope = "conv+linear"
     weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
     ratios = keep.read_ratios(args.ratios, weights) if args.ratios else {}
-    if ratios and not any(ratios.values()):
-        raise UserError(f"--ratios {args.ratios} prunes no layer; give a fraction above 0")
     weights = {name: w for name, w in weights.items() if not ratios or ratios.get(name)}
     if not weights:
         raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
-    if args.keep_weights:
+    if args.pattern:
+        n, m = map(int, args.pattern.split(":"))
+        whole = [name for name, w in weights.items() if w.shape[1] % m]
+        weights = {name: w for name, w in weights.items() if w.shape[1] % m == 0}
+        if whole:
+            print(f"--pattern {args.pattern}: left whole, as their input channels are no multiple of {m}: "
+                  f"{', '.join(name.removesuffix('.weight') for name in whole)}")
+        if not weights:
+            raise UserError(f"--pattern {args.pattern}: no layer is left to prune; give another one")
+    if args.keep_weights and not ratios:
         args.percent = keep.percentile(args.keep_weights, ckpt, model, weights, ", or --scope conv+linear")
         print(f"--keep-weights {args.keep_weights:g}: --percent {args.percent:.6f}")
     previous_masks = {name: all_masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
@@ -99,12 +113,18 @@ def prune(args, way=""):
                  if (w := weights.get(f"{row.name}.weight")) is not None}
     divisors = {name: count ** args.cost_exponent for name, count in positions.items()}
     scores = {name: score(w, previous_masks[name], divisors[name]) for name, w in weights.items()}
-    if args.keep_macs:
+    if ratios and (args.keep_weights or args.keep_macs):
+        ratios = scaled(args, ckpt, model, weights, positions, ratios)
+    elif args.keep_macs:
         args.percent = percent_of_macs(args.keep_macs, ckpt, model, scores, positions)
         print(f"--keep-macs {args.keep_macs:g}: --percent {args.percent:.6f}")
-    check_percent(args, previous_masks, ratios)
     masks, thresholds = {}, {}
-    for group in ([name] for name in scores) if args.per_layer or ratios else [list(scores)]:
+    groups = [[name] for name in scores] if args.per_layer or ratios else [list(scores)]
+    if args.pattern:
+        masks, groups = {name: keep_n_of_m(s, n, m) & previous_masks[name] for name, s in scores.items()}, []
+    else:
+        check_percent(args, previous_masks, ratios)
+    for group in groups:
         percent = ratios.get(group[0], args.percent)
         chosen, threshold = choose({name: scores[name] for name in group}, percent, args.faithful)
         masks, thresholds = masks | chosen, thresholds | {name: threshold * divisors[name] for name in chosen}
@@ -139,6 +159,22 @@ def prune(args, way=""):
                         figure=draw({name: source.model.get_parameter(name) for name in masks}, masks, thresholds))
 
 
+def check(args):
+    """Sets the default of --percent; UserError where flags exclude each other."""
+    if args.per_layer and (args.keep_macs or args.cost_exponent):
+        raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out --per-layer")
+    if args.pattern and args.criterion == "random":
+        raise UserError("--criterion random does not keep --pattern; leave out one of them")
+    if not (args.ratios or args.pattern):
+        args.percent = 0.6 if args.percent is None else args.percent
+        return
+    given, last = ("ratios", "pattern") if args.ratios else ("pattern", "faithful")
+    for other in ("percent", "per_layer", "cost_exponent", last):
+        if getattr(args, other):
+            raise UserError(f"--{given} is not allowed with --{other.replace('_', '-')}: it says how much of each "
+                            "layer is pruned")
+
+
 def prunable(model, scope="conv"):
     """{parameter name: weight} of the layers in scope, from input to output."""
     kinds = (nn.Conv2d, nn.Linear) if scope == "conv+linear" else nn.Conv2d
@@ -169,6 +205,18 @@ def percent_of_macs(fraction, ckpt, model, scores, positions):
     return (int((left > wanted).sum()) + 0.5) / len(costs)   # the half: rounding takes no weight more or less
 
 
+def scaled(args, ckpt, model, weights, positions, ratios):
+    """The ratios times the factor that leaves --keep-weights, or --keep-macs."""
+    now, dense = compute_flops.count(model).total, keep.dense_total(ckpt, model)
+    now, dense = (now.sparse_macs, dense.macs) if args.keep_macs else (now.weights, dense.weights)
+    alive = {name: int(w.count_nonzero()) for name, w in weights.items()}
+
+    def left(ratios):
+        return (now - sum(max(0, alive[name] - w.numel() + int(w.numel() * ratios[name]))
+                          * (positions[name] if args.keep_macs else 1) for name, w in weights.items())) / dense
+    return keep.scaled({name: ratios[name] for name in weights}, left, args.keep_weights or args.keep_macs)
+
+
 def check_percent(args, previous_masks, ratios):
     """UserError if more is pruned already than --percent asks for, of all weights, or than is asked for of a layer."""
     if not args.per_layer and not ratios:
@@ -196,7 +244,7 @@ def recipe_of(ckpt):
 def rule_of(args, ckpt, way=""):
     """How the weights were chosen, for the ledger: such as 'magnitude, per layer'."""
     words = [args.criterion, args.scope if args.scope != "conv" else "", "per layer" if args.per_layer else "",
-             "ratios" if args.ratios else "",
+             "ratios" if args.ratios else "", args.pattern or "",
              f"cost exponent {args.cost_exponent:g}" if args.cost_exponent else "",
              "faithful" if args.faithful else "", way]
     rule, before = ", ".join(word for word in words if word), ckpt.get("rule")
@@ -213,20 +261,31 @@ def add_rule(parser):
         "one weight more, and every tie")
 
 
+def pattern(text):
+    n, m = map(int, text.split(":"))
+    if not 0 < n < m:
+        raise ValueError
+    return text
+
+
+pattern.__name__ = "pattern such as 2:4"
+
+
 def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False)
     amount = parser.add_mutually_exclusive_group()
-    amount.add_argument("--percent", type=cli.fraction, default=0.6, help="fraction of the weights that are zero "
-                        "afterwards (default: 0.6)")
+    amount.add_argument("--percent", type=cli.fraction, help="fraction of the weights that are zero afterwards "
+                        "(default: 0.6)")
+    amount.add_argument("--pattern", type=pattern, metavar="N:M", help="keep the N largest of each M input channels")
     keep.add_flags(amount, macs=False)
     amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's MACs "
                         "to keep, counting non-zero weights")
-    amount.add_argument("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how much to "
-                        "prune of each convolution or linear layer")
     add_rule(parser)
     pruning.add_recalibrate(parser)
     add = parser.add_argument
+    add("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how much to prune of each "
+        "convolution or linear layer")
     add("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="divide |w| by (output positions of its "
         "layer)^A (default: 0)")
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")

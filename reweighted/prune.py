@@ -18,7 +18,8 @@ zeros. pruned.pth.tar holds one bit per weight and the remaining values, prune.t
     --ratio 0.7           prune this fraction of every layer, the smallest weights
     --ratios FILE         a fraction for each layer, lines "layers.0.conv1,0.7" or, as in the original's file,
                           "layers.0.conv1.weight: 0.7"; a layer with 0, or without a line, is not pruned. With
-                          --threshold the file only says which layers are pruned, as in the original.
+                          --threshold the file only says which layers are pruned, as in the original; with
+                          --keep-weights or --keep-macs all fractions are multiplied by one factor.
 
     --round-to 8          channel counts in multiples of 8, rounded up, which run faster (filter, column, channel)
     --sparsity-type filter, column, kernel, channel
@@ -103,10 +104,10 @@ def prune(args):
     if args.ratio is not None:
         ratios = dict.fromkeys(weights, args.ratio)
     if args.keep_weights or args.keep_macs:
-        ratios = threshold_for(args, kind, ckpt, model, weights)
+        ratios = threshold_for(args, kind, ckpt, model, weights, ratios)
     chosen = choose(weights, kind, args.threshold, args.percentile, ratios, args.threshold is not None)
     if not chosen:
-        raise UserError(f"{args.ratios or '--ratio 0'} leaves every layer untouched")
+        raise UserError(f"{'--ratios times 0' if args.ratios else '--ratio 0'} leaves every layer untouched")
     masks = ckpt.get("masks", {})
     masks = {**masks, **{name: mask & masks.get(name, mask) for name, mask in chosen.items()}}
 
@@ -146,18 +147,20 @@ def prune(args):
 def fill_in(args):
     """Sets the original's threshold if no flag chooses weights; UserError if two do."""
     rules = [name for name in RULES if getattr(args, name) is not None]
+    if args.ratios and (args.ratio is not None or args.percentile is not None):
+        raise UserError(f"--ratios is not allowed with --{rules[0]}: it says how much of each layer is pruned")
     if rules and rules != ["ratios"] and args.threshold is not None:
         raise UserError(f"--{rules[0].replace('_', '-')} and --threshold choose weights in two ways; give one")
     if not rules and args.threshold is None:
         args.threshold = 1e-4
 
 
-def threshold_for(args, kind, ckpt, model, weights):
+def threshold_for(args, kind, ckpt, model, weights, ratios=None):
     """Sets --threshold (irregular kind: --percentile, which cuts between equal weights) so that --keep-weights or
-    --keep-macs is kept; returns the layers to prune, as the ratios of `choose`."""
+    --keep-macs is kept; returns the layers to prune, as the ratios of `choose`: the given ones times a factor."""
     if args.keep_weights and kind != "irregular" or args.keep_macs and kind != "filter":
         raise UserError("--keep-weights is for --sparsity-type irregular, --keep-macs for filter")
-    if args.keep_weights:
+    if args.keep_weights and not ratios:
         args.percentile = keeping.percentile(args.keep_weights, ckpt, model, weights)
         ranked = torch.cat([w.detach().abs().flatten() for w in weights.values()]).sort().values
         print(f"--keep-weights {args.keep_weights:g}: --percentile {args.percentile:.6f}, threshold "
@@ -167,13 +170,17 @@ def threshold_for(args, kind, ckpt, model, weights):
     inside = {f"{name}.weight": 1.0 for record in model.channels() if not record.stream
               for name, _ in record.producers}
 
-    def left(threshold):
+    def left(threshold, ratios=inside):
         pruned = copy.deepcopy(model)
         with torch.no_grad():
-            for name, mask in choose(weights, kind, threshold, ratios=inside, quiet=True).items():
+            for name, mask in choose(weights, kind, threshold, None, ratios, threshold is not None, True).items():
                 pruned.get_parameter(name).mul_(mask)
+        if args.keep_weights:
+            return compute_flops.count(pruned).total.weights / dense.weights
         return compute_flops.count(narrowed(pruned, {}, True, args.round_to)[0]).total.macs / dense.macs
 
+    if ratios:
+        return keeping.scaled(ratios, lambda ratios: left(None, ratios), args.keep_weights or args.keep_macs)
     largest = max(float(w.detach().abs().max()) for w in weights.values())
     args.threshold = keeping.bisect(left, args.keep_macs, 1.01 * largest)
     print(f"--threshold {args.threshold:.6g} leaves {left(args.threshold):.4f} of the MACs")
@@ -216,6 +223,7 @@ def rule_of(args):
     order = ("keep_weights", "keep_macs", "threshold", "percentile", "ratio", "ratios")
     name = next(name for name in order if getattr(args, name) is not None)
     value = getattr(args, name)
+    value = f"{value}, ratios" if args.ratios and name.startswith("keep") else value
     return f"{args.sparsity_type}, {name} {value:g}" if name == "threshold" else f"{args.sparsity_type}, {name} {value}"
 
 
@@ -231,7 +239,7 @@ def flags():
     rules.add_argument("--percentile", type=cli.fraction, help="fraction to prune of the weights of all convolutions")
     keeping.add_flags(rules)
     rules.add_argument("--ratio", type=cli.fraction, help="fraction to prune of each convolution")
-    rules.add_argument("--ratios", metavar="FILE", help="fractions to prune of each convolution")
+    add("--ratios", metavar="FILE", help="fractions to prune of each convolution")
     pruning.add_recalibrate(parser)
     add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")

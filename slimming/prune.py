@@ -11,6 +11,8 @@ so. The narrow network computes the same as the whole one with those gammas and 
 pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of gammas to prune.png.
 
     --keep-macs 0.5     instead of --percent: fraction of the MACs to keep; the threshold is computed and printed
+    --ratios FILE       remove of each layer its own fraction, in a file such as the ratios.csv that
+                        magnitude/sensitivity.py --channels writes; with --keep-macs all times one factor
     --criterion random  the control: as many channels, chosen at random
     --round-to 8        channel counts in multiples of 8, which run faster
     --streams           residual and dense streams too, by the mean of the gammas that read them (streams.py): faster,
@@ -28,7 +30,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import cli, compute_flops, models, plots, pruning
+from common import UserError, cli, compute_flops, models, plots, pruning
 from common import keep as keeping
 from common.compact import narrow_masks
 from common.evaluate import evaluate
@@ -42,7 +44,10 @@ def choose(scores, percent, faithful=False):
     """({layer: keep (channels,)}, threshold): all but the k = int(T * percent) channels with the smallest scores.
 
     Of equal scores the earlier ones are removed first. faithful: keep those above the k-th smallest, counted from 0.
+    percent may be {layer: fraction of its own channels}; there is no threshold then.
     """
+    if isinstance(percent, dict):
+        return {name: choose({name: s}, percent[name])[0][name] for name, s in scores.items()}, None
     ranked, order = torch.cat(list(scores.values())).sort(stable=True)
     k = int(len(ranked) * percent)
     keep = torch.ones(len(ranked), dtype=torch.bool)
@@ -62,9 +67,10 @@ def prune(args):
 
     # choose
     scores = random_scores(gammas, args.seed) if args.criterion == "random" else gammas
+    amount = ratios_of(args.ratios, original, scores) if args.ratios else args.percent
     if args.keep_macs:
-        args.percent = percent_for(args, source.ckpt, original, scores)
-    keep, threshold = choose(scores, args.percent, args.faithful)
+        amount = amount_for(args, source.ckpt, original, scores, amount)
+    keep, threshold = choose(scores, amount, args.faithful)
     keep = streams.follow(keep_some(keep, scores, args.round_to), scores, original, args.round_to)
 
     # apply: zero the other channels, then build the network without them
@@ -76,7 +82,7 @@ def prune(args):
     masks = narrow_masks(masked, source.ckpt.get("masks", {}), whole)          # of another method
 
     # report
-    how = f"requested {100 * args.percent:.2f} %, threshold {threshold:.4g}"
+    how = f"ratios {args.ratios}" if args.ratios else f"requested {100 * amount:.2f} %, threshold {threshold:.4g}"
     text, top1 = report(source, masked, small, keep, how)
 
     # save
@@ -116,7 +122,15 @@ def parse(argv=None, arch=None):
     add_rule(parser, amount)
     parser.add_argument("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this")
     parser.add_argument("--streams", action="store_true", help="prune residual and dense streams too")
+    parser.add_argument("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how many channels "
+                        "of each layer to remove")
+    percent = parser.get_default("percent")
+    parser.set_defaults(percent=None)
     args = parser.parse_args(argv)
+    if args.ratios and (args.percent is not None or args.faithful):
+        raise UserError("--ratios says how many channels of each layer to remove; leave out "
+                        f"--{'faithful' if args.faithful else 'percent'}")
+    args.percent = percent if args.percent is None and not args.ratios else args.percent
     args.arch = args.arch or arch
     return args
 
@@ -127,18 +141,28 @@ def random_scores(gammas, seed):
     return {name: torch.rand(len(gamma), generator=generator) * gamma.ne(0) for name, gamma in gammas.items()}
 
 
-def percent_for(args, ckpt, model, scores):
-    """The --percent that leaves --keep-macs of the dense network's MACs."""
+def ratios_of(path, model, scores):
+    """{name of scores: fraction of its channels to remove} from a file of --ratios."""
+    first = {name: record.producers[0][0] for record in model.channels() if record.producers for name in record.names()}
+    ratios = keeping.channel_ratios(path, model, [first.get(name, name) for name in scores])
+    return dict(zip(scores, ratios.values(), strict=True))
+
+
+def amount_for(args, ckpt, model, scores, ratios):
+    """The --percent, or the ratios times a factor, that leaves --keep-macs of the dense network's MACs."""
     dense = keeping.dense_total(ckpt, model).macs
 
-    def left(percent):
-        keep = keep_some(choose(scores, percent, args.faithful)[0], scores, args.round_to, quiet=True)
+    def left(amount):
+        keep = keep_some(choose(scores, amount, args.faithful)[0], scores, args.round_to, quiet=True)
         keep = streams.follow(keep, scores, model, args.round_to)
         return compute_flops.count(models.narrow(model, over_all_channels(keep, model))).total.macs / dense
 
+    if args.ratios:
+        return keeping.scaled(ratios, left, args.keep_macs)
     channels = sum(len(s) for s in scores.values())
     found = keeping.bisect(left, args.keep_macs, (channels - 0.5) / channels, channels.bit_length() + 1)
     print(f"--percent {found:.6f} leaves {left(found):.4f} of the MACs")
+    args.percent = found
     return found
 
 

@@ -1,6 +1,7 @@
 """Questions that people ask about pruning, alike in all methods: batch norms recalibrated, a teacher, ratios of layers,
 2:4 masks."""
 import importlib
+import re
 from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
@@ -9,10 +10,14 @@ import pytest
 import torch
 from torch import nn
 
-from common import UserError, data, models, pruning, teacher
+from common import UserError, compute_flops, data, models, pruning, teacher
+from common.compact import compact
 from common.data.arrays import balanced
 from common.files import checkpoint
 from common.run import Run
+from deploy import latency
+from magnitude import sensitivity
+from magnitude.prune import keep_n_of_m
 
 METHODS = ("magnitude", "slimming", "hoyer", "softmask", "reweighted")
 TINY = ["--dataset", "shapes10", "--subset", "40", "--device", "cpu"]
@@ -35,6 +40,7 @@ def pruned(folder, method, file, *flags):
     """The checkpoint that the method's prune.py makes, by a rule of its own unless the flags say one."""
     rule = {"magnitude": ["--percent", "0.3"], "hoyer": ["--sensitivity", "0.01"],
             "reweighted": ["--ratio", "0.3"]}.get(method, [])
+    rule = rule if not {"--ratios", "--pattern"} & set(flags) else []
     call(method, "prune", "--resume" if method == "magnitude" else "--model", file, *rule, *TINY, "--save", folder,
          *flags)
     return checkpoint.load(folder / ("pruned_model.pth.tar" if method == "softmask" else "pruned.pth.tar"))
@@ -176,3 +182,175 @@ def test_slimming_s_main_has_a_teacher_for_fine_tuning_alone(tmp_path):
     for flags, message in ((["--teacher", "t"], "--teacher are for --refine"), (["--ltea", "0.3"], "--ltea needs")):
         with pytest.raises(UserError, match=message):
             call("slimming", "main", *TINY, *flags, "--save", tmp_path / "s")
+
+
+# --ratios
+
+
+def ratios_file(path, **ratios):
+    path.write_text("layer,fraction\n" + "".join(f"{layer.replace('__', '.')},{ratio}\n"
+                                                 for layer, ratio in ratios.items()))
+    return path
+
+
+FILTERS = ["--sparsity-type", "filter"]
+CHANNELS = {"slimming": [], "hoyer": ["--granularity", "channel"], "reweighted": FILTERS}
+
+
+def small_of(ckpt):
+    """The network of a checkpoint, without what masks have emptied."""
+    return compact(checkpoint.to_model(ckpt))
+
+
+@pytest.mark.parametrize("method", CHANNELS)
+def test_channels_are_removed_by_the_ratio_of_their_layer(method, tmp_path, capsys):
+    """To the exact count, the smallest of the layer; one that is left out, or has 0, is left alone."""
+    torch.manual_seed(0)
+    model = models.build("resnet", depth=8)
+    with torch.no_grad():
+        for m in model.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.weight.copy_(torch.linspace(0.1, 1, len(m.weight)))
+            elif isinstance(m, nn.Conv2d):
+                m.weight.mul_(torch.linspace(0.1, 1, len(m.weight))[:, None, None, None])
+        model.layer1[0].bn1.weight[3] = 0.01                 # the smallest is one in the middle
+        model.layer1[0].conv1.weight[3] *= 0.01
+    file = file_of(tmp_path, method, model)
+    ratios = ratios_file(tmp_path / "r.csv", layer1__0__conv1=0.47, layer2__0__conv1=0.999, layer3__0__conv1=0)
+    ckpt = pruned(tmp_path / "p", method, file, *CHANNELS[method], "--ratios", ratios)
+    assert small_of(ckpt).cfg["widths"] == [16 - 7, 1, 64]   # int(0.47 * 16) = 7, int(0.999 * 32) = 31
+    name = {"slimming": "layer1.0.bn1.weight"}.get(method, "layer1.0.conv1.weight")
+    kept = [i for i in range(16) if i not in (3, 0, 1, 2, 4, 5, 6)]
+    before, after = model.get_parameter(name).detach(), small_of(ckpt).get_parameter(name).detach()
+    torch.testing.assert_close(after, before[kept])
+    assert "are kept" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("method", CHANNELS)
+def test_the_ratios_that_sensitivity_finds_are_read(method, tmp_path, capsys):
+    """All of its layers are known; streams are kept, and the output says so (reweighted zeroes their filters)."""
+    file = file_of(tmp_path, method, models.build("resnet", depth=8))
+    sensitivity.main([str(file), *TINY, "--channels", "--floor", "100", "--save", str(tmp_path / "s")])
+    ckpt = pruned(tmp_path / "p", method, file, *CHANNELS[method], "--ratios", tmp_path / "s/ratios.csv")
+    assert small_of(ckpt).cfg["widths"] == [2, 4, 7]         # 16, 32, 64 without 90 %
+    out = capsys.readouterr().out
+    assert ("note: --ratios: the channels of conv1, layer2.0" in out) == (method != "reweighted")
+
+
+def test_slimming_removes_streams_and_selections_by_ratio(tmp_path):
+    """The batch norm before a selection has a line under its own name: its consumer reads fewer channels."""
+    file = file_of(tmp_path, "slimming", models.build("preresnet", depth=11, selection=True))
+    ratios = ratios_file(tmp_path / "r.csv", conv1=0.25, layer2__0__bn1=0.5)
+    for flags, stream in (["--streams"], 12), ([], 16):
+        model = checkpoint.to_model(pruned(tmp_path / str(stream), "slimming", file, "--ratios", ratios, *flags))
+        assert (model.conv1.out_channels, model.layer2[0].conv1.in_channels) == (stream, 32)
+
+
+@pytest.mark.parametrize("method, flags, what", [
+    ("magnitude", ["--keep-weights", "0.9"], "weights"), ("magnitude", ["--keep-macs", "0.9"], "sparse_macs"),
+    ("reweighted", ["--keep-weights", "0.9"], "weights"), ("reweighted", [*FILTERS, "--keep-macs", "0.8"], "macs"),
+    ("slimming", ["--keep-macs", "0.8"], "macs"), ("hoyer", [*CHANNELS["hoyer"], "--keep-macs", "0.8"], "macs"),
+    ("hoyer", [*CHANNELS["hoyer"], "--keep-weights", "0.8"], "weights")])
+def test_ratios_are_scaled_to_the_budget(method, flags, what, tmp_path, capsys):
+    """The fraction left is the largest that is not above the one asked for, and one layer keeps twice another's
+    ratio."""
+    torch.manual_seed(0)
+    model, wanted = models.build("resnet", depth=8), float(flags[-1])
+    ratios = ratios_file(tmp_path / "r.csv", layer2__0__conv1=0.2, layer3__0__conv1=0.1)
+    ckpt = pruned(tmp_path / "p", method, file_of(tmp_path, method, model), *flags, "--ratios", ratios)
+    small, dense, single = checkpoint.to_model(ckpt), compute_flops.count(model).total, len(flags) == 2
+    small = small if single and method != "slimming" else compact(small)
+    left = getattr(compute_flops.count(small).total, what) / (dense.weights if what == "weights" else dense.macs)
+    gone = [1 - int(small.get_submodule(f"layer{i}.0.conv1").weight.count_nonzero())
+            / model.get_submodule(f"layer{i}.0.conv1").weight.numel() for i in (2, 3)]
+    factor, said = map(float, re.search(r"--ratios times ([\d.]+) leave ([\d.]+)", capsys.readouterr().out).groups())
+    assert said == pytest.approx(left, abs=1e-4) and 0 <= wanted - left < (1e-3 if what != "macs" and single else 0.02)
+    assert gone == pytest.approx([0.2 * factor, 0.1 * factor], abs=0.04) and factor > 1
+
+
+@pytest.mark.parametrize("method, flags, message", [
+    ("slimming", ["--percent", "0.3"], "leave out --percent"), ("slimming", ["--faithful"], "leave out --faithful"),
+    ("hoyer", [], "--ratios is for --granularity channel"),
+    ("hoyer", ["--granularity", "channel", "--sensitivity", "0.1"], "no --sensitivity beside"),
+    ("magnitude", ["--percent", "0.3"], "--ratios is not allowed with --percent"),
+    ("magnitude", ["--per-layer"], "--ratios is not allowed with --per-layer"),
+    ("reweighted", ["--ratio", "0.3"], "--ratios is not allowed with --ratio:"),
+    ("reweighted", ["--percentile", "0.3"], "--ratios is not allowed with --percentile")])
+def test_ratios_stand_alone(method, flags, message, tmp_path):
+    file = file_of(tmp_path, method, models.build("resnet", depth=8))
+    with pytest.raises(UserError, match=message):
+        call(method, "prune", "--model", file, *TINY, "--ratios", ratios_file(tmp_path / "r", conv1=0.3), *flags)
+
+
+@pytest.mark.parametrize("method", CHANNELS)
+def test_layers_that_are_not_there_or_not_removable(method, tmp_path):
+    file = file_of(tmp_path, method, models.build("resnet", depth=8))
+    for ratios, message in (({"conv9": 0.3}, "line 2: the network has no layer conv9"),
+                            ({"layer1__0__conv1": 0}, "prunes no layer")):
+        with pytest.raises(UserError, match=message):
+            pruned(tmp_path / "p", method, file, *CHANNELS[method], "--ratios", ratios_file(tmp_path / "r", **ratios))
+    if method != "reweighted":
+        with pytest.raises(UserError, match="prunes no layer; the channels of layer1.0.conv1, layer2.0.conv1"):
+            pruned(tmp_path / "p", method, file, *CHANNELS[method], "--ratios", ratios_file(tmp_path / "r", conv1=0.3))
+    assert not (tmp_path / "p").exists()
+
+
+# --pattern
+
+
+def test_the_largest_of_each_group_of_input_channels_are_kept():
+    scores = torch.tensor([[4.0, 1, 2, 3, 5, 5, 5, 5]])
+    assert keep_n_of_m(scores, 2, 4).long().tolist() == [[1, 0, 0, 1, 0, 0, 1, 1]]       # ties: the earlier ones go
+    assert keep_n_of_m(scores, 1, 8).long().tolist() == [[0] * 7 + [1]]
+    scores = torch.rand(3, 8, 2, 5)                          # of a convolution: at each position on its own
+    mask = keep_n_of_m(scores, 2, 4)
+    assert torch.equal(mask[:, :, 1, 3], keep_n_of_m(scores[:, :, 1, 3], 2, 4)) and mask.shape == scores.shape
+
+
+@pytest.mark.parametrize("pattern", ["2:4", "1:8"])
+def test_two_of_four(pattern, tmp_path, capsys):
+    """In every layer but the first, which reads three channels; what was pruned before stays pruned."""
+    n, m = map(int, pattern.split(":"))
+    file = file_of(tmp_path, "magnitude", models.build("resnet", depth=8))
+    ckpt = pruned(tmp_path / "p", "magnitude", file, "--pattern", pattern, "--scope", "conv+linear")
+    assert f"left whole, as their input channels are no multiple of {m}: conv1\n" in capsys.readouterr().out
+    assert ckpt["rule"] == f"magnitude, conv+linear, {pattern}" and ckpt["args"]["percent"] is None
+    masks, names = ckpt["masks"], {name for name, tensor in ckpt["state_dict"].items() if tensor.dim() > 1}
+    assert masks.keys() == names - {"conv1.weight"}
+    for name, mask in masks.items():
+        assert (mask.movedim(1, -1).unflatten(-1, (-1, m)).sum(-1) == n).all()
+        assert not ckpt["state_dict"][name][~mask].any()
+    size = sum(mask.numel() for mask in masks.values())
+    assert f"Total conv+linear params: {size}, Pruned conv+linear params: {size * (m - n) // m}," in (
+        tmp_path / "p/prune.txt").read_text()
+    first = pruned(tmp_path / "half", "magnitude", file, "--percent", "0.5", "--scope", "conv+linear")["masks"]
+    again = pruned(tmp_path / "q", "magnitude", tmp_path / "half/pruned.pth.tar", "--pattern", pattern)["masks"]
+    assert not any((mask & ~first[name]).any() for name, mask in again.items())
+
+
+@pytest.mark.parametrize("flags, message", [
+    (["4:2"], "invalid pattern such as 2:4 value"), (["2:64"], None), (["2:5"], "no layer is left to prune"),
+    (["2:4", "--percent", "0.3"], "not allowed with"), (["2:4", "--keep-macs", "0.3"], "not allowed with"),
+    (["2:4", "--per-layer"], "--pattern is not allowed with --per-layer"),
+    (["2:4", "--faithful"], "--pattern is not allowed with --faithful"),
+    (["2:4", "--ratios", "r"], "--ratios is not allowed with --pattern"),
+    (["2:4", "--criterion", "random"], "--criterion random does not keep --pattern")])
+def test_patterns_that_make_no_sense(flags, message, tmp_path):
+    file = file_of(tmp_path, "magnitude", models.build("resnet", depth=8))
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        pruned(tmp_path / "p", "magnitude", file, "--pattern", *flags)
+
+
+def test_latency_says_that_two_of_four_needs_kernels(tmp_path, monkeypatch, capsys):
+    model = models.build("resnet", depth=8)
+    latency.measure_two_of_four(model)
+    assert not capsys.readouterr().out                       # a dense network
+    ckpt = pruned(tmp_path / "p", "magnitude", file_of(tmp_path, "magnitude", model), "--pattern", "2:4")
+    model = checkpoint.to_model(ckpt)
+    matrix = latency.two_of_four(model)["layer1.0.conv1"]
+    weight = model.layer1[0].conv1.weight
+    assert len(ckpt["masks"]) == 8 and torch.equal(matrix[3, :16], weight[3, :, 0, 0])   # channels of a position
+    capsys.readouterr()
+    latency.measure_two_of_four(model)
+    assert capsys.readouterr().out == ("8 layers have 2:4 weights; there are no kernels for them on cpu, so they save "
+                                       "bytes, not time\n")

@@ -537,7 +537,7 @@ def test_the_rule_in_words(flags, rule):
     args = prune.parse(["--model", "m", "--sparsity-type", "irregular", *flags])
     prune.fill_in(args)
     assert prune.rule_of(args) == rule
-    args.keep_weights, args.percentile = 0.1, 0.93           # which is how --keep-weights 0.1 was done
+    args.keep_weights, args.percentile, args.ratios = 0.1, 0.93, None        # which is how --keep-weights 0.1 was done
     assert prune.rule_of(args) == "irregular, keep_weights 0.1"
     args.keep_weights, args.keep_macs, args.threshold = None, 0.5, 0.0117
     assert prune.rule_of(args) == "irregular, keep_macs 0.5"
