@@ -23,7 +23,8 @@ def device_of(name=None):
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} is not available here") from error
     if device.type == "cpu":
-        torch.set_flush_denormal(True)          # weights driven to zero pass through denormals, which are slow
+        np.finfo(np.float32), np.finfo(np.float64)           # older numpy measures these, and warns after the next line
+        torch.set_flush_denormal(True)                       # weights driven to zero pass through denormals: slow
     return device
 
 
