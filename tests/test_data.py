@@ -113,29 +113,22 @@ def test_a_failed_download_names_the_way_on(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("*.npz"))
 
 
-@pytest.mark.parametrize("suffix", ["png", "jpg"])
-def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix):
-    write_folder(tmp_path / "pets", suffix=suffix)
-    first = data.load("pets", tmp_path)
+@pytest.mark.parametrize("suffix, name", [("png", "pets"), ("jpg", "pets"), ("png", "own/pets"), ("png", "own/pets/"),
+                                          ("png", "{}/own/pets")])
+def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix, name):
+    monkeypatch.chdir(tmp_path)
+    write_folder(tmp_path / name.format(tmp_path), suffix=suffix)
+    name, folder = name.format(tmp_path), tmp_path if name == "pets" else None
+    first = data.load(name, folder)
     assert sorted(first.y_train.tolist()) == [0, 0, 0, 1, 1, 1] and sorted(first.y_test.tolist()) == [0, 0, 1, 1]
     assert first.y_train.tolist() != sorted(first.y_train.tolist())       # not class by class: --holdout takes the last
     if suffix == "png":
         pairs = zip(first.y_train.tolist(), first.x_train[:, 0, 0].tolist(), strict=True)
         assert sorted(pairs) == [(c > 100, [c, 0, 255]) for c in (7, 8, 9, 107, 108, 109)]
     monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
-    again = data.load("pets", tmp_path)
+    again = data.load(name, folder)
     assert torch.equal(first.x_train, again.x_train) and torch.equal(first.y_test, again.y_test)
     assert first.mean == again.mean
-
-
-@pytest.mark.parametrize("name", ["own/pets", "own/pets/", "{}/own/pets"])
-def test_a_path_to_a_folder_is_decoded_once_too(tmp_path, monkeypatch, name):
-    monkeypatch.chdir(tmp_path)
-    write_folder(tmp_path / "own" / "pets")
-    name = name.format(tmp_path)
-    data.load(name)
-    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
-    assert len(data.load(name).y_train) == 6
 
 
 def test_a_folder_that_changed_is_decoded_again(tmp_path):

@@ -234,11 +234,6 @@ def test_a_path_is_kept_as_one_that_is_found_from_everywhere(tmp_path, monkeypat
         assert done.returncode == 0, done.stderr
 
 
-def test_a_folder_is_found_by_its_name_too(tmp_path):
-    write(tmp_path / "pets", parts=("",))
-    assert data.load("pets", tmp_path).classes == CLASSES
-
-
 def test_what_is_hidden_is_passed_over(tmp_path):
     path = write(tmp_path / "set")
     (path / "train" / ".ipynb_checkpoints").mkdir()
@@ -262,10 +257,12 @@ def test_a_damaged_cache_is_made_anew(damage, tmp_path, capsys):
     assert kept.read_bytes()[:2000] == whole[:2000] and len(kept.read_bytes()) == len(whole)
 
 
+def chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def bomb(path, width, height):
     """A PNG of a few kilobytes that says it is width x height grey pixels, all zero."""
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     squeezed = zlib.compressobj(9)
     body = b"".join(squeezed.compress(bytes(width + 1)) for _ in range(min(height, 2000))) + squeezed.flush()
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
@@ -274,8 +271,6 @@ def bomb(path, width, height):
 
 def text_bomb(path):
     """A PNG whose compressed comment is a hundred megabytes."""
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     Image.new("RGB", (20, 20)).save(path)
     content = path.read_bytes()
     comment = chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(100_000_000), 9))
