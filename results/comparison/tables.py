@@ -97,34 +97,24 @@ def published_resnet20(ledger):
     return ["method", "FLOPs left, %", "dense, %", "pruned, %", "epochs", "source"], [[*row.values()] for row in rows]
 
 
-def chosen(rows, name, weights, macs):
-    """The rows of a method and target, with the large learning rate."""
-    found = [row for row in rows if (row["name"], row["weights_asked"], row["macs_asked"]) == (name, weights, macs)]
-    return [row for row in found if row["peak_lr"] == max(row["peak_lr"] for row in found)]
-
-
 def front(ledger):
     """The front page's first table: a row for each method."""
-    rows, cells = read(PATH), []
-    with open(PATH.with_name("runtimes.csv"), newline="") as file:
-        ms = {row["name"]: row for row in csv.DictReader(file)}
-    dense = chosen(rows, "dense", 0, 0)
+    rows, cells = read(SHORT), []
+    dense = [row for row in rows if row["name"] == "dense, trained on"]
     for folder, name, weights, macs, flags in FRONT:
-        runs, (what, percent) = chosen(rows, name, weights, macs), ("weights", weights) if weights else ("macs", macs)
-        fast = min(("ONNX Runtime", "C"), key=lambda runtime: float(ms[name][runtime]))
+        runs = [row for row in rows if (row["name"], row["weights_asked"], row["macs_asked"]) == (name, weights, macs)]
+        what, percent = ("weights", weights) if weights else ("macs", macs)
         cells.append([f"[{name}]({folder}/README.md)", f"{mean(dense, 'accuracy'):.2f} -> {mean(runs, 'accuracy'):.2f}",
                       f"{percent} % of the {'weights' if weights else 'MACs'}, {mean(runs, 'kib'):,.0f} KiB",
-                      f"{fast} {float(ms[name][fast]):.2f} (dense {float(ms['dense'][fast]):.2f}), "
-                      f"torch {float(ms[name]['torch']):.2f} ({float(ms['dense']['torch']):.2f})",
+                      f"{mean(dense, 'ms_128'):.1f} -> {mean(runs, 'ms_128'):.1f}",
                       f"`python {folder}/prune.py --keep-{what} {percent / 100:g} {flags}--model FILE`"])
-    return ["method", "top-1, %, dense -> pruned", "left", "ms per image, fastest runtime and torch",
-            "prune with"], cells
+    return ["method", "top-1, %, dense -> pruned", "left", "ms for 128 images, dense -> pruned", "prune with"], cells
 
 
 def digest(ledger):
     """Six rows of the short comparison, for the front page."""
-    rows = read(PATH)
-    header, cells = table([row for asked in DIGEST for row in chosen(rows, *asked)])
+    chosen = [row for row in read(SHORT) if (row["name"], row["weights_asked"], row["macs_asked"]) in DIGEST]
+    header, cells = table(chosen)
     header, *cells = [[*line[:4], *line[7:9]] for line in [header, *cells]]      # up to the difference; KiB and ms
     return header, cells
 
