@@ -327,10 +327,11 @@ def test_the_checkpoint_is_the_masked_network(tmp_path):
         assert torch.equal(ckpt["soft_masks"][name], mask)
 
 
-def test_flags_that_the_steps_by_hand_do_not_have_change_the_run(tmp_path):
+def test_every_flag_of_the_masks_changes_the_run(tmp_path):
     flags = [*MASKS, "--wme", 0, "--wg", 60, "--tw", 60, "--epochs", 2, "--lr", 0.2]
     usual = train(tmp_path / "a", *flags)["resume"]["net"]["m"]
-    for more in (["--pflops"], ["--stage-masks"], ["--length", 8], ["--d", 0.3]):
+    for more in (["--wme", 1], ["--wg", 30], ["--tw", 40], ["--target", 0.8], ["--confp", 0.5], ["--lseps", 0.2],
+                 ["--pflops"], ["--ftarget", 0.5], ["--stage-masks"], ["--length", 8], ["--mwd", 0.5], ["--d", 0.3]):
         changed = train(tmp_path / more[0], *flags, *more)["resume"]["net"]["m"]
         assert usual.shape != changed.shape or not torch.equal(usual, changed), more
 
@@ -374,6 +375,8 @@ def test_four_steps_by_hand(tmp_path, monkeypatch):
                  "--epochs", 2, "--lr", 0.1, "--subset", 40, "--momentum", 0.7, "--wd", 0.1, "--mwd", 0.2, "--confp",
                  0.3, "--lseps", 0.2, "--schedule", "cosine", "--teacher", tmp_path / "t/checkpoint.pth.tar", "--ltea",
                  0.25)
+    groups = ckpt["resume"]["optimizer"]["param_groups"]     # of masks of about 0, on which decay hardly shows
+    assert [group["weight_decay"] for group in groups] == [0.1, 0.2] and len(groups[1]["params"]) == 1
     torch.manual_seed(1)
     arch, cfg = network("wideresnet", 10, 1)
     net = SoftMask(models.build(arch, num_classes=10, **cfg)).train()
