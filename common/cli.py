@@ -32,13 +32,13 @@ def parser(doc):
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
     """The flags that scripts share, with the paper's defaults; train=False: only those for reading a network."""
     add = parser.add_argument
-    add("--network", dest="arch", type=network, metavar="SPEC", help="a network that is none of ours: FILE.py:NAME (a "
-        "class or function, whose file is run), torchvision:NAME or timm:NAME; docs/own-network.md")
+    add("--network", dest="arch", type=network, metavar="SPEC", help="your own network: FILE.py:NAME (runs that file), "
+        "torchvision:NAME or timm:NAME; see docs/own-network.md")
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="folder of the data sets (default: $DATA_DIR, else data/ in the repository)")
     add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
-        "what the network reads; in training the side all have, if they are square and at most 512 wide)")
+        "what the network reads; in training their own size, if all are square, alike and at most 512 wide)")
     add("--mean", type=numbers, help="mean to normalize images by, one number per channel of pixels in [0, 1]: "
         "0.49,0.48,0.45 (default: what the network was trained with, else the data set's)")
     add("--std", type=numbers, help="standard deviation to normalize images by, in the same form")

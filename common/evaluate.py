@@ -115,8 +115,8 @@ def counts(ckpt, model):
              f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs"]
     if ckpt["dense"]:
         dense = keep.dense_total(ckpt, model)
-        lines.append(f"  {dense.params / total.params:.2f}x fewer parameters, {dense.macs / total.macs:.2f}x fewer "
-                     "MACs than the dense network")
+        lines.append(f"  {dense.params / max(1, total.nonzeros):.2f}x fewer parameters, "
+                     f"{dense.macs / max(1, total.sparse_macs):.2f}x fewer MACs than the dense network, without zeros")
     return "\n".join(lines)
 
 

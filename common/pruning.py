@@ -52,8 +52,8 @@ def load(path, network, arch=None, depth=None, *, save=None, holds="pruned.pth.t
 
 
 def add_recalibrate(parser):
-    parser.add_argument("--recalibrate", type=cli.positive, metavar="N", help="estimate the statistics of the batch "
-                        "norms again, on N training images, before evaluating and saving")
+    parser.add_argument("--recalibrate", type=cli.positive, metavar="N", help="recompute the statistics of "
+                        "the batch norms on N training images before evaluating and saving")
 
 
 @torch.no_grad()

@@ -5,7 +5,7 @@
 Zeros by themselves save neither time nor memory. Where a group penalty has emptied whole filters, channels, neurons or
 input pixels, these can be removed without changing the output (see common/compact.py). Papers write the rest of a LeNet
 as 353-45-11. The sparsity report of the original is printed first; the small network goes to
-<model>_compact.pth, checked against the large one, with the masks of its single pruned weights. Expect seconds.
+<model>_compact.pth, checked against the large one, with the masks of its single pruned weights. Takes seconds.
 """
 import sys
 from pathlib import Path

@@ -5,10 +5,10 @@
 One threshold for the whole network: of all T weights of convolutions, prune the k = int(T * percent) with the smallest
 |w|, regardless of their layer:
 
-    mask = True  <=>  |w| >= the (k+1)-th smallest |w|          (of equal ones the earlier position is pruned)
+    mask = True  <=>  |w| >= the (k+1)-th smallest |w|          (ties: the earlier one is pruned)
     w     <-  mask * w
 
-percent is cumulative: weights that are pruned already count first, so 0.3, then 0.6, then 0.9 are three steps. Batch
+percent is cumulative: weights pruned before count towards it, so 0.3, then 0.6, then 0.9 are three steps. Batch
 norms, biases and linear layers are not pruned. The masks are stored beside the weights, never guessed from zeros.
 pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png weights per layer and
 their histogram.
@@ -26,7 +26,7 @@ their histogram.
     --criterion random    the control: keep as many weights of every layer as by magnitude, chosen at random
     --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
 
-Expect seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py brings
+Takes seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py brings
 it back.
 """
 import argparse

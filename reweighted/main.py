@@ -151,8 +151,9 @@ def train(args):
     gammas = Gammas()
     if args.rew:
         gammas.tensors = penalties.coefficients(weights, kind, args.eps, args.faithful)
-        run.print(f"  reweighted L1, {kind}, lambda {args.lam:g}; new coefficients at epochs "
-                  f"{', '.join(map(str, refreshes(args.epochs, args.faithful))) or 'none'}")
+        when = ", ".join(map(str, refreshes(args.epochs, args.faithful)))
+        run.print(f"  reweighted L1, {kind}, lambda {args.lam:g}; "
+                  f"{f'new coefficients at epochs {when}' if when else 'too few epochs for new coefficients'}")
     run.resume(model, optimizer, scheduler, masks, gammas=gammas)
 
     for epoch in run.epochs(args.epochs):

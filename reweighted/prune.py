@@ -27,7 +27,7 @@ zeros. pruned.pth.tar holds one bit per weight and the remaining values, prune.t
     --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
 
 After filter, column and channel pruning, a channel that no filter makes or nothing reads is removed: the network is
-narrower and faster. A channel that a residual connection still needs is kept, with zeros. Expect seconds.
+narrower and faster. A channel that a residual connection still needs is kept, with zeros. Takes seconds.
 """
 import copy
 import sys

@@ -7,7 +7,7 @@ The channels are those that prune.py removes, but a layer may lose all of them, 
     gamma <- mask * gamma,    beta <- mask * beta
 
 This saves neither time nor bytes. The masks are stored with the network in pruned.pth.tar, finetune.py keeps the zeros,
-and compact.py then removes these channels. Channels that were masked before stay masked. Expect seconds.
+and compact.py then removes these channels. Channels that were masked before stay masked. Takes seconds.
 """
 import copy
 import sys

@@ -19,7 +19,7 @@ pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of
                         but below the paper's accuracy at the same percentage
     --recalibrate 1000  estimate the statistics of the batch norms again, on so many training images
 
-mask.py zeroes channels instead of removing them. Expect seconds. Accuracy may fall to chance before fine-tuning
+mask.py zeroes channels instead of removing them. Takes seconds. Accuracy may fall to chance before fine-tuning
 (finetune.py); that is normal.
 """
 import copy

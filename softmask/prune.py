@@ -58,9 +58,9 @@ def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
 
 def prune(args):
     # load
-    source = pruning.load(args.model, network, save=args.save or str(Path(args.model).parent), holds=NAME,
-                          overwrite=args.overwrite, device=args.device, batch_size=args.test_batch_size,
-                          **cli.data_flags(args))
+    beside = None if args.keep_macs or args.keep_weights else str(Path(args.model).parent)
+    source = pruning.load(args.model, network, save=args.save or beside, holds=NAME, overwrite=args.overwrite,
+                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
     model, ckpt = source.model.to(source.test.device), source.ckpt                # the masks are inside its weights
     soft_masks, trained = ckpt.get("soft_masks"), ckpt["args"]
     if not soft_masks:
@@ -112,7 +112,8 @@ def flags():
     keeping.add_flags(parser.add_mutually_exclusive_group())
     pruning.add_recalibrate(parser)
     add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
-    add("--save", help="folder to write to (default: that of the file)")
+    add("--save", help="folder to write to (default: that of the file; with --keep-macs or --keep-weights, "
+        "logs/DATASET-NETWORK-pruned)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")
     return parser
 

@@ -108,7 +108,7 @@ def front(ledger):
                       f"{percent} % of the {'weights' if weights else 'MACs'}, {mean(runs, 'kib'):,.0f} KiB",
                       f"{mean(dense, 'ms_128'):.1f} -> {mean(runs, 'ms_128'):.1f}",
                       f"`python {folder}/prune.py --keep-{what} {percent / 100:g} {flags}--model FILE`"])
-    return ["method", "top-1, %, dense -> pruned", "left", "ms for 128 images, dense -> pruned", "prune with"], cells
+    return ["method", "top-1, %, dense -> pruned", "kept", "ms for 128 images, dense -> pruned", "prune with"], cells
 
 
 def digest(ledger):
