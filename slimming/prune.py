@@ -150,7 +150,9 @@ def ratios_of(path, model, scores):
 
 def amount_for(args, ckpt, model, scores, ratios):
     """The --percent, or the ratios times a factor, that leaves --keep-macs of the dense network's MACs."""
-    dense = keeping.dense_total(ckpt, model).macs
+    dense, model = keeping.dense_total(ckpt, model).macs, copy.deepcopy(model)
+    for parameter in model.parameters():
+        parameter.data.fill_(1)                              # only counted: no channel is a constant that needs folding
 
     def left(amount):
         keep = keep_some(choose(scores, amount, args.faithful)[0], scores, args.round_to, quiet=True)

@@ -21,7 +21,7 @@ def records(model):
         norms = {norm: slice(None) for _, norm in record.producers}
         norms |= {consumer.norm: consumer.part for consumer in record.consumers}
         norms.pop("", None)
-        if record.stream:
+        if record.stream and norms and record.group_size == 1:
             found[record.producers[0][0]] = record, norms
     return found
 

@@ -1,4 +1,5 @@
 """Network slimming: the penalty's gradient, the selection rule, and networks that compute the same after it."""
+import copy
 import json
 import re
 import runpy
@@ -13,7 +14,8 @@ from torch import nn
 from common import UserError, cli, compute_flops, data, models
 from common.files import checkpoint
 from common.models.layers import ChannelSelection
-from slimming import channels, compact, finetune, main, prune
+from common.models.own import Own
+from slimming import channels, compact, finetune, main, prune, streams
 from slimming import mask as masking
 from slimming.networks import network
 from softmask import finetune as softmask_finetune
@@ -314,6 +316,40 @@ def test_the_random_control_drops_as_many_channels_but_others(tmp_path, monkeypa
     assert 0 < drawn[0] < 1 and drawn[1:] == [None] * 2      # random numbers have no place among the gammas
     streams = cut(tmp_path / "m.pth.tar", tmp_path / "s", *flags, "random", "--streams")["cfg"]["streams"]
     assert all(left < had for left, had in zip(streams[1:], (64, 128, 256), strict=True))
+
+
+def test_keep_macs_reads_no_constants():
+    """A channel with a gamma of zero before a convolution that pads: its beta becomes zero when it is removed."""
+    model = trained_like("vgg")
+    model.feature[1].weight.data[:8], model.feature[1].bias.data[:8] = 0, 0.5
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    args = prune.parse(["--model", "x", "--keep-macs", "0.5"])
+    ckpt = {"arch": model.arch, "cfg": model.cfg, "dense": None}
+    percent = prune.amount_for(args, ckpt, model, channels.gammas_of(model), args.percent)
+    masked, keep = copy.deepcopy(model), chosen(model, percent)
+    channels.zero(masked, keep)
+    left = compute_flops.count(models.narrow(masked, keep)).total.macs / compute_flops.count(model).total.macs
+    assert 0.45 < left <= 0.5 and not keep["feature.1"][:8].any()
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+
+
+def test_streams_without_batch_norms_are_left_whole():
+    class Plain(nn.Module):
+        """A stream that only convolutions without a batch norm write."""
+
+        def __init__(self):
+            super().__init__()
+            self.a, self.b, self.c = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 8, 1)
+            self.norm, self.fc = nn.BatchNorm2d(6), nn.Linear(8, 10)
+
+        def forward(self, x):
+            x = self.a(x)
+            return self.fc((x + self.c(self.norm(self.b(x)).relu())).mean((2, 3)))
+    model = Own(Plain(), "FILE.py:Plain", {"num_classes": 10, "input": [3, 8, 8]})
+    assert [record.stream for record in model.channels()].count(True) == 1
+    with pytest.raises(UserError, match="has no residual or dense stream"):
+        streams.scores(model)
+    assert list(channels.gammas_of(model)) == ["norm"]
 
 
 def test_prune_writes_what_it_says(tmp_path, capsys, rendered):
