@@ -29,11 +29,15 @@ def parser(doc):
     return made
 
 
+def add_network(parser):
+    parser.add_argument("--network", dest="arch", type=network, metavar="SPEC", help="your own network: FILE.py:NAME "
+                        "(runs that file), torchvision:NAME or timm:NAME; see docs/own-network.md")
+
+
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
     """The flags that scripts share, with the paper's defaults; train=False: only those for reading a network."""
     add = parser.add_argument
-    add("--network", dest="arch", type=network, metavar="SPEC", help="your own network: FILE.py:NAME (runs that file), "
-        "torchvision:NAME or timm:NAME; see docs/own-network.md")
+    add_network(parser)
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="folder of the data sets (default: $DATA_DIR, else data/ in the repository)")

@@ -35,6 +35,7 @@ def table(counted, before=None):
 def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("file", help="a checkpoint of this repository")
+    cli.add_network(parser)
     parser.add_argument("--arch", help="architecture, if the checkpoint does not record it")
     parser.add_argument("--depth", type=int)
     parser.add_argument("--image-size", type=cli.positive, help="side of the images it is counted for")

@@ -22,6 +22,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("--model", metavar="FILE", required=True, help="a pruned, best a fine-tuned network")
     parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
+    cli.add_network(parser)
     parser.add_argument("--arch", help="architecture, if the checkpoint does not record it")
     parser.add_argument("--depth", type=cli.positive)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")

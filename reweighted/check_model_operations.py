@@ -159,6 +159,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
     add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
+    cli.add_network(parser)
     add("--arch", help="architecture, if the checkpoint does not record it")
     add("--depth", type=int)
     add("--input-bits", type=cli.positive, help="bits of activations and multiplications (default: 16 as published, 32 "
