@@ -4,6 +4,7 @@ import inspect
 
 import pytest
 import torch
+from by_hand import like_trained
 from test_trace import Everything, half
 from torch import nn
 
@@ -12,6 +13,7 @@ from common.files import checkpoint
 from common.models import own
 from common.models.narrow import silence
 from common.models.proof import prove
+from magnitude import sensitivity
 
 SOURCE = '''
 import pathlib
@@ -144,43 +146,56 @@ def test_shapes_that_do_not_fit(file, shapes, message):
         models.build(own.name(f"{file}:Small"), shapes=shapes, input=[3, 32, 32])
 
 
-# A network with squeeze-excite, concatenation and depthwise convolutions through the five methods, small
+# A plain state_dict of one's own
 
-METHODS = {
-    "slimming": (["main.py", "-sr"], ["prune.py", "--model", "{dense}", "--percent", "0.3"], "pruned.pth.tar",
-                 ["finetune.py", "--refine", "{pruned}"]),
-    "hoyer": (["main.py", "--reg", "group-hs", "--decay", "1e-3"],
-              ["prune.py", "--model", "{dense}", "--rule", "T", "--sensitivity", "0.1", "--granularity", "channel"],
-              "pruned.pth.tar", ["finetune.py", "--model", "{pruned}"]),
-    "magnitude": (["main.py"], ["prune.py", "--resume", "{dense}", "--percent", "0.5"], "pruned.pth.tar",
-                  ["finetune.py", "--resume", "{pruned}"]),
-    "reweighted": (["main.py"], ["prune.py", "--model", "{dense}", "--sparsity-type", "filter", "--keep-macs", "0.8"],
-                   "pruned.pth.tar", ["finetune.py", "--model", "{pruned}"]),
-    "softmask": (["main.py", "--target", "0.3"], ["prune.py", "--model", "{dense}", "--keep-macs", "0.9"],
-                 "pruned_model.pth.tar", ["finetune.py", "--pruned", "{pruned}"]),
-}
+def test_a_plain_state_dict_is_fitted(file, tmp_path):
+    """As many classes, and as narrow, as its tensors are; what does not fit is named."""
+    spec = own.name(f"{file}:Small")
+    model = models.build(spec, num_classes=7, input=[3, 32, 32])
+    small = pruned(model)[1]
+    for whole, prefix in ((model, ""), (small, "module.")):
+        torch.save({f"{prefix}{name}": t for name, t in whole.state_dict().items()}, tmp_path / "my.pth")
+        again = checkpoint.to_model(checkpoint.load(tmp_path / "my.pth", arch=spec)).eval()
+        images = torch.randn(2, 3, 32, 32)
+        with torch.no_grad():
+            assert torch.equal(again(images), whole.eval()(images))
+        assert again.cfg["num_classes"] == 7 and again.net.out_channels == whole.net.out_channels
+    state = model.state_dict()
+    for change, message in (({"more": torch.zeros(1)}, "more is in .*my.pth and not in .*nets.py:Small"),
+                            ({"net.weight": None}, "net.weight is in .*nets.py:Small and not in .*my.pth"),
+                            ({"net.weight": torch.zeros(17, 3, 3, 3)}, "no larger layers"),
+                            ({"net.weight": torch.zeros(9, 3, 3, 3)}, "cannot read images")):
+        torch.save({name: t for name, t in (state | change).items() if t is not None}, tmp_path / "my.pth")
+        with pytest.raises(UserError, match=message):
+            checkpoint.load(tmp_path / "my.pth", arch=spec)
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_the_five_methods_work_on_a_network_of_ones_own(method, run, tmp_path):
+# Scripts; the commands of docs/own-network.md, with all five methods, run in test_readmes.py
+
+def test_the_score_of_a_function_that_is_not_counted_is_refused(run, tmp_path):
     head = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\n"
     (tmp_path / "nets.py").write_text(head + inspect.getsource(Everything))
-    train, prune, holds, finetune = METHODS[method]
-    shared = ["--network", "nets.py:Everything", "--subset", 40, "--device", "cpu"]
-    names = {"dense": "a/checkpoint.pth.tar", "pruned": f"b/{holds}"}
-    for script, folder in ((train, "a"), (prune, "b"), (finetune, "c")):
-        words = [word.format(**names) for word in script[1:]]
-        words += ["--dataset", "shapes10"] if script is train else []
-        words += ["--epochs", 1, "--batch-size", 20] if script is not prune else []
-        done = run(f"{method}/{script[0]}", *words, *shared, "--save", folder, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-    done = run(f"{method}/eval.py", names["pruned"], *shared, cwd=tmp_path)
-    if method == "softmask":                                 # its eval.py gives the challenge's score
-        assert "stem.2 runs _prelu_kernel, which common/scores.py cannot count" in done.stderr
-    else:
-        assert done.returncode == 0 and "top-1" in done.stdout, done.stderr
-    done = run(f"{method}/eval.py", names["pruned"], "--device", "cpu", cwd=tmp_path)
-    assert done.returncode == 2 and "name it with --network nets.py:Everything" in done.stderr
+    own.NAMED.clear()
+    model = models.build(own.name(f"{tmp_path}/nets.py:Everything"), num_classes=10, input=[3, 32, 32])
+    checkpoint.save(tmp_path / "own.pth.tar", checkpoint.of(model, "softmask", "pruned", "shapes10"))
+    done = run("softmask/eval.py", "own.pth.tar", "--network", "nets.py:Everything", "--subset", 40, "--device", "cpu",
+               cwd=tmp_path)
+    assert done.returncode == 2 and "stem.2 runs _prelu_kernel, which common/scores.py cannot count" in done.stderr
+
+
+def test_sensitivity_removes_channels_of_a_traced_network():
+    model = like_trained(own.Own(Everything(), "FILE.py:Net", {"num_classes": 10, "input": [3, 8, 8]})).double().eval()
+    groups = sensitivity.groups_of(model, {}, channels=True)
+    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
+    for record in model.channels():
+        first = record.producers[0][0]
+        less = groups[first].remove(0.3)
+        gone = less.get_submodule(first).weight.flatten(1).eq(0).all(1)
+        units = record.by_unit(first, gone).any(1)
+        assert int(units.sum()) == int(len(units) * 0.3)
+        with torch.no_grad():
+            assert (models.narrow(less, {first: ~gone})(images) - less(images)).abs().max() < 1e-12
+    assert len(groups) == len(model.channels())
 
 
 class Counted(nn.Module):
