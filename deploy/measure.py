@@ -36,9 +36,10 @@ def installed(package):
 
 
 def torch_cell(name, model, macs, precision="fp32"):
-    """The network in torch, channels-last, on the device where it is; precision: what the model computes in."""
+    """The network in torch, on the device where it is, channels-last unless its code is not ours; precision: what the
+    model computes in."""
     device = next(model.parameters()).device
-    model = model.eval().to(memory_format=torch.channels_last)
+    model = model.eval().to(memory_format=torch.preserve_format if ":" in model.arch else torch.channels_last)
 
     @torch.inference_mode()
     def run(images):

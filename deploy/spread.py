@@ -3,6 +3,8 @@ import copy
 
 import torch
 
+from common import models
+
 
 @torch.no_grad()
 def spread(model, where=lambda layer: True):
@@ -28,9 +30,7 @@ def spread(model, where=lambda layer: True):
             value = getattr(modules[consumer.norm], name)
             state[f"{consumer.norm}.{name}"] = torch.zeros_like(value).index_copy(0, select.indices,
                                                                                   value[select.indices])
-    size = {key: cfg.pop(key) for key in ("image_size",) if key in cfg}
-    wide = type(model)(**cfg).to(next(model.parameters()))
-    wide.cfg.update(size)
-    wide.arch, wide.images = model.arch, getattr(model, "images", None)
+    wide = models.build(model.arch, **cfg).to(next(model.parameters()))
+    wide.images = getattr(model, "images", None)
     wide.load_state_dict(state)
     return wide.train(model.training)

@@ -2,7 +2,8 @@
 
 images (batch, C, H, W), float32, normalized -> logits (batch, classes). The file's metadata has `mean` and `std`, which
 an image whose pixels are 0 to 1 is normalized with. Batch norms are folded into the convolutions before them; one that
-has none before it is written as a convolution of single channels, which every runtime fuses and computes in int8.
+has none before it is written as a convolution of single channels, which every runtime fuses and computes in int8. A
+network that is none of ours is written by torch.onnx.export, which needs onnxscript.
 
 int8: each layer computes with bytes, its weights with one scale per output channel, its inputs with one scale per
 tensor, from the smallest to the largest value on some training images ("static QDQ"; Jacob et al. 2018).
@@ -11,6 +12,7 @@ import contextlib
 import json
 import logging
 import tempfile
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +55,35 @@ def deployable(model):
 def write(model, path, facts=None):
     """Writes the network as ONNX in fp32, with a free batch size; facts: {name: text} for the file's metadata."""
     onnx, _ = packages()
+    made = (by_torch if ":" in model.arch else by_operations)(model)
+    onnx.helper.set_model_props(made, facts or {})
+    onnx.checker.check_model(made)
+    try:
+        onnx.save(made, str(path))
+    except OSError as error:
+        raise UserError(f"cannot write {path} ({error.strerror})") from error
+
+
+def by_torch(model):
+    """The ONNX model of any network. UserError where torch cannot make one."""
+    images = torch.zeros(2, *models.input_shape(model.arch, model.cfg), device=next(model.parameters()).device)
+    logging.disable(logging.WARNING)                         # of its own operators
+    try:
+        with contextlib.redirect_stdout(None), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(model, (images,), input_names=["images"], output_names=["logits"], dynamo=True,
+                                     dynamic_shapes=({0: "batch"},), verbose=False).model_proto
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed; pip install -r requirements-deploy.txt") from error
+    except Exception as error:                               # somebody else's code may raise anything
+        raise UserError(f"torch.onnx cannot export {model.arch}: {str(error).strip().partition(chr(10))[0]}") from error
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+def by_operations(model):
+    """The ONNX model of a network of common/models."""
+    import onnx
     from onnx import TensorProto, helper
     constants, nodes = [], []
 
@@ -96,13 +127,7 @@ def write(model, path, facts=None):
     graph = helper.make_graph(
         nodes, model.arch, [helper.make_tensor_value_info("images", TensorProto.FLOAT, batch)],
         [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["batch", model.cfg["num_classes"]])], constants)
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
-    helper.set_model_props(made, facts or {})
-    onnx.checker.check_model(made)
-    try:
-        onnx.save(made, str(path))
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror})") from error
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
 
 
 def session(path):
@@ -189,7 +214,7 @@ def export(model, path, dataset, train, test, int8=False):
         was = whole.stat().st_size
     run = session(path)
     top1 = accuracy(lambda batch: run.run(None, {"images": batch})[0], test)
-    print(f"wrote {path}: opset {OPSET}, {Path(path).stat().st_size:,} bytes{f' ({was:,} in fp32)' if int8 else ''}, "
+    print(f"wrote {path}: {Path(path).stat().st_size:,} bytes{f' ({was:,} in fp32)' if int8 else ''}, "
           f"{macs[1]:,} MACs" + (f" ({macs[0]:,} in the checkpoint's form)" if macs[0] != macs[1] else "")
           + f"; {'before int8 ' if int8 else ''}its logits differ from torch's by {difference:.1e} of the largest\n"
           f"  ONNX Runtime {'int8' if int8 else 'fp32'}: top-1 {top1:.2f} %; torch fp32: top-1 "

@@ -1,6 +1,8 @@
 """A network deployed gives torch's logits: as plain operations, as ONNX in fp32 and int8, and as C."""
 import ctypes
 import importlib
+import inspect
+import json
 import platform
 import re
 import shutil
@@ -13,17 +15,22 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from by_hand import like_trained
 from test_narrow import NETS, images_for, network
+from test_trace import Everything, half
 
 from common import UserError, compute_flops, data, models
 from common.files import checkpoint
+from common.models import own
 from common.models.layers import ChannelSelection, select
+from common.models.narrow import silence
 from deploy import latency, measure, runtime, to_c, to_onnx
 from deploy.graph import operations
 from deploy.spread import spread
 
 ONNX = pytest.mark.skipif(not (measure.installed("onnx") and measure.installed("onnxruntime")),
                           reason="onnx and onnxruntime are not installed (requirements-deploy.txt)")
+ONNXSCRIPT = pytest.mark.skipif(not measure.installed("onnxscript"), reason="onnxscript is not installed")
 CC = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler here")
 CPU = Path("/proc/cpuinfo").read_text().split() if Path("/proc/cpuinfo").exists() else []
 X86 = platform.machine().lower() in ("x86_64", "amd64")
@@ -164,7 +171,10 @@ def test_the_exported_file_runs_without_torch(trained, run, tmp_path):
         said[kind] = top1(done.stdout, f"ONNX Runtime {kind}")
     torchs = top1(done.stdout, "torch fp32")
     assert torchs > 50 and said["fp32"] == torchs and abs(said["int8"] - torchs) <= 1
-    assert (tmp_path / "int8.onnx").stat().st_size < 0.5 * (tmp_path / "fp32.onnx").stat().st_size
+    nodes = to_onnx.packages()[0].load(tmp_path / "int8.onnx").graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    read = {makers.get(name) for node in nodes if node.op_type == "Conv" for name in node.input[:2]}
+    assert read == {"DequantizeLinear"}                      # images and weights, both of bytes
 
     dataset = data.load("shapes10", subset=1000)
     np.savez(tmp_path / "test.npz", x=dataset.x_test.numpy(), y=dataset.y_test.numpy())
@@ -181,6 +191,60 @@ print(100 * (session.run(None, {"images": images})[0].argmax(1) == test["y"]).me
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert abs(float(done.stdout) - said["int8"]) < 0.31     # rounding at the border of two integers
+
+
+@pytest.fixture
+def a_file_of_ones_own(tmp_path):
+    """nets.py with a class that has squeeze-excite, concatenation and depthwise convolutions, and one that branches on
+    numbers; the class narrowed in own.pth.tar."""
+    head = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\n"
+    branch = ("class Branching(Everything):\n    def forward(self, x):\n"
+              "        return super().forward(-x if x.sum() > 0 else x)\n")
+    (tmp_path / "nets.py").write_text(f"{head}{inspect.getsource(Everything)}\n\n{branch}")
+    own.NAMED.clear()
+    spec = own.name(f"{tmp_path}/nets.py:Everything")
+    model = like_trained(models.build(spec, num_classes=10, input=[3, 32, 32])).eval()
+    keep = half(model)
+    silence(model, keep)
+    small = models.narrow(model, keep)
+    checkpoint.save(tmp_path / "own.pth.tar", checkpoint.of(small, "slimming", "pruned", "shapes10"))
+    return small
+
+
+@ONNX
+@ONNXSCRIPT
+def test_a_network_of_ones_own_is_exported(a_file_of_ones_own, run, tmp_path):
+    command = ["deploy/export.py", "own.pth.tar"]
+    for kind, flags in (("fp32", ()), ("int8", ("--int8",))):
+        done = run(*command, f"{kind}.onnx", "--network", "nets.py:Everything", "--subset", 100, *flags, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        assert float(re.search(r"differ from torch's by (\S+)", done.stdout)[1]) < 1e-5
+        torchs = top1(done.stdout, "torch fp32")
+        assert abs(top1(done.stdout, f"ONNX Runtime {kind}") - torchs) <= (5 if kind == "int8" else 0)
+    nodes = to_onnx.packages()[0].load(tmp_path / "int8.onnx").graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    read = {makers.get(name) for node in nodes if node.op_type == "Conv" for name in node.input[:2]}
+    assert read == {"DequantizeLinear"}                      # images and weights, both of bytes
+    images = torch.randn(5, 3, 32, 32)
+    with torch.no_grad():
+        expected = a_file_of_ones_own(images).numpy()
+    for kind, tolerance in (("fp32", 1e-5), ("int8", 0.2)):
+        session = to_onnx.session(tmp_path / f"{kind}.onnx")
+        assert len(json.loads(session.get_modelmeta().custom_metadata_map["mean"])) == 3
+        logits, = session.run(["logits"], {"images": images.numpy()})
+        assert np.abs(logits - expected).max() < tolerance * np.abs(expected).max()
+
+
+@ONNX
+def test_what_of_ones_own_cannot_be_exported_is_said(a_file_of_ones_own, run, tmp_path):
+    done = run("deploy/export.py", "own.pth.tar", "x.onnx", cwd=tmp_path, before=own.NAMED.clear)
+    assert done.returncode == 2 and "name it with --network" in done.stderr and not (tmp_path / "x.onnx").exists()
+    with pytest.raises(UserError, match="cannot export this .*nets.py:Everything: prelu from"):
+        to_c.export(a_file_of_ones_own, tmp_path / "x.c")
+    branching = models.build(own.name(f"{tmp_path}/nets.py:Branching"), num_classes=10, input=[3, 32, 32])
+    with pytest.raises(UserError, match="torch.onnx cannot export .*nets.py:Branching: "):
+        to_onnx.write(branching, tmp_path / "x.onnx")
+    assert not list(tmp_path.glob("x.*"))
 
 
 @ONNX
