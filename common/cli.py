@@ -3,7 +3,7 @@
     parser = cli.parser(__doc__)
     cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1)
 
-What a user can mend is raised as a UserError anywhere in the code; `script` prints it and exits with status 2.
+An error that the user can fix is raised as UserError anywhere in the code; `script` prints it and exits with status 2.
 """
 import argparse
 import os
@@ -79,7 +79,7 @@ def settings(script, given=None, **changes):
 
 
 def data_flags(args):
-    """What data.load, data.for_network and data.for_arch take of the flags, by name."""
+    """The flags that data.load, data.for_network and data.for_arch take, by name."""
     return {"name": args.dataset, "data_dir": args.data_dir, "image_size": args.image_size, "subset": args.subset,
             "mean": args.mean, "std": args.std}
 
@@ -140,14 +140,14 @@ def default_folder(dataset, network, what):
 
 
 def check_writable(folder, flag):
-    """UserError unless files can be written to the folder, which need not be there yet; flag: what it was given by."""
+    """UserError unless the folder, which need not exist yet, is writable; flag: the flag that names it."""
     there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if p.exists())
     if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
-        raise UserError(f"cannot write to {folder} ({there} is no folder or not writable); give another {flag}")
+        raise UserError(f"cannot write to {folder} ({there} is not a folder, or not writable); give another {flag}")
 
 
 def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
-    """The folder to write to, which the first file makes; one that `holds` an earlier result is refused."""
+    """The folder to write to, created with its first file; UserError if it `holds` an earlier result."""
     folder = Path(folder)
     check_writable(folder, "--save")
     if overwrite and resume:
@@ -161,7 +161,7 @@ def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
 
 
 def script(main):
-    """Runs main(); what the user can mend becomes one line on stderr and exit status 2."""
+    """Runs main(); errors that the user can fix become one line on stderr and exit status 2."""
     if hasattr(sys.stdout, "reconfigure"):                   # a terminal may lack the letters of a name
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
@@ -189,7 +189,7 @@ def script(main):
 
 def complain(message, status=2):
     line = " ".join(str(message).split())
-    if len(line) > 1500:                                     # a list of a thousand widths; its ends say what it is
+    if len(line) > 1500:                                     # such as a list of a thousand widths
         line = f"{line[:1000]} ... {line[-400:]}"
     print(f"{Path(sys.argv[0]).name}: error: {line}", file=sys.stderr)
     return status

@@ -1,13 +1,13 @@
-"""The small network that pruning has left: dead neurons, channels and input pixels taken out, and the reports on it.
+"""The small network after pruning, without dead neurons, channels and input pixels, and its reports.
 
     small = compact(model)                                   # fewer channels, the same logits
 
-    a neuron that nothing reads        all weights on it in the next layer are zero: it goes
-    a neuron that reads nothing        all its weights are zero, it is a constant: it goes, and the constant is added
-                                       to the next layer's bias
-    an input pixel that nothing reads  goes
+Three kinds are removed, until nothing changes:
 
-One removal can make the next possible, so this is repeated until nothing changes.
+    a neuron that nothing reads        all weights on it in the next layer are zero
+    a neuron that reads nothing        all its weights are zero; the constant that it is is added to the next layer's
+                                       bias
+    an input pixel that nothing reads
 """
 import copy
 
@@ -72,7 +72,7 @@ def foldable_constants(modules, record, norm_after):
 
 
 def removable(model, round_to=1):
-    """{layer: keep (channels,)} for `models.narrow`, only of layers that lose something; {} when nothing can go."""
+    """{layer: keep (channels,)} for `models.narrow`, only for layers that lose channels; {} if none can be removed."""
     modules, records, keep = dict(model.named_modules()), model.channels(), {}
     norm_after = {producer: norm for record in records for producer, norm in record.producers if norm}
     for record in records:
@@ -100,17 +100,17 @@ def removable(model, round_to=1):
 
 
 def compact(model, round_to=1):
-    """A new, narrower network with the same outputs; the given one stays as it is.
+    """A new, narrower network with the same outputs; the given one is not changed.
 
-    round_to: channels that could go stay where their layer has a multiple of this with them.
+    round_to: keeps removable channels that make a layer's number of channels a multiple of this.
     """
     return compact_masked(model, {}, round_to)[0]
 
 
 @torch.no_grad()
 def compact_masked(model, masks, round_to=1):
-    """(the network of `compact`, its masks): those of the given one, without what is gone. A bias that took up the
-    constant of a channel stays from then on."""
+    """(the network of `compact`, its masks): the given masks without the removed channels. A bias that absorbed a
+    channel's constant is no longer masked."""
     model = copy.deepcopy(model)
     while keep := removable(model, round_to):
         masks = narrow_masks(model, masks, keep)
@@ -123,7 +123,7 @@ def narrow_masks(model, masks, keep):
     """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `models.narrow` with keep."""
     if not masks:
         return {}
-    # They stand in the place of their weights, with no constant beside them, and negative: no ReLU passes them on.
+    # Masks are narrowed in place of their weights: negative and without biases, so no ReLU makes constants of them.
     plain = {name: torch.zeros_like(tensor) if name.endswith(("bias", "running_mean")) else tensor
              for name, tensor in model.state_dict().items()}
     stencil = copy.deepcopy(model)

@@ -1,8 +1,8 @@
-"""Fraction of a network to keep: the flags --keep-weights and --keep-macs, and the threshold that leaves it; the
+"""Fraction of a network to keep: the flags --keep-weights and --keep-macs, and the threshold for it; the
 fractions to remove of single layers, --ratios, which can be scaled to either.
 
-Both are fractions of what the dense network has: of the weights of its convolutions and linear layers, not zero, or of
-its MACs once removed channels are taken out.
+Both are fractions of the dense network: of the weights of its convolutions and linear layers, or of its MACs, counted
+after pruned channels are removed.
 """
 import math
 import re
@@ -17,11 +17,11 @@ from common.models import counting
 def add_flags(parser, weights=True, macs=True):
     """--keep-weights and --keep-macs, None where they are not given."""
     if weights:
-        parser.add_argument("--keep-weights", type=part, metavar="FRACTION", help="prune at the threshold that leaves "
+        parser.add_argument("--keep-weights", type=part, metavar="FRACTION", help="prune at the threshold that keeps "
                             "this fraction of the dense network's weights in convolutions and linear layers")
     if macs:
         parser.add_argument("--keep-macs", type=part, metavar="FRACTION", help="prune channels at the threshold that "
-                            "leaves this fraction of the dense network's MACs")
+                            "keeps this fraction of the dense network's MACs")
 
 
 def part(text):
@@ -35,8 +35,8 @@ part.__name__ = "fraction in (0, 1]"
 
 
 def dense_network(ckpt, model):
-    """The dense network that the checkpoint's comes from, with random weights, for images as large as those that its
-    network, model, reads: the file may have it at another size."""
+    """The dense network that the checkpoint's network comes from, with random weights and the image size of `model`,
+    which may differ from the file's."""
     size = {name: model.cfg[name] for name in ("image_size", "input") if name in model.cfg}
     return models.build(ckpt["arch"], **{**(ckpt["dense"] or ckpt)["cfg"], **size})
 
@@ -48,9 +48,9 @@ def dense_total(ckpt, model):
 
 
 def rounded_up(alive, multiple, unit=1, scores=None):
-    """bool like alive (units,): the units that stay, and the first, or highest scored, others up to a whole multiple.
+    """bool like alive (units,): those to keep, and the first, or highest scored, others up to a whole multiple.
 
-    unit: channels per entry. None stay where none did, and never more than there are.
+    unit: channels per entry. If none is alive, none is kept; never more than there are.
     """
     wanted = min(-(-int(alive.sum()) // (step := multiple // math.gcd(multiple, unit))) * step, len(alive))
     scores = torch.zeros(len(alive)) if scores is None else scores.float()
@@ -59,12 +59,12 @@ def rounded_up(alive, multiple, unit=1, scores=None):
 
 
 def bisect(left, wanted, high, steps=40):
-    """The smallest threshold in [0, high], to high / 2^steps, that leaves the fraction `wanted` or less.
+    """The smallest threshold in [0, high], to high / 2^steps, that keeps the fraction `wanted` or less.
 
-    left: threshold -> fraction; it must not rise. UserError where even `high` leaves more.
+    left: threshold -> fraction; it must not rise. UserError if even `high` keeps more.
     """
     if left(high) > wanted:
-        raise UserError(f"pruning everything that may go leaves {left(high):.4f}, more than the {wanted:g} asked for")
+        raise UserError(f"pruning everything that can be pruned keeps {left(high):.4f}, more than {wanted:g}")
     low = 0.0
     if left(low) <= wanted:
         return low
@@ -75,10 +75,10 @@ def bisect(left, wanted, high, steps=40):
 
 
 def percentile(fraction, ckpt, model, weights, otherwise=""):
-    """The fraction of `weights`, {name: tensor} of the model, to prune so that --keep-weights `fraction` is left.
+    """The fraction of `weights`, {name: tensor} of the model, to prune so that --keep-weights `fraction` is kept.
 
-    It is that of the dense network's weights; what is not zero in other layers stays. otherwise: what helps where that
-    is too much already, which is a UserError.
+    It is a fraction of the dense network's weights; other layers are not pruned. UserError if they alone have too many;
+    otherwise: another remedy to name there.
     """
     dense, size = dense_total(ckpt, model).weights, sum(w.numel() for w in weights.values())
     others = counting.count(model).total.weights - sum(int(w.count_nonzero()) for w in weights.values())
@@ -86,7 +86,7 @@ def percentile(fraction, ckpt, model, weights, otherwise=""):
     if left < 1:
         raise UserError(f"--keep-weights {fraction:g}: the layers that are not pruned have {others:,} of the {dense:,} "
                         f"weights; give a larger fraction{otherwise}")
-    return max(0, size - left + 0.5) / size                  # the half: rounding takes no weight more or less
+    return max(0, size - left + 0.5) / size                  # + 0.5, so that rounding changes no count
 
 
 def read_ratios(path, weights):

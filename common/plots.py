@@ -1,9 +1,9 @@
-"""log.csv and curve.png of a training run, bars of what each layer keeps, and matplotlib without a screen."""
+"""log.csv and curve.png of a training run, bars of pruned layers, and matplotlib without a screen."""
 import csv
 
 
 def write_log(path, rows):
-    """Under a temporary name first, so that a full disk leaves the old log or the new one."""
+    """Writes under a temporary name first, so that a full disk leaves the old log or the new one."""
     partial = path.with_name(f".{path.name}.partial")
     try:
         with open(partial, "w", newline="") as file:
@@ -21,7 +21,7 @@ def draw_curve(path, rows, title):
     plt = pyplot()
     figure, left = plt.subplots(figsize=(7, 4), layout="constrained")
     epochs = [row["epoch"] for row in rows]
-    marker = "o" if len(rows) <= 30 else ""                  # a line through one epoch has no length
+    marker = "o" if len(rows) <= 30 else ""                  # one epoch makes no line
     for name, colour in (("train_loss", "tab:blue"), ("test_loss", "tab:cyan")):
         if name in rows[-1]:
             left.plot(epochs, [row[name] for row in rows], marker=marker, markersize=4, color=colour,
@@ -39,18 +39,19 @@ def draw_curve(path, rows, title):
 
 
 def layer_bars(axis, keep, unit="channels", percent=False):
-    """Bars of what each layer had (grey) and keeps (blue); keep: {layer name: bool, True: stays}, from input to output.
+    """Bars of each layer before pruning (grey) and kept (blue); keep: {layer name: bool, True: kept}, from input to
+    output.
 
-    percent: what it keeps of what it had, for layers whose sizes are far apart. Of many names every few are written.
+    percent: bars in percent of the layer, for layers of very different sizes. Only some of many names are written.
     """
     positions, width = range(len(keep)), 0.8 if len(keep) <= 40 else 1
-    had, keeps = [mask.numel() for mask in keep.values()], [int(mask.sum()) for mask in keep.values()]
-    sizes = [max(size, 1) / 100 if percent else 1 for size in had]
-    for counts, colour, label in ((had, "lightgrey", "had"), (keeps, "tab:blue", "keeps")):
+    before, kept = [mask.numel() for mask in keep.values()], [int(mask.sum()) for mask in keep.values()]
+    sizes = [max(size, 1) / 100 if percent else 1 for size in before]
+    for counts, colour, label in ((before, "lightgrey", "before"), (kept, "tab:blue", "kept")):
         heights = [count / size for count, size in zip(counts, sizes, strict=True)]
         axis.bar(positions, heights, width, color=colour, label=label)
     name_layers(axis, list(keep))
-    axis.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} that each layer had and keeps")
+    axis.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} of each layer")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
 
 

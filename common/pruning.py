@@ -33,10 +33,10 @@ class Source(NamedTuple):
 
 def load(path, network, arch=None, depth=None, *, save=None, holds="pruned.pth.tar", overwrite=False, device=None,
          batch_size=256, name=None, image_size=None, **images):
-    """The Source in the file `path`: its network on the CPU, test images on the device. Prints what it is.
+    """The Source in the file `path`: its network on the CPU, test images on the device. Prints its size.
 
-    network: the method's function (arch, depth) -> (arch, cfg); save: the folder to write to, which the first file
-    makes; holds: the file that is written there; name, image_size, images: as data.load takes them.
+    network: the method's function (arch, depth) -> (arch, cfg); save: the folder to write to; holds: the file that will
+    be written there; name, image_size, images: as data.load takes them.
     """
     ckpt = checkpoint.load(path, network, arch, depth, image_size)
     name = name or checkpoint.dataset_of(ckpt)
@@ -58,8 +58,8 @@ def add_recalibrate(parser):
 
 @torch.no_grad()
 def recalibrate(source, model, count):
-    """Estimates the statistics of the batch norms again, on `count` training images (None: leaves them): their mean
-    over the batches, as torch's update_bn, but without dropout. Prints the accuracy before and after."""
+    """Recomputes the batch norms' statistics on `count` training images (None: does nothing): their mean over the
+    batches, like torch's update_bn, but without dropout. Prints the accuracy before and after."""
     if count is None:
         return
     norms = {m: m.momentum for m in model.modules() if isinstance(m, _BatchNorm) and m.track_running_stats}
@@ -86,9 +86,9 @@ def recalibrate(source, model, count):
 
 
 def table(keep, before, after):
-    """Text: parameters and MACs of every layer before and after (compute_flops' counts), then how many entries each
-    layer had and keeps; keep: {layer: bool}."""
-    lines = [compute_flops.table(after, before), "", f"{'layer':34} {'had':>9} {'keeps':>9}"]
+    """Text: parameters and MACs of every layer before and after (compute_flops' counts), then the size of each layer
+    before and what is kept; keep: {layer: bool}."""
+    lines = [compute_flops.table(after, before), "", f"{'layer':34} {'before':>9} {'kept':>9}"]
     return "\n".join(lines + [f"{name:34} {kept.numel():9,} {int(kept.sum()):9,}" for name, kept in keep.items()])
 
 

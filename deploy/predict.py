@@ -27,7 +27,7 @@ def predict(args):
     ckpt, model = network.load(args)
     folder, path = Path(args.folder), Path(args.csv)
     if not folder.is_dir():
-        raise UserError(f"{folder} is no folder")
+        raise UserError(f"{folder} is not a folder")
     if path.exists():
         raise UserError(f"{path} is there already; give another --csv")
     cli.check_writable(path.parent, "--csv")

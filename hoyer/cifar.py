@@ -1,9 +1,9 @@
-"""DeepHoyer under the original's name: training on CIFAR, as bearpaw/pytorch-classification does.
+"""DeepHoyer under the original's name: train on CIFAR, like bearpaw/pytorch-classification.
 
     python cifar.py -a resnet --depth 20 --epochs 164 --schedule 81 122 --wd 1e-4 --checkpoint checkpoints/resnet-20
     python cifar.py -a resnet --depth 20 -e --resume checkpoints/resnet-20/model_best.pth.tar
 
-The training is main.py's without a penalty; times and accuracies are there.
+Runs main.py without a penalty; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

@@ -1,9 +1,9 @@
-"""DeepHoyer under the original's name: training a CIFAR network with a penalty on filters and channels.
+"""DeepHoyer under the original's name: train a CIFAR network with a penalty on filters and channels.
 
     python cifar_group.py -a resnet --depth 20 --reg 3 --decay 0.001 --model checkpoints/resnet-20/checkpoint
 
---reg is a number of the original's or a name; mind that 2 is group-hs in structure.py. The training is main.py's;
-times and accuracies are there.
+--reg is the original's number or a name; in structure.py 2 is group-hs. Runs main.py; see there for times and
+accuracies.
 """
 import sys
 from pathlib import Path

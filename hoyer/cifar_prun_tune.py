@@ -1,9 +1,9 @@
-"""DeepHoyer under the original's name: pruning a CIFAR network, one threshold for all weights, and fine-tuning it.
+"""DeepHoyer under the original's name: prune a CIFAR network with one threshold and fine-tune it.
 
     python cifar_prun_tune.py --model checkpoints/resnet-20-group-hs/checkpoint --sensitivity 0.0001 --lr 0.01
 
-This is prune.py --rule T and then finetune.py, into the folder finetune_<sensitivity> beside the model; times and
-accuracies are there.
+Runs prune.py --rule T, then finetune.py, into the folder finetune_<sensitivity> beside the model; see there for times
+and accuracies.
 """
 import sys
 from pathlib import Path

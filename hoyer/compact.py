@@ -2,10 +2,10 @@
 
     python compact.py --model saves/str_0.001_2_T_0.01.pth
 
-Zeros by themselves save neither time nor memory. Where a group penalty has emptied whole filters, channels, neurons or
-input pixels, these can be removed without changing the output (see common/compact.py). Papers write the rest of a LeNet
-as 353-45-11. The sparsity report of the original is printed first; the small network goes to
-<model>_compact.pth, checked against the large one, with the masks of its single pruned weights. Takes seconds.
+Zeros alone save neither time nor memory. Filters, channels, neurons and input pixels that a group penalty has emptied
+can be removed without changing the output (see common/compact.py). Papers write the rest of a LeNet as 353-45-11. The
+original's sparsity report is printed first. The small network is checked against the large one and written to
+<model>_compact.pth, with the masks of its pruned weights. Takes seconds.
 """
 import sys
 from pathlib import Path
@@ -20,14 +20,14 @@ from hoyer.networks import find, network, stem
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    parser.add_argument("--model", metavar="FILE", required=True, help="a pruned, best a fine-tuned network")
+    parser.add_argument("--model", metavar="FILE", required=True, help="pruned or fine-tuned network")
     parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
     cli.add_network(parser)
     parser.add_argument("--arch", help="architecture, if the checkpoint does not record it")
     parser.add_argument("--depth", type=cli.positive)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
     parser.add_argument("--round-to", type=cli.positive, default=1, metavar="N",
-                        help="channels per layer in multiples of this, rounded up, which run faster")
+                        help="round channels per layer up to a multiple of N, which runs faster")
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(find(args.model), network, args.arch, args.depth)
     path = Path(args.save or f"{stem(ckpt['path'])}_compact.pth")

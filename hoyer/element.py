@@ -1,10 +1,9 @@
-"""DeepHoyer under the original's name: training a LeNet with a penalty on single weights.
+"""DeepHoyer under the original's name: train a LeNet with a penalty on single weights.
 
     python element.py --reg 0 --decay 0.0                            dense, into saves/elt_0.0_0.pth
     python element.py --reg 3 --decay 0.0001 --pretrained            from that, into saves/elt_0.0001_3.pth
 
---reg is a number of the original's or a name. The training is main.py's, without weight decay; times and accuracies
-are there.
+--reg is the original's number or a name. Runs main.py without weight decay; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

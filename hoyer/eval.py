@@ -3,8 +3,8 @@
     python eval.py saves/elt_0.0_0.pth
 
 Network, widths and data set are read from the file; parameters, non-zeros and MACs are printed before any data is
-opened. Expect the accuracy that is printed as the file's own record; bundled files, in half precision, may be a few
-images off. compact.py prints the sparsity layer by layer.
+opened. Expect the accuracy that the file records; with bundled files, in half precision, a few images may differ.
+compact.py prints the sparsity layer by layer.
 """
 import sys
 from pathlib import Path

@@ -6,9 +6,9 @@ After every step the masks that prune.py stored set the pruned entries back to z
 
     w <- w - step,    w <- w * mask,
 
-so that neither Adam's or SGD's momentum nor weight decay revives them. The last epoch's network is finetuned.pth.tar,
-the same without dead neurons, filters, channels and pixels is compact.pth.tar (see compact.py). A fine-tuned network
-can be pruned further: prune.py reads finetuned.pth.tar, too.
+so that neither Adam's or SGD's momentum nor weight decay revives them. The last epoch's network is finetuned.pth.tar;
+compact.pth.tar is the same without dead neurons, filters, channels and pixels (see compact.py). prune.py can prune
+finetuned.pth.tar again.
 
 Results are in README.md; an epoch costs the same as in training.
 """

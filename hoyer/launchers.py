@@ -21,7 +21,7 @@ from hoyer.networks import find, stem
 
 
 def first_process():
-    """False in all but one of torchrun's processes."""
+    """Whether this is the only process, or torchrun's first."""
     return int(os.environ.get("RANK", 0)) == 0
 
 
@@ -32,7 +32,7 @@ def penalty(names):
             return text
         if text.isdecimal() and int(text) < len(names):
             return names[int(text)]
-        raise argparse.ArgumentTypeError(f"{text} is no penalty here; valid are "
+        raise argparse.ArgumentTypeError(f"{text} is not a penalty here; choose from "
                                          f"{', '.join(f'{i} or {name}' for i, name in enumerate(names))}")
     return reg
 
@@ -47,7 +47,7 @@ def training_flags(doc, penalties):
 
 
 def cifar_flags(parser):
-    """The names that the trainer bearpaw/pytorch-classification has for the shared flags."""
+    """The shared flags under the names of bearpaw/pytorch-classification."""
     add, same = parser.add_argument, dict(default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     add("-d", dest="dataset", **same)
     add("--train-batch", dest="batch_size", type=cli.positive, **same)
@@ -62,14 +62,14 @@ def train_lenet(args, kind, number):
     args.decay = args.decay if args.reg != "none" else 0.0
     _, arch, _ = main.starting_point(args)
     if not arch.startswith("lenet"):
-        raise UserError(f"this script trains the LeNets, --arch mlp and cnn; for a {arch} take cifar_group.py")
+        raise UserError(f"this script trains the LeNets, --arch mlp and cnn; for a {arch} use cifar_group.py")
     args.save = args.save or f"saves/{'cnn/' if arch == 'lenet5' else ''}{kind}_{args.decay}_{number}"
     main.train(cli.settings(main, args))
     keep(f"{args.save}/checkpoint.pth.tar", f"{args.save}.pth")
 
 
 def train_cifar(args):
-    """main.train, by default of a resnet; with -e only the accuracy of the file to begin or to go on with."""
+    """main.train, by default for a resnet; -e only evaluates the given file."""
     if args.evaluate:
         return evaluate(args)
     if args.pretrained is None:
@@ -98,17 +98,17 @@ def pruning_flags(doc, sensitivity):
 
 
 def pruned_name(args):
-    """File-name suffix for a pruning run: 0.01, or 0.01_group where it is not done in the original's way."""
+    """File-name suffix for a pruning run: 0.01, or 0.01_group if it differs from the original's."""
     how = [word for word in (args.granularity, args.criterion) if word not in ("element", "magnitude")]
     return "_".join([str(args.sensitivity), *how])
 
 
 def prune_once(args, resume, **changes):
-    """The path of the network that rank 0 prunes with the flags of prune.py in args and the changes; other ranks wait.
+    """Rank 0 prunes with prune.py's flags in args and the changes; other ranks wait. Returns the network's path.
 
-    With `resume` a network that an earlier command has pruned is kept. UserError where that had other flags.
+    With `resume` an earlier command's network is kept; UserError if that command had other flags.
     """
-    check_schedule(args.schedule)                            # before the pruning: the fine-tuning would stop at it
+    check_schedule(args.schedule)                            # before pruning, not only before fine-tuning
     flags = cli.settings(prune, args, **changes)
     flags.model, pruned = find(flags.model), Path(flags.save) / "pruned.pth.tar"
     if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
@@ -123,7 +123,7 @@ def prune_once(args, resume, **changes):
         else:
             prune.prune(flags)
     if world > 1:
-        torch.distributed.all_reduce(torch.zeros(1))         # returns when all processes are here
+        torch.distributed.all_reduce(torch.zeros(1))         # waits for all processes
     return str(pruned)
 
 
@@ -135,7 +135,7 @@ def prune_and_finetune(args):
 
 
 def prune_and_finetune_lenet(args):
-    """Both into <model>_<rule>_<sensitivity>, with the fine-tuned network as a .pth beside; -e: without fine-tuning."""
+    """Both into <model>_<rule>_<sensitivity>, with the fine-tuned network as a .pth beside; -e only prunes."""
     args.save = args.save or f"{stem(find(args.model))}_{args.rule}_{pruned_name(args)}"
     prune_and_finetune(args)
     if not args.evaluate:
@@ -143,7 +143,7 @@ def prune_and_finetune_lenet(args):
 
 
 def keep(file, path):
-    """The network of a run as one file, without what only resuming needs."""
+    """Saves the network of a run as one file, without the state for resuming."""
     if first_process():
         ckpt = checkpoint.load(file)
         checkpoint.save(path, {name: value for name, value in ckpt.items() if name not in ("path", "resume")})

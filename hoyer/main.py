@@ -13,8 +13,8 @@ those that the paper compares with. prune.py then zeroes the small weights, fine
     python main.py --arch cnn --reg group-hs --decay 1e-3                              sparse filters, LeNet-5
     python main.py --arch resnet56 --reg group-hs --decay 1e-3                         CIFAR-10
 
-Expect about 98.4 % for a dense LeNet-300-100 and 99.2 % for LeNet-5 after the 250 epochs; an epoch of the former
-takes a few seconds on a CPU core. README.md has the recipes and the measured table.
+Expect about 98.4 % for a dense LeNet-300-100 and 99.2 % for LeNet-5 after the 250 epochs; an epoch of the former takes
+a few seconds on a CPU core. README.md has recipes and results.
 """
 import sys
 import time
@@ -48,7 +48,7 @@ def add_flags(parser):
     add = parser.add_argument
     add("--decay", type=cli.nonnegative, default=1e-3, help="coefficient of the penalty")
     add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="start from this network; without FILE "
-        "from the LeNet that element.py --reg 0 --decay 0.0 left in saves/")
+        "from the LeNet of element.py --reg 0 --decay 0.0 in saves/")
     add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
         "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
     add("--gamma", type=cli.nonnegative, default=0.1)

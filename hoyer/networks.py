@@ -40,7 +40,7 @@ def add_flags(parser):
 
 
 def options(args):
-    """{option: value} of the network besides arch and depth; None where the command line says nothing."""
+    """{option: value} of the network besides arch and depth; None for flags that are not given."""
     return dict(dropout=args.dropout, block=BLOCKS.get(args.block_name), cardinality=args.cardinality,
                 widen_factor=args.widen_factor, growth=args.growth, compression=args.compression)
 
@@ -52,7 +52,7 @@ def network(arch, depth=None, **options):
         arch, depth = models.split_name(arch, depth)         # resnet56 is --arch resnet --depth 56
     if arch in NETWORKS:
         name, defaults, fixed = NETWORKS[arch]
-    else:                                                    # wrn_28_10 says all but the dropout
+    else:                                                    # wrn_28_10 names all but the dropout
         (name, fixed), depth = models.any_network(asked, asked_depth), None
         defaults = {"dropout": 0.0} if name == "wideresnet" else {}
     given = {key: value for key, value in {"depth": depth, **options}.items() if value is not None}

@@ -1,8 +1,8 @@
-"""DeepHoyer under the original's name: pruning a LeNet, one threshold for all tensors, and fine-tuning it.
+"""DeepHoyer under the original's name: prune a LeNet, one threshold for all tensors, and fine-tune it.
 
     python prun_tune_T.py --model saves/elt_0.0001_3 --sensitivity 0.01       into saves/elt_0.0001_3_T_0.01.pth
 
-This is prune.py --rule T and then finetune.py; times and accuracies are there.
+Runs prune.py --rule T, then finetune.py; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

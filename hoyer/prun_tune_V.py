@@ -1,8 +1,8 @@
-"""DeepHoyer under the original's name: pruning a LeNet, thresholds by each tensor's std, and fine-tuning it.
+"""DeepHoyer under the original's name: prune a LeNet, thresholds by each tensor's std, and fine-tune it.
 
     python prun_tune_V.py --model saves/elt_0.0001_3 --sensitivity 0.25       into saves/elt_0.0001_3_V_0.25.pth
 
-This is prune.py --rule V and then finetune.py; times and accuracies are there.
+Runs prune.py --rule V, then finetune.py; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

@@ -20,11 +20,11 @@ entries are pruned even after training with a group penalty, which has made whol
     --keep-weights 0.1      instead of --sensitivity: fraction of the weights to keep
     --keep-macs 0.5         fraction of the MACs to keep, after empty channels are removed; the threshold is printed
     --criterion random      the control: as many entries of every tensor, chosen at random
-    --recalibrate 1000      estimate the statistics of the batch norms again, on so many training images
+    --recalibrate 1000      recompute the batch norms' statistics on so many training images
 
 The network keeps its shape; the masks are stored with it in pruned.pth.tar, and finetune.py keeps the zeros. The
 original's sparsity report and the compacted network's size are printed and written to prune.txt; prune.png shows the
-weights of each layer before and after. Expect seconds, and an accuracy that fine-tuning brings back.
+weights of each layer before and after. Expect seconds; fine-tuning restores the accuracy.
 """
 import copy
 import sys
@@ -54,7 +54,7 @@ def choose(model, rule, sensitivity, granularity="element", criterion="magnitude
             masks[name] = channels.get(name, torch.ones_like(w, dtype=torch.bool)) & previous
         else:
             masks[name] = (element_mask if granularity == "element" else group_mask)(w, t) & previous
-        if criterion == "random":                            # as many, of those that were kept before
+        if criterion == "random":                            # as many, among those kept before
             score = torch.rand(w.shape, generator=generator).to(w.device).masked_fill(~previous, -1).flatten()
             highest = score.topk(int(masks[name].sum())).indices
             masks[name] = torch.zeros_like(score, dtype=torch.bool).index_fill(0, highest, True).view_as(w)
@@ -193,12 +193,12 @@ def amount_for(args, ckpt, model, ratios):
         return None, keep.scaled(ratios, lambda ratios: left(None, ratios), args.keep_weights or args.keep_macs)
     largest = max(float(w.detach().abs().max() / (threshold(w, args.rule, 1) or 1)) for w in prunable(model).values())
     found = keep.bisect(left, args.keep_weights or args.keep_macs, 1.01 * largest)
-    print(f"--sensitivity {found:.6g} leaves {left(found):.4f} of the {'weights' if args.keep_weights else 'MACs'}")
+    print(f"--sensitivity {found:.6g} keeps {left(found):.4f} of the {'weights' if args.keep_weights else 'MACs'}")
     return found, None
 
 
 def check(args):
-    """UserError if flags exclude each other, or none chooses the weights."""
+    """UserError if flags exclude each other, or none determines how much to prune."""
     if args.sensitivity is None and not (args.keep_weights or args.keep_macs or args.ratios):
         raise UserError("give one of --sensitivity, --keep-weights and --keep-macs, or --ratios")
     if args.ratios and (args.sensitivity is not None or args.granularity != "channel"):

@@ -60,8 +60,8 @@ def group_hs(w):
 
 
 def group_norms(w):
-    """(out, in, ...) -> L2 norms (out,) of the filters (of a linear layer: rows), (in,) of all that reads one input
-    channel, its kernel positions together, and () of the whole tensor. The gradient is 0 at a norm of 0."""
+    """(out, in, ...) -> L2 norms (out,) of the filters (of a linear layer: rows), (in,) of all weights that read one
+    input channel, and () of the whole tensor. The gradient is 0 at a norm of 0."""
     squares = w.square().flatten(2) if w.dim() > 2 else w.square()[..., None]
     return tuple(root(sums) for sums in (squares.sum((1, 2)), squares.sum((0, 2)), squares.sum()))
 
@@ -73,7 +73,7 @@ def root(x):
 
 
 def ratio(a, b):
-    """a / b for scalars; 0 with gradient 0 where b is 0, which it is only for a tensor of zeros."""
+    """a / b for scalars; 0 with gradient 0 if b is 0, as for a tensor of zeros."""
     zero = b == 0
     return torch.where(zero, 0, a / torch.where(zero, 1, b))
 
@@ -81,8 +81,8 @@ def ratio(a, b):
 def scaled(w):
     """w times the power of two that brings its largest |entry| to [1, 2), for measures that scaling does not change.
 
-    Multiplying by a power of two is exact, and S2^2 of a tensor of entries around 1e-20 is no float32 number. Where
-    no entry is above 1e-30 the gradient would be none either: such a tensor counts as zeros.
+    Multiplying by a power of two is exact, and with entries around 1e-20 S2^2 underflows in float32. If no entry is
+    above 1e-30 the gradient would underflow too: such a tensor counts as zeros.
     """
     largest = w.detach().abs().max()
     return w * torch.where(largest > 1e-30, torch.exp2(-largest.log2().floor()), 0)
@@ -94,10 +94,10 @@ PENALTIES = ELEMENT | GROUP
 
 
 def penalized(model, name):
-    """[parameters] that the penalty `name` acts on: of the LeNets, if it is element-wise, all of them, biases too.
+    """[parameters] that the penalty `name` acts on. An element-wise one acts on all parameters of a LeNet.
 
-    Otherwise the weights of convolutions and linear layers: not biases, which
-    the penalty would only push apart beside batch norms, and not batch norms.
+    Otherwise these are the weights of convolutions and linear layers. Batch norms are left out, and biases, because
+    Hoyer-Square drives them to huge values next to batch norms.
     """
     if name in ELEMENT and model.arch.startswith("lenet"):
         return list(model.parameters())

@@ -1,9 +1,9 @@
-"""DeepHoyer under the original's name: training a LeNet with a penalty on filters and channels.
+"""DeepHoyer under the original's name: train a LeNet with a penalty on filters and channels.
 
     python structure.py --reg 2 --decay 0.0005 --pretrained          into saves/str_0.0005_2.pth
 
---reg is a number of the original's or a name; --pretrained begins with the network of element.py --reg 0 --decay 0.0.
-The training is main.py's, with a weight decay of 1e-4 whatever the penalty; times and accuracies are there.
+--reg is the original's number or a name; --pretrained starts from the network of element.py --reg 0 --decay 0.0. Runs
+main.py with weight decay 1e-4 for every penalty; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

@@ -1,25 +1,25 @@
 """DeepHoyer: accuracy against sparsity for every penalty, over coefficients and thresholds, and the best of each.
 
     python sweep.py --save logs/sweep                                    the element-wise penalties, LeNet-300-100
-    python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, beginning with the same dense network
+    python sweep.py --save logs/sweep --regs group-lasso group-hs        groups, from the same dense network
     python sweep.py --save logs/sweep --iterate --tune-epochs 20 --tune-wd 5e-4 --target 98.4
 
-First a dense network; from it one training for each penalty and each coefficient in --decays (main.py); from that one
-pruning with a fixed threshold and fine-tuning for each of --sensitivities (prune.py, finetune.py), with --iterate each
-from the network of the threshold before it. All of them hold the last 5,000 training images out as a validation set,
-and accuracies are those on it, so that choosing does not use the test set. sweep.csv holds one row a network, earlier
-sweeps' of the folder too; sweep.png shows accuracy against the weights and against the MACs of the compacted network
-that are left. A threshold that would prune every weight is skipped.
+Train a dense network, and from it one network for each penalty and coefficient in --decays (main.py). Prune and
+fine-tune each at every threshold in --sensitivities (prune.py, finetune.py); with --iterate each threshold starts from
+the network of the one before. The last 5,000 training images are a validation set, and accuracies are those on it, so
+choosing does not use the test set. sweep.csv has one row a network, with earlier sweeps of the folder; sweep.png shows
+accuracy against the remaining weights and against the MACs of the compacted network. A threshold that would prune every
+weight is skipped.
 
-With --target, the sparsest of this command's networks of each penalty (by weights; for groups by MACs) that has this
-accuracy on the validation set is then tested, and written to chosen/: the fine-tuned network with its masks, and
--compact, what remains of it; the dense network beside them. With --refit FILE, a dense network that has seen all
-training images, the chosen coefficient and thresholds are first trained once more from it, on all of them, and that
-network is the one to be tested; nothing is chosen by the test set either way.
+With --target, each penalty's sparsest network of this command (by weights; for groups by MACs) that reaches this
+accuracy on the validation set is tested and written to chosen/: the fine-tuned network with its masks, its compacted
+version as -compact, and the dense network. With --refit FILE, a dense network trained on all training images, the
+chosen coefficient and thresholds are first trained once more from it, on all images, and that network is tested.
+Nothing is chosen by the test set either way.
 
-A finished training is not repeated, a stopped one continues: repeat the command, also with values added. Expect the
-time of (penalties x coefficients) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the
-four element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
+Repeat the command to continue a stopped sweep or to add values; finished trainings are not repeated. Expect the time of
+(penalties x coefficients) x (--epochs + thresholds x --tune-epochs): with the defaults 8,050 epochs for the four
+element-wise penalties and the dense network, hours of LeNet-300-100 on a CPU core.
 """
 import csv
 import os
@@ -67,25 +67,25 @@ def parse(argv=None):
         "one is trained)")
     add("--iterate", action="store_true", help="start each threshold from the network of the one before")
     add("--target", type=float, metavar="PERCENT", help="accuracy on the validation set of the networks to choose")
-    add("--refit", metavar="FILE", help="a dense network trained on all images: train the chosen ones so, too, and "
-        "test those")
+    add("--refit", metavar="FILE", help="dense network trained on all images; train the chosen networks again from it "
+        "and test those")
     add("--save", default="logs/sweep", help="folder to write to")
     return parser.parse_args(argv)
 
 
 def main(argv=None):
     args = parse(argv)
-    args.save = str(Path(args.save))                         # without a last slash
+    args.save = str(Path(args.save))                         # without a trailing slash
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("a sweep is one process; start it without torchrun")
     check_schedule(args.schedule)
     if args.refit and args.target is None:
-        raise UserError("--refit trains what --target PERCENT chooses; give that, too")
+        raise UserError("--refit retrains the networks that --target PERCENT chooses; add --target")
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
     given = [check_dense(args, path, holdout)
              for path, holdout in ((args.pretrained, args.holdout), (args.refit, 0)) if path]
     if len({(ckpt["arch"], ckpt["dataset"]) for ckpt in given}) > 1:
-        raise UserError(f"{args.pretrained} and {args.refit} are of two networks or of two data sets")
+        raise UserError(f"{args.pretrained} and {args.refit} differ in network or data set")
     if not args.pretrained:
         train(args, f"{args.save}/dense", args.holdout)
     made = {reg: [] for reg in args.regs}
@@ -104,14 +104,14 @@ def main(argv=None):
 
 
 def check_dense(args, path, holdout):
-    """The checkpoint; UserError where it is no dense network that has seen all training images but these last."""
+    """The checkpoint; UserError unless it is a dense network trained on all images but the last `holdout`."""
     ckpt = checkpoint.load(path)
     if ckpt["stage"] != "dense":
         raise UserError(f"{path} is a {ckpt['stage']} network, not a dense one")
     for name, wanted in (("holdout", holdout), ("subset", args.subset)):
         if ckpt["args"].get(name) != wanted:
-            raise UserError(f"{path} was trained with --{name} {ckpt['args'].get(name)}, not {wanted}: its training "
-                            f"images are not {'the ones that the sweep trains on' if holdout else 'all there are'}")
+            raise UserError(f"{path} was trained with --{name} {ckpt['args'].get(name)}, not {wanted}: it must "
+                            f"be trained on {'the same images as the sweep' if holdout else 'all images'}")
     return ckpt
 
 
@@ -137,7 +137,7 @@ def trained(args, save, reg, decay, sensitivities, dense, holdout):
         try:
             pruned = prune_once(args, "auto", model=source, sensitivity=sensitivity, save=tuned, holdout=holdout)
         except prune.NothingLeft as error:
-            print(f"{reg}, coefficient {decay:g}: left out, as {error}", flush=True)
+            print(f"{reg}, coefficient {decay:g}: skipped, as {error}", flush=True)
             continue
         finetune.finetune(cli.settings(finetune, args, model=pruned, save=tuned, holdout=holdout, resume="auto",
                                        epochs=args.tune_epochs, lr=args.tune_lr, weight_decay=args.tune_wd))
@@ -149,12 +149,12 @@ def trained(args, save, reg, decay, sensitivities, dense, holdout):
 
 
 def tag(name, value, usual):
-    """What tells a folder's settings from the usual ones: '-wd0.0005', or nothing."""
+    """Folder-name suffix for a setting that is not the default, such as '-wd0.0005'."""
     return f"-{name}{value:g}" if value != usual else ""
 
 
 def earlier(args):
-    """{folder: row} of the sweep.csv that is there."""
+    """{folder: row} of an existing sweep.csv."""
     path = Path(args.save) / "sweep.csv"
     if not path.exists():
         return {}
@@ -163,8 +163,8 @@ def earlier(args):
 
 
 def measured(args, folder, epochs, minutes):
-    """Validation accuracy, weights left (without biases) and MACs left, each in percent, and what all of the sparse
-    training took; epochs, minutes: before this fine-tuning."""
+    """Validation accuracy, weights left (without biases) and MACs left, each in percent, and the cost of all sparse
+    training; epochs, minutes: before this fine-tuning."""
     tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
     model = checkpoint.to_model(tuned)
     dense = keep.dense_total(tuned, model)
@@ -179,13 +179,13 @@ def measured(args, folder, epochs, minutes):
 def choose(args, reg, made, dense):
     """Tests the sparsest of one penalty's networks that is good enough on the validation set, and keeps it.
 
-    made: [(row of sweep.csv, thresholds), ...]; dense: the file that all of them began with.
+    made: [(row of sweep.csv, thresholds), ...]; dense: the file that they all started from.
     """
     good = [(row, steps) for row, steps in made if row["accuracy"] >= args.target]
     for suffix in ("", "-compact"):                          # of an earlier choice
         Path(f"{args.save}/chosen/{reg}{suffix}.pth.tar").unlink(missing_ok=True)
     if not good:
-        print(f"{reg}: no network has {args.target} % on the validation set; try smaller coefficients or smaller "
+        print(f"{reg}: no network reaches {args.target} % on the validation set; try smaller coefficients or smaller "
               "thresholds")
         return
     best, steps = min(good, key=lambda pair: pair[0]["macs_left" if reg in GROUP else "weights_left"])
@@ -194,7 +194,7 @@ def choose(args, reg, made, dense):
     if args.refit:
         again = list(trained(args, f"{args.save}/refit", reg, best["decay"], steps, args.refit, 0))
         if not again or again[-1][1] != steps:
-            print(f"{reg}: trained on all images it does not have the chosen thresholds, and is not tested")
+            print(f"{reg}: trained on all images it did not get to the chosen thresholds, so it is not tested")
             return
         best, dense = again[-1][0], args.refit
     tuned = checkpoint.load(f"{args.save}/{best['folder']}/finetuned.pth.tar")

@@ -6,17 +6,16 @@ Every step ends by setting each pruned weight back to zero,
 
     w <- mask * (w - learning rate * step)
 
-so that neither momentum nor weight decay nor rounding revives one; the end of the run checks that none has moved.
+so that neither momentum nor weight decay nor rounding revives one. The end of the run checks that none has changed.
 
     --retrain small       learning rate 0.001 throughout (Han et al.; the default)
     --retrain onecycle    learning rate up to 0.1 and down again, batch by batch, in batches of 128
 
 rewind.py trains with the learning rates of the dense run instead, which takes longer and gives a better network.
 
---resume names the network to start from, as in the original; --model does so too, and then --resume means what it means
-in every other script: with --model FILE --resume auto a command that was stopped continues. Expect 92.2 % for ResNet-56
-on CIFAR-10 with 10.7 % of its weights (Renda, Frankle, Carbin, ICLR 2020), dense 93.5 %. An epoch takes as long as a
-dense one.
+--resume names the network to start from, as in the original. With --model FILE instead, --resume auto continues a
+stopped command, as in every other script. Expect 92.2 % for ResNet-56 on CIFAR-10 with 10.7 % of its weights (Renda,
+Frankle, Carbin, ICLR 2020), dense 93.5 %. An epoch takes as long as a dense one.
 """
 import argparse
 import sys
@@ -40,7 +39,7 @@ RECIPES = {"small": dict(epochs=40, batch_size=64, lr=0.001, schedule=[], **REST
 
 
 def add_flags(parser, ways):
-    """The flags of finetune.py, rewind.py and iterative.py; other defaults depend on the way, --retrain."""
+    """The flags of finetune.py, rewind.py and iterative.py; other defaults depend on --retrain."""
     cli.add_flags(parser)
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
@@ -69,7 +68,7 @@ def parse(argv=None):
 
 
 def check(args):
-    """UserError where flags exclude each other."""
+    """UserError if flags exclude each other."""
     if not (args.model or args.resume):
         raise UserError("--resume FILE is needed: the network to start from")
     if args.resume == "auto" and not (args.model or args.save):
@@ -80,7 +79,7 @@ def check(args):
 
 
 def fill_in(args, recipe):
-    """Sets in args the settings of the recipe that no flag gives."""
+    """Fills in the recipe's settings for flags that are not given."""
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
 
 
@@ -131,7 +130,7 @@ def retrain(args):
     if run.rank == 0:
         against_record(ckpt, test)
 
-    # A fresh optimizer: the dense run's momentum would pull at weights that are pruned.
+    # A fresh optimizer: the dense run's momentum would move pruned weights.
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     by_batch = args.retrain == "onecycle"
     if by_batch:
@@ -172,7 +171,7 @@ def summary(args, model, masks, start=""):
 
 
 def unmoved(masks, parameters):
-    """A line that says that all pruned weights are still zero, which it asserts."""
+    """Asserts that all pruned weights are still zero; returns a line that says so."""
     moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
     assert moved == 0, f"{moved} pruned weights are not zero any more"
     return f"{sum(int((~mask).sum()) for mask in masks.values()):,} weights are pruned, none of them has moved"

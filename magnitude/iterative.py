@@ -8,8 +8,8 @@ The fraction pruned after round r is
 
 (Frankle & Carbin, ICLR 2019; Renda, Frankle, Carbin, ICLR 2020; Han et al., NIPS 2015, prune in rounds too). A round is
 one call of prune.py and one of finetune.py (--retrain small or onecycle) or rewind.py (lr-rewind or weight-rewind), in
-DIR/round-01, DIR/round-02, ...; DIR/finetuned.pth.tar is the last round's network. A command that was stopped continues
-with --resume auto, and finished rounds are not repeated.
+DIR/round-01, DIR/round-02, ...; DIR/finetuned.pth.tar is the last round's network. --resume auto continues a stopped
+command; finished rounds are not repeated.
 
 Expect as many trainings as rounds: 11 for 90 %. At high sparsity the accuracy is above that of pruning all at once.
 """
@@ -54,7 +54,7 @@ def ladder(percent):
 
 
 def start_from(args):
-    """The path of the dense network; with --resume auto alone, of the one that the rounds in --save began with."""
+    """The path of the dense network; with --resume auto alone, the one that the rounds in --save started from."""
     if args.model or args.resume != "auto":
         return args.model or args.resume
     first = Path(args.save) / "round-01" / "pruned.pth.tar"
@@ -83,9 +83,8 @@ def check_origin(pruned, ckpt, source):
 
 
 def plan(args, dense, k):
-    """Sets the settings that no flag gives as the training will; UserError if that cannot be done.
-
-    dense: checkpoint of the network that is pruned; k: the epoch to rewind to.
+    """Fills in flags that are not given, as the training will; UserError if it could not run. dense: checkpoint of the
+    network to prune; k: the epoch to rewind to.
     """
     if args.retrain in rewind.WAYS:
         rewind.plan(args, prune.recipe_of(dense) or {}, k)
@@ -131,7 +130,7 @@ def iterate(args):
             check_origin(made_with(pruned, step, RULE), ckpt, source)
         else:
             prune.prune(step, "iterative")
-            if number == 1:                                  # lest a later --resume auto takes them for its own
+            if number == 1:                                  # so that a later --resume auto does not read them
                 for file in {*earlier} - {pruned}:
                     file.unlink()
         again = cli.settings(script, args, model=str(pruned), resume="auto", save=str(folder), overwrite=False)

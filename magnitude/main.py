@@ -1,20 +1,20 @@
 """Magnitude pruning: train the dense network that prune.py will prune.
 
 Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015. Their three
-steps: train until it is known which connections matter, remove those whose weight w is small,
+steps: train to learn which connections matter, remove those with a small weight w,
 
     keep w  <=>  |w| > threshold
 
-and train the remaining ones. This is the first step, ordinary training; prune.py and finetune.py are the others.
+and retrain the others. This script is the first step, ordinary training; prune.py and finetune.py are the others.
 
     python main.py --dataset cifar10 --arch resnet56        (python cifar.py ... is the same)
     python main.py --pretrained FILE                        continue training any checkpoint
 
-Beside the checkpoints it keeps the weights that rewind.py can rewind to: init.pth.tar, before the first step, and
-early.pth.tar, after a twentieth of the epochs (--rewind-epoch chooses another epoch).
+It also saves the weights that rewind.py can rewind to: init.pth.tar, before the first step, and early.pth.tar, after a
+twentieth of the epochs (or after --rewind-epoch).
 
 The original reports 93.42 % for ResNet-56 on CIFAR-10 with the defaults. One of the 160 epochs takes two and a half
-minutes on two CPU cores with bf16, seconds on a GPU. README.md has what was measured here, shorter runs.
+minutes on two CPU cores with bf16, seconds on a GPU. README.md has results of shorter runs.
 """
 import argparse
 import sys

@@ -24,10 +24,10 @@ their histogram.
     --pattern 2:4         keep the two largest of each four consecutive input channels, at every position of a filter,
                           which some GPUs multiply faster; layers whose inputs are no multiple of 4 are left whole
     --criterion random    the control: keep as many weights of every layer as by magnitude, chosen at random
-    --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
+    --recalibrate 1000    recompute the batch norms' statistics on so many training images
 
-Takes seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py brings
-it back.
+Takes seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py
+restores it.
 """
 import argparse
 import copy
@@ -182,7 +182,7 @@ def prunable(model, scope="conv"):
 
 
 def shuffle(masks, previous_masks, seed):
-    """The control: keeps as many weights in every layer, at random places among those of the previous mask."""
+    """The control: keeps as many weights in every layer, at random positions of the previous mask."""
     generator, shuffled = torch.Generator().manual_seed(seed), {}
     for name, mask in masks.items():
         scores = torch.rand(mask.shape, generator=generator).masked_fill_(~previous_masks[name], -1)
@@ -202,7 +202,7 @@ def percent_of_macs(fraction, ckpt, model, scores, positions):
     if left[-2] > wanted:
         raise UserError(f"--keep-macs {fraction:g} would leave no weight: {left[-1]:,} of the {wanted:,.0f} MACs are "
                         "in layers that are not pruned; give a larger fraction, or --scope conv+linear")
-    return (int((left > wanted).sum()) + 0.5) / len(costs)   # the half: rounding takes no weight more or less
+    return (int((left > wanted).sum()) + 0.5) / len(costs)   # + 0.5, so that rounding changes no count
 
 
 def scaled(args, ckpt, model, weights, positions, ratios):
@@ -218,7 +218,7 @@ def scaled(args, ckpt, model, weights, positions, ratios):
 
 
 def check_percent(args, previous_masks, ratios):
-    """UserError if more is pruned already than --percent asks for, of all weights, or than is asked for of a layer."""
+    """UserError if more weights are already pruned than --percent, or a layer's ratio, would prune."""
     if not args.per_layer and not ratios:
         previous_masks = {"": torch.cat([mask.flatten() for mask in previous_masks.values()])}
     asked = f"--keep-weights {args.keep_weights:g}" if args.keep_weights else (

@@ -3,12 +3,12 @@
     python rewind.py --model logs/cifar10-resnet56-pruned/pruned.pth.tar
 
     --retrain      starts from               learning rate                       epochs (E: of the dense run)
-    lr-rewind      the pruned weights        that of the dense run's last ones   E, or --epochs (the default way)
-    weight-rewind  the dense run at epoch k  that of the dense run from k on     E - k
+    lr-rewind      the pruned weights        the dense run's last ones           E, or --epochs (the default way)
+    weight-rewind  the dense run at epoch k  the dense run's from epoch k on     E - k
     scratch-e      fresh weights             the dense run's                     E
     scratch-b      fresh weights             the dense run's, stretched          E x (dense MACs / sparse MACs)
 
-After every step w <- mask * w, as in finetune.py. weight-rewind takes its weights from --rewind-to: early.pth.tar of
+After every step w <- mask * w, as in finetune.py. weight-rewind reads its weights from --rewind-to: early.pth.tar of
 the dense run, or its init.pth.tar, the first weights (k = 0), for the lottery ticket of Frankle & Carbin (ICLR 2019).
 Both ways to rewind: Renda, Frankle, Carbin, "Comparing Rewinding and Fine-tuning in Neural Network Pruning", ICLR 2020.
 Scratch is the control: Liu, Sun, Zhou, Huang, Darrell, "Rethinking the Value of Network Pruning", ICLR 2019.
@@ -39,7 +39,7 @@ WAYS = ("lr-rewind", "weight-rewind", "scratch-e", "scratch-b")
 
 
 def add_flags(parser, ways=WAYS):
-    """The flags of rewind.py, which iterative.py has too; their defaults are what the dense run had."""
+    """The flags of rewind.py, also for iterative.py; their defaults are those of the dense run."""
     finetune.add_flags(parser, ways)
     parser.add_argument("--rewind-to", metavar="FILE", help="early.pth.tar or init.pth.tar of the dense run, for "
                         "--retrain weight-rewind")
@@ -57,25 +57,24 @@ def parse(argv=None):
 
 
 def check(args):
-    """UserError where flags exclude each other."""
+    """UserError if flags exclude each other."""
     finetune.check(args)
     if (args.retrain == "weight-rewind") != bool(args.rewind_to):
         raise UserError("--retrain weight-rewind and --rewind-to FILE go together")
 
 
 def plan(args, recipe, k=0, stretch=1.0):
-    """Sets in args epochs, learning rate, schedule and what else no flag gives.
-
-    recipe: how the dense network was trained; k: the epoch whose weights come back; stretch: dense MACs / sparse MACs.
-    UserError if the file does not record the recipe, or the dense run has too few epochs.
+    """Fills in epochs, learning rate, schedule and other flags that are not given. recipe: how the dense network was
+    trained; k: the epoch to rewind to; stretch: dense MACs / sparse MACs. UserError if the file does not record the
+    recipe, or the dense run has too few epochs.
     """
     asked = args.epochs if "epochs" in recipe else None      # without a recipe --epochs is the dense run's
     finetune.fill_in(args, {"batch_size": 64, **finetune.REST, **recipe})
     missing = [f"--{name}" for name in ("epochs", "lr", "schedule") if getattr(args, name) is None]
     if missing:
-        raise UserError(f"the file does not say how its dense network was trained; give {', '.join(missing)}")
+        raise UserError(f"the file does not record how its dense network was trained; give {', '.join(missing)}")
     dense, marks = recipe.get("epochs", args.epochs), args.schedule
-    word = bool(marks) and marks[0] in WORDS                 # a schedule without epochs at which anything falls
+    word = bool(marks) and marks[0] in WORDS                 # a schedule without milestones
     if args.retrain.startswith("scratch"):                   # the whole schedule, in as many epochs
         args.epochs = asked or round(dense * stretch)
         args.schedule = marks if word else [m * args.epochs // dense for m in marks if m * args.epochs >= dense]
@@ -125,7 +124,7 @@ def retrain(args):
     elif args.retrain.startswith("scratch"):
         fresh = models.build(ckpt["arch"], **ckpt["cfg"]).state_dict()
         indices = {name: i for name, i in model.state_dict().items() if name.endswith("select.indices")}
-        model.load_state_dict({**fresh, **indices})          # the channels a slimmed layer reads are no weights
+        model.load_state_dict({**fresh, **indices})          # a channel selection has no weights
         draw_fresh(model, ckpt["masks"])
     model = run.place(model)
     parameters = dict(model.named_parameters())

@@ -10,17 +10,18 @@ layers whole, and evaluate without fine-tuning:
     ratio(l)   = the largest p with cost(l, p) <= --floor, else 0
 
 Evaluated are the last --holdout training images, never test images, so that ratios chosen here can be tested. A network
-trained with the same --holdout has not seen them; one that has may be too sure of them, but its layers still compare.
+trained with the same --holdout has not seen them. For another network the accuracies may be too high, but its layers
+still compare.
 
     --channels    remove channels instead, those with the smallest sum of |w| in the filters that make them. Layers
                   whose channels can only be removed together, such as those of a residual stream, are one line,
                   named after the first; (+ 9) means that nine others belong to it
 
 Writes sensitivity.csv (accuracies), sensitivity.png (the ten most sensitive layers are named) and ratios.csv, which
-`prune.py --ratios` reads. The costs of layers that are pruned together add up, or more than that: fine-tune afterwards.
+`prune.py --ratios` reads. Pruning several layers costs at least the sum: fine-tune afterwards.
 
-Each layer takes nine evaluations. Expect four minutes for ResNet-20 on one CPU core, for ResNet-56 by its MACs half an
-hour; after the first evaluation the script prints an estimate.
+Each layer takes nine evaluations. Expect four minutes for ResNet-20 on one CPU core, half an hour for ResNet-56. The
+script prints an estimate after the first evaluation.
 """
 import copy
 import sys
@@ -94,7 +95,7 @@ def groups_of(model, masks, channels=False):
 
 
 def ratio(group, whole, accuracies, floor):
-    """The largest fraction that costs at most `floor` points, and 0 if that prunes no more than is pruned already."""
+    """The largest fraction that costs at most `floor` points, or 0 if that prunes nothing more."""
     cheap = [f for f, top1 in zip(FRACTIONS, accuracies, strict=True)
              if whole - top1 <= floor + 1e-9 and int(f * group.size) > group.pruned]
     return max(cheap, default=0.0)

@@ -51,7 +51,7 @@ def row_of(ckpt):
     """The ledger's row of a checkpoint; UserError where it does not say how it was made."""
     run, args = ckpt.get("run"), dict(ckpt["args"])
     if not run:
-        raise UserError(f"{ckpt['path']} does not say how it was made (no 'run'); it is no run of this repository")
+        raise UserError(f"{ckpt['path']} does not say how it was made (no 'run'); it is not a run of this repository")
     model = checkpoint.to_model(ckpt)
     total = compute_flops.count(model).total
     args |= {"rule": ckpt["rule"]} if "rule" in ckpt else {}

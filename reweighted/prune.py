@@ -24,7 +24,7 @@ zeros. pruned.pth.tar holds one bit per weight and the remaining values, prune.t
     --round-to 8          channel counts in multiples of 8, rounded up, which run faster (filter, column, channel)
     --sparsity-type filter, column, kernel, channel
                           prune groups of weights instead of single ones, by their root mean square
-    --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
+    --recalibrate 1000    recompute the batch norms' statistics on so many training images
 
 After filter, column and channel pruning, a channel that no filter makes or nothing reads is removed: the network is
 narrower and faster. A channel that a residual connection still needs is kept, with zeros. Takes seconds.
@@ -183,7 +183,7 @@ def threshold_for(args, kind, ckpt, model, weights, ratios=None):
         return keeping.scaled(ratios, lambda ratios: left(None, ratios), args.keep_weights or args.keep_macs)
     largest = max(float(w.detach().abs().max()) for w in weights.values())
     args.threshold = keeping.bisect(left, args.keep_macs, 1.01 * largest)
-    print(f"--threshold {args.threshold:.6g} leaves {left(args.threshold):.4f} of the MACs")
+    print(f"--threshold {args.threshold:.6g} keeps {left(args.threshold):.4f} of the MACs")
     return inside
 
 

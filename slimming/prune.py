@@ -17,7 +17,7 @@ pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of
     --round-to 8        channel counts in multiples of 8, which run faster
     --streams           residual and dense streams too, by the mean of the gammas that read them (streams.py): faster,
                         but below the paper's accuracy at the same percentage
-    --recalibrate 1000  estimate the statistics of the batch norms again, on so many training images
+    --recalibrate 1000  recompute the batch norms' statistics on so many training images
 
 mask.py zeroes channels instead of removing them. Takes seconds. Accuracy may fall to chance before fine-tuning
 (finetune.py); that is normal.
@@ -163,7 +163,7 @@ def amount_for(args, ckpt, model, scores, ratios):
         return keeping.scaled(ratios, left, args.keep_macs)
     channels = sum(len(s) for s in scores.values())
     found = keeping.bisect(left, args.keep_macs, (channels - 0.5) / channels, channels.bit_length() + 1)
-    print(f"--percent {found:.6f} leaves {left(found):.4f} of the MACs")
+    print(f"--percent {found:.6f} keeps {left(found):.4f} of the MACs")
     args.percent = found
     return found
 
@@ -198,7 +198,7 @@ def accuracies(source, masked, small):
 
 
 def draw(gammas, keep, threshold):
-    """Left: the channels of every layer, had and kept. Right: the histogram of gammas, with the threshold."""
+    """Left: the channels of every layer, before and kept. Right: the histogram of gammas, with the threshold."""
     figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(11, 4), layout="constrained")
     plots.layer_bars(left, keep)
     right.hist(torch.cat(list(gammas.values())).numpy(), bins=80, color="tab:blue")

@@ -8,7 +8,7 @@
     --keep-weights 0.1    the same fraction of the weights, with single-weight masks (--nfp)
                           if masks of 1 have to be removed, too, those with the smallest weights are removed first
     --round-to 8          channel counts in multiples of 8, which run faster, rounded up
-    --recalibrate 1000    estimate the statistics of the batch norms again, on so many training images
+    --recalibrate 1000    recompute the batch norms' statistics on so many training images
 
 Masks between 0 and 1 remain inside the weights of their channels. The narrow network computes the same as the masked
 one. A residual branch that loses all channels of a layer is removed, and its block becomes the shortcut. main.py ends
@@ -180,7 +180,7 @@ def report(keep, before, after, left, target=None, flops=False):
 
 
 def draw(keep, soft_masks, unit, t):
-    """Left: the channels of every layer, had and kept. Right: the histogram of the mask values, with the threshold t
+    """Left: the channels of every layer, before and kept. Right: the histogram of the mask values, with the threshold t
     (of 1 or more: among masks of 1)."""
     figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(12, 5), layout="constrained")
     plots.layer_bars(left, keep, unit, percent=unit == "weights")

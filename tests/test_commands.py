@@ -224,7 +224,7 @@ REFUSALS = [  # script, flags, message
     ("slimming.prune", "--model vgg.pth.tar --arch resnet", "not --arch resnet"),
     ("slimming.prune", "--model vgg.pth.tar --arch vgg13", "depth 11"),
     ("slimming.prune", "--model m --keep-macs 0.5 --percent 0.5", "--percent: not allowed with argument"),
-    ("slimming.prune", "--model net.pth.tar --keep-macs 0.01", "leaves 0.*more than the 0.01"),
+    ("slimming.prune", "--model net.pth.tar --keep-macs 0.01", "keeps 0.*more than 0.01"),
     *[(f"{method}.prune", f"--model net.pth.tar --percent {percent}", rf"--percent.*fraction in \[0, 1\).*'{percent}'")
       for method in ("slimming", "magnitude") for percent in ("1", "-0.1", "nan")],
     *[(f"slimming.{script}", "--model lenet300.pth.tar", "has no batch norm")

@@ -237,9 +237,9 @@ def test_unusable_files_are_named(tmp_path):
     damaged = bytearray((tmp_path / "damaged.npz").read_bytes())
     damaged[100:300] = bytes(200)
     (tmp_path / "damaged.npz").write_bytes(damaged)
-    for name, message in (("deep", "deep/train/cat/0.png has more than 8 bits"), ("array", "array.npz is no readable"),
-                          ("damaged", "damaged.npz is no readable"),
-                          ("more", "more/test has fox, of which there are no training images; the classes are"),
+    for name, message in (("deep", "deep/train/cat/0.png has more than 8 bits"), ("array", "array.npz is not a"),
+                          ("damaged", "damaged.npz is not a readable"),
+                          ("more", "more/test has fox without training images; the classes are"),
                           ("text", "text.npz"), ("half", "half.npz.*needed are"), ("cut", "cut.npz"),
                           ("notes.txt", "notes.txt is neither an .npz nor a folder"),
                           ("bare", "bare/train has nothing in it"), ("nowhere", "nowhere.npz"),

@@ -284,7 +284,7 @@ def test_latency_has_both_networks_at_the_size_of_the_images(monkeypatch, capsys
 @pytest.mark.parametrize("flags,message", [
     (["model.onnx"], "onnx is not installed; pip install -r requirements-deploy.txt"),
     (["model.tflite"], "model.tflite: the name of the file to write ends in .onnx or .c"),
-    (["file/model.c"], "cannot write to file (file is no folder or not writable)"),
+    (["file/model.c"], "cannot write to file (file is not a folder, or not writable)"),
     (["model.c", "--int8"], "--int8 is for .onnx files")])
 def test_export_errors_are_one_line(trained, run, tmp_path, flags, message):
     (tmp_path / "file").touch()

@@ -202,8 +202,8 @@ WRONG = {
     "inf": (put("feature.1.running_var", 2, float("inf")), r"feature.1.running_var\[2\] is inf"),
     "integer weights": (with_weight(lambda s: s.update({"classifier.bias": torch.ones(10).long()})), "torch.int64"),
     "complex": (with_weight(lambda s: s.update({"classifier.bias": torch.ones(10) * 1j})), "complex"),
-    "sparse": (with_weight(lambda s: s.update({"classifier.bias": torch.ones(10).to_sparse()})), "no dense tensor"),
-    "meta": (with_weight(lambda s: s.update({"classifier.bias": torch.ones(10, device="meta")})), "no dense tensor"),
+    "sparse": (with_weight(lambda s: s.update({"classifier.bias": torch.ones(10).to_sparse()})), "not a dense tensor"),
+    "meta": (with_weight(lambda s: s.update({"classifier.bias": torch.ones(10, device="meta")})), "not a dense tensor"),
     "masks: a list": (dict(masks=[1]), "its masks is not a dictionary"),
     "masks: None": (dict(masks=None), "its masks is not a dictionary"),
     "masks: numbers": (dict(masks={"feature.0.weight": ONES}), "mask of feature.0.weight"),
@@ -299,7 +299,7 @@ def test_a_header_that_promises_more_than_there_is(shape, key, tmp_path, quick):
                     record.write(header(shape) + bytes(1000))
                 else:
                     np.save(record, array)
-    with pytest.raises(UserError, match=rf"promise.npz is no .*{key} is to be uint8 \({shape[0]}.*has 1,000 bytes"):
+    with pytest.raises(UserError, match=rf"promise.npz is not .*{key} is to be uint8 \({shape[0]}.*has 1,000 bytes"):
         data.load("promise", tmp_path)
 
 
@@ -314,7 +314,7 @@ def test_a_zip_bomb_is_refused(tmp_path, quick):
                 else:
                     np.save(record, array)
     assert (tmp_path / "bomb.npz").stat().st_size < 2 ** 20
-    with pytest.raises(UserError, match="bomb.npz is no .* that unpack to 409,6.*, as a zip bomb does"):
+    with pytest.raises(UserError, match="bomb.npz is not .* that unpack to 409,6.*, as a zip bomb does"):
         data.load("bomb", tmp_path)
 
 

@@ -923,7 +923,7 @@ def test_a_sweep_runs_in_one_process(tmp_path, monkeypatch):
 @pytest.mark.parametrize("more", [[], ["--iterate"]])
 def test_a_sweep_leaves_out_a_threshold_that_prunes_everything(more, dense, tmp_path, capsys):
     rows = swept(tmp_path / "s", dense, "--sensitivities", "0.01", "9", "0.02", *more)
-    assert "hs, coefficient 0.0001: left out, as --sensitivity 9 prunes every weight" in capsys.readouterr().out
+    assert "hs, coefficient 0.0001: skipped, as --sensitivity 9 prunes every weight" in capsys.readouterr().out
     assert [row["sensitivity"] for row in rows] == ["0.01", "0.02"]
     assert rows[1]["folder"].endswith(f"element-{'0.01-' if more else ''}0.02-epochs1")
 
@@ -956,7 +956,7 @@ def test_a_refit_trains_the_chosen_setting_on_all_images(dense, tmp_path):
     assert not any("refit" in row["folder"] for row in rows)
     swept(tmp_path / "s", dense, *flags, "--iterate", *refit)            # step by step up to the chosen one
     assert (folder.parent / "element-0.01-0.03-epochs1/finetuned.pth.tar").is_file()
-    with pytest.raises(UserError, match="not all there are"):
+    with pytest.raises(UserError, match="trained on all images"):
         swept(tmp_path / "s", dense, *flags, "--refit", dense[0])
 
 

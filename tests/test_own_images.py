@@ -281,9 +281,9 @@ ODD = {
     "bomb": (lambda f: bomb(f, 60_000, 60_000), "has far too many pixels"),
     "large": (lambda f: bomb(f, 11_000, 11_000), "has 11000 x 11000 pixels, more than 100,000,000"),
     "text bomb": (text_bomb, "no readable image"),
-    "fifo": (lambda f: os.mkfifo(f), "is no file; take it out"),
-    "folder": (lambda f: f.mkdir(), "is no file; take it out"),
-    "device": (lambda f: f.symlink_to("/dev/zero"), "is no file; take it out"),
+    "fifo": (lambda f: os.mkfifo(f), "is not a file; remove it"),
+    "folder": (lambda f: f.mkdir(), "is not a file; remove it"),
+    "device": (lambda f: f.symlink_to("/dev/zero"), "is not a file; remove it"),
     "nowhere": (lambda f: f.symlink_to(f.parent / "gone.png"), "cannot be read"),
     "loop": (lambda f: f.symlink_to(f), "cannot be read"),
     "junk": (lambda f: f.write_bytes(b"hello"), "no readable image"),
@@ -459,8 +459,8 @@ def test_per_class_counts_by_hand():
 
 
 @pytest.mark.parametrize("make, message", [
-    (lambda p: None, "is no folder"), (lambda p: p.mkdir(), "holds no images; read are .png"),
-    (lambda p: (p.mkdir(), (p / "x.png").write_bytes(b"hello")), "x.png is no readable image")])
+    (lambda p: None, "is not a folder"), (lambda p: p.mkdir(), "holds no images; read are .png"),
+    (lambda p: (p.mkdir(), (p / "x.png").write_bytes(b"hello")), "x.png is not a readable image")])
 def test_what_cannot_be_labelled_is_named(make, message, run, tmp_path):
     make(tmp_path / "new")
     done = run("deploy/predict.py", "chkpt/slimming-vgg13-cifar10-sparse.pth.tar", tmp_path / "new",

@@ -24,7 +24,7 @@ def test_layer_bars_shows_what_each_layer_had_and_keeps(plt):
     assert [bar.get_height() for bar in axis.patches] == [64, 128, 256, 1, 30, 200]
     assert [label.get_text() for label in axis.get_xticklabels()] == list(keep)
     assert axis.get_ylabel() == "channels" and "channels" in axis.get_title() and axis.get_yscale() == "linear"
-    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["had", "keeps"]
+    assert [text.get_text() for text in axis.get_legend().get_texts()] == ["before", "kept"]
 
 
 def test_many_layer_names_are_thinned_and_stand_below_their_own_bar(plt):

@@ -527,7 +527,7 @@ def test_keep_macs_says_what_is_left(round_to, capsys):
     small, _ = prune.narrowed(model, {}, round_to=round_to)
     left = compute_flops.count(small).total.macs / dense
     assert left <= 0.6 and all(width % round_to == 0 for width in small.cfg["widths"])
-    assert capsys.readouterr().out == f"--threshold {args.threshold:.6g} leaves {left:.4f} of the MACs\n"
+    assert capsys.readouterr().out == f"--threshold {args.threshold:.6g} keeps {left:.4f} of the MACs\n"
 
 
 @pytest.mark.parametrize("flags, rule", [

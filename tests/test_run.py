@@ -279,7 +279,7 @@ def test_no_accelerator_is_said_in_one_line(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.parametrize("script, argv, message", [
     ("slimming/main.py", [*TINY, "--epochs", "0"], "main.py: error: .*--epochs"),
-    ("slimming/eval.py", ["code.pth.tar"], "eval.py: error: code.pth.tar is no plain checkpoint"),
+    ("slimming/eval.py", ["code.pth.tar"], "eval.py: error: code.pth.tar is not a plain checkpoint"),
 ])
 def test_the_process_ends_with_one_line_and_status_2(script, argv, message, run, tmp_path):
     torch.save({"model": torch.nn.Linear(1, 1)}, tmp_path / "code.pth.tar")

@@ -141,7 +141,7 @@ def test_keep_macs_removes_the_fewest_channels_that_do(wanted, with_streams, rou
     k = int(sum(map(len, scores.values())) * percent)
     left = macs_left(model, scores, k, round_to)
     assert left <= wanted * dense < macs_left(model, scores, k - 1, round_to)
-    assert capsys.readouterr().out == f"--percent {percent:.6f} leaves {left / dense:.4f} of the MACs\n"
+    assert capsys.readouterr().out == f"--percent {percent:.6f} keeps {left / dense:.4f} of the MACs\n"
 
 
 def test_keep_macs_may_take_all_but_one_channel_of_every_layer():

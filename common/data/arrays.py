@@ -53,7 +53,7 @@ def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
     except Exception as error:                               # numpy and zipfile have many words for a broken file
-        raise UserError(f"{path} is no readable .npz of plain arrays ({error}); make or copy it again") from error
+        raise UserError(f"{path} is not a readable .npz of plain arrays ({error}); make or copy it again") from error
 
 
 def check_sizes(path, keys):
@@ -175,5 +175,5 @@ def hold_out(data, count):
         raise UserError(f"--holdout {count}: there are {len(y)} training images")
     if len(y[:-count].unique()) < len(y.unique()) or len(y[-count:].unique()) == 1:
         raise UserError(f"--holdout {count} would take whole classes, or one only: {data.name} seems to be in the "
-                        "order of its classes; bring it into a random one")
+                        "order of its classes; shuffle it")
     return replace(data, x_train=x[:-count], y_train=y[:-count], x_test=x[-count:], y_test=y[-count:])

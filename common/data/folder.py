@@ -82,7 +82,7 @@ def labelled(path, classes, passed):
     without images, or one too many."""
     unknown = [folder.name for folder in folders(path) if folder.name not in classes]
     if unknown:
-        raise UserError(f"{path} has {', '.join(unknown)}, of which there are no training images; the classes are "
+        raise UserError(f"{path} has {', '.join(unknown)} without training images; the classes are "
                         f"{', '.join(classes)}")
     found = []
     for label, cls in enumerate(classes):

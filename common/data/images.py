@@ -40,7 +40,7 @@ def check_regular(file):
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from error
     if not regular:                                          # a FIFO would be waited for
-        raise UserError(f"{file} is no file; take it out of the folder")
+        raise UserError(f"{file} is not a file; remove it from the folder")
 
 
 def passed_over(passed):
@@ -66,7 +66,7 @@ def opened(file):
     except Image.DecompressionBombError as error:
         raise UserError(f"{file} has far too many pixels; take it out of the folder") from error
     except Exception as error:                               # a broken file makes PIL raise almost anything
-        raise UserError(f"{file} is no readable image ({error})") from error
+        raise UserError(f"{file} is not a readable image ({error})") from error
     if image.width * image.height > MOST_PIXELS:
         raise UserError(f"{file} has {image.width} x {image.height} pixels, more than {MOST_PIXELS:,}; take it out of "
                         "the folder")
@@ -100,7 +100,7 @@ def decode(file, side, channels):
             ImageOps.exif_transpose(image, in_place=True)
             upright = image.convert("L" if channels == 1 else "RGB")
         except Exception as error:
-            raise UserError(f"{file} is no readable image ({error})") from error
+            raise UserError(f"{file} is not a readable image ({error})") from error
     if upright.size != (side, side):
         upright = ImageOps.fit(upright, (side, side), Image.Resampling.BILINEAR)
     return np.array(upright).reshape(side, side, channels)

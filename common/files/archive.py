@@ -89,7 +89,7 @@ def read(path):
         raise
     except Exception as error:                               # junk makes unpickler and zipfile raise almost anything
         if isinstance(error, pickle.UnpicklingError) and "GLOBAL" in str(error):
-            raise UserError(f"{path} is no plain checkpoint: loading it would run code, so it is refused; save its "
+            raise UserError(f"{path} is not a plain checkpoint: loading it would run code, so it is refused; save its "
                             "state_dict alone with torch.save") from error
         if isinstance(error, PermissionError):
             raise UserError(f"{path} cannot be read ({error.strerror})") from error
@@ -147,7 +147,7 @@ def check_sizes(path, value):
         nodes += 1
         if isinstance(item, torch.Tensor):
             if item.layout != torch.strided or item.device.type != "cpu" or item.is_quantized or item.is_nested:
-                raise UserError(f"{path}: {name} is no dense tensor on the CPU; save it as one")
+                raise UserError(f"{path}: {name} is not a dense tensor on the CPU; save it as one")
             claimed += math.prod(item.shape) * item.element_size()
         elif isinstance(item, dict):
             todo += [(f"{key}" if isinstance(key, str) else name, inner) for key, inner in item.items()]

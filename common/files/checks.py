@@ -41,7 +41,7 @@ def fields(ckpt, path):
         raise UserError(f"{path}: its dense is not {{params, macs, cfg}} of a network; {AGAIN}")
     for name, value in (ckpt.get("soft_masks") or {}).items():
         if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            raise UserError(f"{path}: its soft mask of {name} is no tensor of numbers; {AGAIN}")
+            raise UserError(f"{path}: its soft mask of {name} is not a tensor of numbers; {AGAIN}")
 
 
 def tensors(ckpt, path):
@@ -50,7 +50,7 @@ def tensors(ckpt, path):
     if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not (
             isinstance(ckpt["state_dict"], dict) and all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
                                                          for name, tensor in ckpt["state_dict"].items())):
-        raise UserError(f"{path} is no checkpoint of this repository (missing or wrong: "
+        raise UserError(f"{path} is not a checkpoint of this repository (missing or wrong: "
                         f"{', '.join(missing) or 'stage, cfg or state_dict'})")
     state = ckpt["state_dict"]
     for name, mask in ckpt.get("masks", {}).items():
