@@ -5,14 +5,14 @@
 
 First the original's table of the unpruned network, the challenge's counter as the original adapted it,
 
-    multiplications   L n + n, n more for a ReLU        L: weights of a filter that are left, n: outputs
-    additions         L n                               the bias of the folded batch norm takes the place of one
+    multiplications   L n + n, n more for a ReLU        L: remaining weights of a filter, n: outputs
+    additions         L n                               the bias of the folded batch norm replaces one
 
 with a ReLU after every convolution, no residual connection and no pooling, and one sparsity for all layers
-(--sparsity). Then the checkpoint's own table: zeros of each layer, its real ReLUs, residual connections and pooling.
-Multiplications are worth --input-bits / 32 (or --param-bits, if those are more), additions --accumulator-bits / 32: in
-the first table 16 as published, in the second what the file has, 8 if quantized so, else 32.
-Last the scores, by the original's arithmetic and by the challenge's rules.
+(--sparsity). Then the checkpoint's own table: zeros of each layer, its real ReLUs, residual connections and pooling. A
+multiplication counts --input-bits / 32 (or --param-bits, if larger), an addition --accumulator-bits / 32: 16 in the
+first table, as published; in the second the file's bits, such as 8 if quantized, else 32. Last the scores, by the
+original's arithmetic and by the challenge's rules.
 
     --adds tree      additions in the binary tree of the original README: half of them at twice the input bits, a
                      quarter at one more, ...; 0.541015625 of a 32-bit addition at 8 bits
@@ -66,7 +66,7 @@ def legacy(model, sparsity=0.0, param_bits=16):
 
 
 def true(model, rows, bits, at):
-    """[Line, ...] of the network as it is: each layer with its zeros, ReLU, residual additions and pooling apart.
+    """[Line, ...] of the real network: each layer with its zeros, ReLU, residual additions and pooling apart.
 
     bits: {weight: bits}, at: bits of activations; multiplications in units of 32 bits, by the larger of the two.
     """
@@ -101,7 +101,7 @@ def blocks(lines):
 
 
 def table(lines, mult_bits, add_bits):
-    """The original's columns as text. mult_bits, add_bits: of all operations; 32 takes them as they are."""
+    """The original's columns as text. mult_bits, add_bits: of all operations; 32 changes nothing."""
     shown = [f"{'op_name':24} {'inp_size':>8} {'kernel_size':>11} {'in channels':>11} {'out channels':>12} "
              f"{'params(MBytes)':>14} {'mults(M)':>11} {'adds(M)':>11} {'MFLOPS':>11}"]
     m, a = mult_bits / 32, add_bits / 32
@@ -133,7 +133,7 @@ def thop(model, batch=2):
 
 
 def bits_of(ckpt, args, model):
-    """({tensor: bits}, bits of activations) of the file; of one that is not quantized what the flags say, else 32."""
+    """({tensor: bits}, bits of activations) of the file; if it is not quantized those of the flags, else 32."""
     at = max((entry["bits"] for entry in (ckpt.get("activations") or {}).values()), default=None)
     if ckpt.get("quant"):
         return {name: entry["bits"] for name, entry in ckpt["quant"].items()}, at or 32
@@ -193,7 +193,7 @@ def main(argv=None):
           f"{(mults * mult_bits + adds * add_bits) / 32e6:.6f}M operations")
     if args.thop:
         print(f"thop of 2019: {thop(dense) / 1e6:.5f}M for a batch of 2 images (convolutions by multiply-accumulates, "
-              f"linear layers by both operations, 4 for each batch-norm element): it is no count of one image, and "
+              f"linear layers by both operations, 4 for each batch-norm element): not the count of one image; "
               f"that it is near {(mults + adds) / 1e6:.2f}M is chance")
 
     # the network of the file

@@ -1,9 +1,9 @@
-"""Reweighted L1: what a checkpoint is worth.
+"""Reweighted L1: evaluate a checkpoint.
 
     python eval.py chkpt/cifar100_mobilenetv2.pt
 
-Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect
-the accuracy that is printed as the file's own record. testers.py prints the zeros of every layer too.
+Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect the
+accuracy that the file records. testers.py also prints the zeros of every layer.
 """
 import sys
 from pathlib import Path

@@ -11,8 +11,8 @@ Small weights get smaller, large ones hardly change, and the weights split into 
     python main.py                                                                    dense
     python main.py --rew --pretrained logs/cifar100-mobilenetv2_1.3-dense/checkpoint.pth.tar
 
-then prune.py and finetune.py; training/main.py runs all four. The original reports 81.92 % for the dense MobileNetV2
-on CIFAR-100. An epoch of it takes ten minutes or more on two CPU cores. README.md has what was measured.
+then prune.py and finetune.py; training/main.py runs all four. The original reports 81.92 % for the dense MobileNetV2 on
+CIFAR-100. An epoch of it takes ten minutes or more on two CPU cores. README.md has measured results.
 """
 import sys
 from pathlib import Path
@@ -188,7 +188,7 @@ def train(args):
 
 
 class Gammas:
-    """The coefficients, which a resumed run needs as they were."""
+    """The coefficients, saved so that a resumed run continues with them."""
 
     def __init__(self):
         self.tensors = []

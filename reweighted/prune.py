@@ -1,4 +1,4 @@
-"""Reweighted L1: cut between the small weights and the large ones.
+"""Reweighted L1: prune the small weights.
 
     python prune.py --model logs/cifar100-mobilenetv2_1.3-sparse/checkpoint.pth.tar
 
@@ -107,7 +107,7 @@ def prune(args):
         ratios = threshold_for(args, kind, ckpt, model, weights, ratios)
     chosen = choose(weights, kind, args.threshold, args.percentile, ratios, args.threshold is not None)
     if not chosen:
-        raise UserError(f"{'--ratios times 0' if args.ratios else '--ratio 0'} leaves every layer untouched")
+        raise UserError(f"{'--ratios times 0' if args.ratios else '--ratio 0'} prunes no layer")
     masks = ckpt.get("masks", {})
     masks = {**masks, **{name: mask & masks.get(name, mask) for name, mask in chosen.items()}}
 
@@ -241,7 +241,7 @@ def flags():
     rules.add_argument("--ratio", type=cli.fraction, help="fraction to prune of each convolution")
     add("--ratios", metavar="FILE", help="fractions to prune of each convolution")
     pruning.add_recalibrate(parser)
-    add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
+    add("--round-to", type=cli.positive, default=1, help="round channels per layer up to a multiple of N")
     add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
     add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     add("--arch", help="architecture, if the checkpoint does not record it")

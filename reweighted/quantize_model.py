@@ -2,19 +2,19 @@
 
     python quantize_model.py --model logs/cifar100-mobilenetv2_1.3-finetuned/finetuned.pth.tar
     python quantize_model.py --model FILE --bit-list 8 seed 6 4          the accuracy of each list; the last is kept
-    python quantize_model.py --model FILE --search --drop 0.5            looks for a cheaper list first
+    python quantize_model.py --model FILE --search --drop 0.5            finds a cheaper list first
 
 The weights of convolutions and linear layers become integers with one scale a tensor (quantizers.py), biases and batch
-norms stay. Each of these layers then reads its input on a grid too, whose range is that of --n-sample batches of
-training images; evaluation computes with the rounded inputs. quantized_model.pth.tar holds the integers at their bits,
-one bit for each weight that has a mask, and the scales.
+norms remain float32. The inputs of these layers are rounded too, with ranges from --n-sample batches of training
+images; evaluation uses the rounded inputs. quantized_model.pth.tar holds the integers at their bits, one bit for each
+weight that has a mask, and the scales.
 
-A bit list is one number for all tensors, "seed" or "mixed" (the original's lists for MobileNetV2), or the tensors by
-place or name over --param-bits: "0=9,-1=6,conv2.weight=4".
+A bit list is one number for all tensors, "seed" or "mixed" (the original's lists for MobileNetV2), or tensors by index
+or name, the others at --param-bits: "0=9,-1=6,conv2.weight=4".
 
---search begins with the last bit list and takes a bit off one tensor after another, the largest first, and again, as
-long as the accuracy on training images stays within --drop points of what it was before quantization. Test images are
-not looked at for it. Expect a minute; --search takes as long as some hundred evaluations of --search-images.
+--search starts from the last bit list and removes one bit from one tensor after another, the largest first, repeatedly,
+as long as the accuracy on training images stays within --drop points of that before quantization. It uses no test
+images. Expect a minute; --search takes as long as a hundred or more evaluations of --search-images.
 """
 import sys
 from functools import cache
@@ -46,7 +46,7 @@ def parse(argv=None):
         help="bits of weights that the bit list leaves out")
     add("--bit-list", nargs="+", metavar="LIST", help="bits of the weights (default: --param-bits for all)")
     add("--fwd-bits", "--fwd_bits", type=cli.positive, default=8,
-        help="bits of activations; 32 leaves them as they are")
+        help="bits of activations; 32: not quantized")
     add("--overflow-rate", "--overflow_rate", type=cli.fraction, default=0.0, help="fraction of the "
         "largest weights of each tensor that linear quantization clamps")
     add("--n-sample", "--n_sample", type=cli.positive, default=20, help="batches of training images for the ranges")
@@ -61,7 +61,7 @@ def parse(argv=None):
 
 @torch.no_grad()
 def ranges(model, batches):
-    """{layer: (lowest, highest)} of what each convolution and linear layer reads of these batches of images."""
+    """{layer: (lowest, highest)} input of each convolution and linear layer over these batches of images."""
     found, hooks = {}, []
     for name, m in model.named_modules():
         if isinstance(m, (torch.nn.Conv2d, torch.nn.Linear)):
@@ -77,7 +77,7 @@ def ranges(model, batches):
 
 
 def search(bits, sizes, least, accuracy, floor):
-    """The bit list with a bit off wherever accuracy(bits) >= floor allows it, tensor by tensor, the largest first."""
+    """The bit list with bits removed while accuracy(bits) >= floor, tensor by tensor, the largest first."""
     bits, stuck = list(bits), set()
     order = sorted(range(len(bits)), key=lambda i: -sizes[i])
     while len(stuck) < len(bits):
@@ -101,7 +101,7 @@ def quantize(args):
     if args.least_bits < 2:
         raise UserError("--least-bits 1: one bit has no zero; 2 is the least")
     if args.fwd_bits != 32 and not 2 <= args.fwd_bits <= 16:
-        raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 for activations as they are")
+        raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 to leave activations unquantized")
     if not 2 <= args.param_bits <= 16:
         raise UserError(f"--param-bits {args.param_bits}: from 2 to 16")
     ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)

@@ -34,7 +34,7 @@ def check(args, classes):
     if args.warmup_epochs < 0:
         raise UserError(f"--warmup-epochs {args.warmup_epochs} is below 0")
     if args.lr_scheduler == "onecycle" and args.warmup_epochs not in (0, WARMUP):
-        raise UserError(f"--warmup-epochs {args.warmup_epochs}: --lr-scheduler onecycle has a rise of its own")
+        raise UserError(f"--warmup-epochs {args.warmup_epochs}: --lr-scheduler onecycle already has a warm-up")
     if args.smooth_eps * classes > classes - 1:
         raise UserError(f"--smooth-eps {args.smooth_eps:g} leaves the true class less than the others; of {classes} "
                         f"classes it may have at most {(classes - 1) / classes:g}")

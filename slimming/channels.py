@@ -1,6 +1,6 @@
-"""Channels that slimming may remove: those that have a gamma of their own, by batch norm.
+"""Channels that slimming may remove: those with their own gamma, by batch norm.
 
-Not among them are residual and dense streams (streams.py), and channels that a channel selection no longer passes on.
+Residual and dense streams (streams.py) and channels that a channel selection has dropped are not among them.
 """
 import torch
 from torch import nn
@@ -62,7 +62,7 @@ def over_all_channels(keep, model):
 
 @torch.no_grad()
 def zero(model, keep):
-    """gamma = beta = 0 for every channel that is not kept: it contributes nothing from here on."""
+    """gamma = beta = 0 for every channel that is not kept, so that it contributes nothing."""
     modules = dict(model.named_modules())
     silence(model, keep)                                     # stream channels
     for name, kept in keep.items():

@@ -1,9 +1,9 @@
-"""Network slimming: counting and evaluating a checkpoint.
+"""Network slimming: count and evaluate a checkpoint.
 
     python eval.py chkpt/slimming-vgg13-cifar10-finetuned.pth.tar
 
-Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect
-the accuracy that the file has on record, which is printed beside it.
+Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect the
+accuracy that the file records, which is printed beside it.
 """
 import sys
 from pathlib import Path

@@ -2,14 +2,14 @@
 
     python finetune.py --refine logs/cifar10-vgg13-pruned/pruned.pth.tar
 
-The original's spelling, python main.py --refine FILE, is the same. Network, widths and data set come from the file. -sr
-adds the penalty of main.py, to prune the network again later. A network that mask.py pruned keeps its shape: after
+The original's command, python main.py --refine FILE, does the same. Network, widths and data set come from the file.
+-sr adds the penalty of main.py, to prune the network again later. A network that mask.py pruned keeps its shape: after
 every step the gammas and betas of its masked channels are set back to zero,
 
     gamma <- mask * gamma,    beta <- mask * beta
 
-so that neither momentum nor weight decay revives them. Expect the accuracy of the baseline again after as many epochs
-as the baseline had. The network after the last epoch is finetuned.pth.tar.
+so that neither momentum nor weight decay revives them. Expect the baseline's accuracy after as many epochs as the
+baseline had. The last epoch's network is finetuned.pth.tar.
 """
 import sys
 from pathlib import Path

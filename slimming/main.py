@@ -1,8 +1,7 @@
 """Network slimming: train with a sparsity penalty on the scales of batch norm.
 
-Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017.
-Every channel already has a factor of its own, the gamma of its batch norm. Training adds an L1 penalty on them
-(equation 1),
+Liu, Li, Shen, Huang, Yan, Zhang, "Learning Efficient Convolutional Networks through Network Slimming", ICCV 2017. Every
+channel already has its own factor, the gamma of its batch norm. Training adds an L1 penalty on them (equation 1),
 
     L = sum over (x, y) of l(f(x, W), y)  +  s * sum over gamma of |gamma|
 

@@ -2,7 +2,7 @@
 
 All start with gamma = 0.5, as in the original, so that the penalty has less distance to cover. ResNet and DenseNet have
 a channel selection after the batch norms whose input other layers read too, so that one consumer can stop reading a
-channel. Any other name is that network of common/models, as it is.
+channel. Any other name is that network of common/models, unchanged.
 """
 from common import models
 

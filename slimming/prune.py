@@ -120,7 +120,7 @@ def parse(argv=None, arch=None):
     amount = parser.add_mutually_exclusive_group()
     keeping.add_flags(amount, weights=False)
     add_rule(parser, amount)
-    parser.add_argument("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this")
+    parser.add_argument("--round-to", type=cli.positive, default=1, help="round channels per layer to a multiple of N")
     parser.add_argument("--streams", action="store_true", help="prune residual and dense streams too")
     parser.add_argument("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how many channels "
                         "of each layer to remove")
@@ -170,7 +170,7 @@ def amount_for(args, ckpt, model, scores, ratios):
 
 def report(source, masked, small, keep, how):
     """(prune.txt, top-1 in percent) of the small network, which it prints: parameters and channels per layer, then
-    parameters, MACs, FLOPs and accuracy before and after. how: what the channels were chosen by."""
+    parameters, MACs, FLOPs and accuracy before and after. how: the rule that chose the channels."""
     before, after = compute_flops.count(source.model), compute_flops.count(small)
     total, left = sum(len(kept) for kept in keep.values()), sum(int(kept.sum()) for kept in keep.values())
     lines = [pruning.table(keep, before, after),
@@ -191,7 +191,7 @@ def report(source, masked, small, keep, how):
 
 
 def accuracies(source, masked, small):
-    """A line with the accuracy before and after and how far the narrow network's logits are off; the last top-1."""
+    """A line with the accuracy before and after and the difference of the logits; the last top-1."""
     top1 = [evaluate(model, source.test)["top1"] for model in (source.model, masked, small)]
     return (f"accuracy on {source.dataset.name}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % "
             f"narrowed; their logits differ by {prove(masked, small):.1e} of the largest"), top1[2]

@@ -1,4 +1,4 @@
-"""Slimming residual and dense streams, which the paper leaves whole.
+"""Slim residual and dense streams, which the paper does not.
 
 Several batch norms read (or, with ReLU after the addition, write) one stream. Its channel c is ranked among all others
 by the mean of their gammas,
@@ -45,7 +45,7 @@ def scores(model):
 
 
 def follow(keep, scores, model, round_to=1):
-    """keep, for batch norms before a selection without the stream channels that are removed; at least one a layer."""
+    """keep, without the removed stream channels for batch norms before a selection; at least one channel a layer."""
     keep = {name: kept.clone() for name, kept in keep.items()}
     for name, arrives in arriving(model, keep).items():
         part = keep_some({name: keep[name][arrives]}, {name: scores[name][arrives]}, round_to, quiet=True)

@@ -1,8 +1,8 @@
 """The cost of a masked network, its parameters and FLOPs, as a polynomial in the numbers of living channels.
 
 A convolution that reads a and makes b living channels has k k a b parameters, a batch norm 2 b. So every tensor of the
-network is a term (coefficient) A[i] A[j], where A holds the living channels of each record of `model.channels()`, for
-each branch that can be removed 1 or 0, and at last a 1.
+network is a term (coefficient) A[i] A[j], where A holds the living channels of each record of `model.channels()`, 1 or
+0 for each removable branch, and finally a 1.
 
 FLOPs are counted as the original's training counter does: 2 per multiply-accumulate, 1 per bias and per input element
 of a batch norm. WideResNet-34-9 on CIFAR-100 has 37,446,900 parameters and 11,941,966,436 FLOPs.
@@ -92,9 +92,9 @@ class Cost(nn.Module):
 def legacy_flops(model, dense_cfg, halve=False):
     """FLOPs as the original's eval.py counts them, for one image: a float.
 
-    Its counter reads the channels a layer takes in from a number that pruning does not change, so a convolution costs
-    2 k k (dense inputs) (living outputs) H W, and a batch norm 4 per element (it sees a batch of two). halve: half for
-    convolutions, as with its --freebie and --half. With model.cfg for dense_cfg the inputs are the true ones.
+    Its counter uses the dense network's input channels, so a convolution costs 2 k k (dense inputs) (living outputs) H
+    W, and a batch norm 4 per element (it sees a batch of two). halve: half for convolutions, as with its --freebie and
+    --half. With model.cfg for dense_cfg the inputs are the true ones.
     """
     with torch.device("meta"):
         dense = models.build(model.arch, **dense_cfg)

@@ -1,4 +1,4 @@
-"""Soft-binary mask: the score and the accuracy of a network, in the original's words, then by the challenge's rules.
+"""Soft-binary mask: score and accuracy of a network, as the original prints them, then by the challenge's rules.
 
     python eval.py --pruned chkpt/quantized_model.pth.tar --half --nbit 8
     python eval.py --pruned chkpt/pruned_model.pth.tar --freebie --half

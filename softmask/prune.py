@@ -4,7 +4,7 @@
 
     keep a channel  iff  M > 0                 or above another threshold, see below
 
-    --keep-macs 0.5       M > t for the t that leaves this fraction of the MACs; it is computed and printed
+    --keep-macs 0.5       M > t for the t that keeps this fraction of the MACs; it is computed and printed
     --keep-weights 0.1    the same fraction of the weights, with single-weight masks (--nfp)
                           if masks of 1 have to be removed, too, those with the smallest weights are removed first
     --round-to 8          channel counts in multiples of 8, which run faster, rounded up
@@ -111,7 +111,7 @@ def flags():
     add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
     keeping.add_flags(parser.add_mutually_exclusive_group())
     pruning.add_recalibrate(parser)
-    add("--round-to", type=cli.positive, default=1, help="channels per layer in multiples of this, rounded up")
+    add("--round-to", type=cli.positive, default=1, help="round channels per layer up to a multiple of this")
     add("--save", help="folder to write to (default: that of the file; with --keep-macs or --keep-weights, "
         "logs/DATASET-NETWORK-pruned)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")
@@ -135,7 +135,7 @@ def scores(model, soft_masks):
 
 
 def threshold_for(args, ckpt, model, order):
-    """The t that leaves --keep-macs, or --keep-weights of single-weight masks; 0 without either. order: `scores`."""
+    """The t that keeps --keep-macs, or --keep-weights of single-weight masks; 0 without either. order: `scores`."""
     single = ckpt["args"]["nfp"]
     if args.keep_macs and single or args.keep_weights and not single:
         raise UserError("--keep-weights is for masks of single weights (--nfp), --keep-macs for those of channels")

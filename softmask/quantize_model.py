@@ -3,13 +3,13 @@
     python quantize_model.py --pruned log-w1/pruned_model.pth.tar --wbit 8 --save log-w1
 
 Every weight with more than one dimension (convolutions and the classifier) is quantized; batch norms and biases remain
-float32. The layers' inputs are rounded to --abit bits as well, in ranges seen on training images, since the score
-counts a multiplication by its wider operand. quantized_model.pth.tar holds the integers and their scales: at 8 bits it
-is a quarter of the float32 file. --rule gives single layers another quantizer or other bits:
+float32. The layers' inputs are rounded to --abit bits as well, with ranges from training images, since the score counts
+a multiplication by its wider operand. quantized_model.pth.tar holds the integers and their scales: at 8 bits it is a
+quarter of the float32 file. --rule gives single layers another quantizer or other bits:
 
     python quantize_model.py --pruned log-w1/pruned_model.pth.tar --wbit 4 --method kmeans --rule "conv1|fc" linear 8
 
-Expect seconds, and the accuracy within some tenths at 8 bits.
+Expect seconds, and at 8 bits an accuracy within a few tenths of a point.
 """
 import re
 import sys

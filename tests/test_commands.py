@@ -352,7 +352,7 @@ REFUSALS = [  # script, flags, message
     ("reweighted.main", "--eps 1", "--eps has no effect without --rew"),
     ("reweighted.main", "--sparsity-type filter", "--sparsity-type has no effect without --rew"),
     ("reweighted.main", "--arch resnet8 --epochs 9 --lr-scheduler onecycle --warmup-epochs 3",
-     "--warmup-epochs 3: --lr-scheduler onecycle has a rise of its own"),
+     "--warmup-epochs 3: --lr-scheduler onecycle already has a warm-up"),
     ("reweighted.prune", "", "--model"),
     ("reweighted.prune", "--model lenet300.pth.tar", "no convolution"),
     *[("reweighted.prune", f"--model net.pth.tar {flags}", message) for flags, message in (
@@ -361,7 +361,7 @@ REFUSALS = [  # script, flags, message
         ("--keep-weights 0.5 --sparsity-type filter", "--keep-weights is for --sparsity-type irregular"),
         ("--keep-weights 0.5 --percentile 0.1", "not allowed with"), ("--keep-macs 0.5 --threshold 0.1", "two ways"),
         ("--keep-macs 0.5", "--keep-macs for filter"),
-        ("--ratio 0", "error: --ratio 0 leaves every layer untouched"))],
+        ("--ratio 0", "error: --ratio 0 prunes no layer"))],
     ("reweighted.finetune", "", "required: --model"),
     ("reweighted.finetune", "--model net.pth.tar", "holds no masks"),
     ("reweighted.finetune", "--model pruned.pth.tar --warmup-epochs -1", "--warmup-epochs -1"),

@@ -4,9 +4,8 @@
     python training/main.py --rew                   the reweighted phase alone, from dense/ there or from --pretrained
     python training/main.py --masked-retrain        pruning and retraining alone, from reweighted/ there
 
-It calls main.py, prune.py and finetune.py of this method with the original's flags; --resume auto continues phases
-that were begun and leaves out those that are done, --pretrained FILE leaves out dense training. Expect three phases of
-300 epochs.
+It calls main.py, prune.py and finetune.py of this method with the original's flags; --resume auto continues a stopped
+phase and skips finished ones, --pretrained FILE skips dense training. Expect three phases of 300 epochs.
 """
 import argparse
 import os
@@ -62,7 +61,7 @@ def run(args):
     if args.rew and args.masked_retrain:
         raise UserError("--rew and --masked-retrain run one phase each; leave out both to run all four")
     if args.resume not in ("", "auto"):
-        raise UserError("--resume takes auto here: it continues whichever phases were begun in --save")
+        raise UserError("use --resume auto here: it continues the phases in --save")
     if args.no_tricks:
         vars(args).update(lr_scheduler="default", warmup_epochs=0, alpha=0.0, smooth_eps=0.0)
     if args.no_cuda:
@@ -113,7 +112,7 @@ def rule(args):
     if by_ratio and not ratios:
         raise UserError(f"--masked-retrain --sparsity-type {args.sparsity_type} needs a --config-file with the ratios")
     if by_ratio and args.threshold is not None:
-        raise UserError("the ratios of --config-file say how many weights go; leave out --threshold")
+        raise UserError("the ratios of --config-file determine how many weights are pruned; leave out --threshold")
     if by_ratio:
         return {"threshold": None, "ratios": ratios, "sparsity_type": args.sparsity_type}
     return {"threshold": 1e-4 if args.threshold is None else args.threshold, "ratios": ratios, "sparsity_type": None}
