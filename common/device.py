@@ -1,4 +1,4 @@
-"""The machine: which device, its half precision, what a checkpoint remembers of it, and its random numbers."""
+"""The machine: device, half precision, what a checkpoint records of it, and random numbers."""
 import copy
 import platform
 import random
@@ -73,13 +73,13 @@ def hardware(device):
 
 
 def facts(device, precision="fp32", minutes=0.0):
-    """What a checkpoint remembers of how it was made; results/ledger.csv is filled from it."""
+    """What a checkpoint records of how it was made, for results/ledger.csv."""
     return {"command": command(), "precision": precision, "hardware": hardware(device),
             "torch": str(torch.__version__), "date": time.strftime("%Y-%m-%d"), "minutes": round(minutes, 2)}
 
 
 def command():
-    """The command line as anyone can repeat it: from the repository root, without the path to the data."""
+    """The command line to repeat a run: from the repository root, without the path to the data."""
     script = Path(sys.argv[0]).resolve()
     root = Path(__file__).resolve().parent.parent
     script = script.relative_to(root) if script.is_relative_to(root) else script.name

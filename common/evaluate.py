@@ -33,7 +33,7 @@ def names_of(model, dataset=None):
 
 @torch.no_grad()
 def per_class(model, loader, names):
-    """Text: for each class its accuracy, how many images it has and what they are taken for most often."""
+    """Text: for each class its accuracy, its number of images and the class it is most often confused with."""
     confusion = torch.zeros(len(names), len(names), dtype=torch.int64)
     model.eval()
     for images, labels in loader:
@@ -74,7 +74,7 @@ def beside_record(ckpt, top1, count):
 
 
 def against_record(ckpt, test):
-    """Prints what a network of another repository reaches before it is changed, beside what its file records."""
+    """Prints the accuracy of another repository's network before it is changed, beside that in its file."""
     if ckpt["method"] == "original" and ckpt["best_prec1"] is not None:
         top1 = evaluate(checkpoint.to_model(ckpt).to(test.device), test)["top1"]
         say(f"{ckpt['path']} as it is: top-1 {top1:.2f} %{beside_record(ckpt, top1, len(test.labels))}")
@@ -103,13 +103,13 @@ def evaluate_file(argv, description, network):
 
 
 def heading(ckpt, model):
-    """What is in a file and what its network has and costs, as text: what scripts print before they open any data."""
+    """Text about a file, its network and its cost, which scripts print before they open any data."""
     return (f"{ckpt['path']}: {ckpt['method']} {ckpt['stage']}, {ckpt['arch']} {models.brief(model.cfg)}\n"
             f"{counts(ckpt, model)}")
 
 
 def counts(ckpt, model):
-    """What the network of a checkpoint has and costs, and what that is of its dense one, as lines of text."""
+    """Lines of text: parameters and cost of a checkpoint's network, and the fractions of its dense one."""
     total = counting.count(model).total
     lines = [f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
              f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs"]

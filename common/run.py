@@ -10,7 +10,7 @@
         run.save(epoch, model, optimizer, scheduler)
     run.finish(model)
 
-Every line of this but the loops themselves may be left out.
+Every line but the loops may be left out.
 """
 import os
 import time
@@ -84,8 +84,8 @@ class Run:
                 data.Loader(dataset, "test", settings["test_batch_size"], self.device))
 
     def place(self, model):
-        """The model on the run's device, in the memory format that convolutions like; somebody else's code may call
-        view, which wants the usual one."""
+        """The model on the run's device, in the memory format that convolutions like; others' code may call view, which
+        needs the default one."""
         own = ":" in model.arch
         return model.to(self.device, memory_format=torch.preserve_format if own else torch.channels_last)
 
@@ -182,7 +182,7 @@ class Run:
     def save(self, epoch, model, optimizer, scheduler=None, resume=None, **more):
         """checkpoint.pth.tar (with the state to resume from), model_best.pth.tar, log.csv and curve.png.
 
-        resume: {name: object with a state_dict}, what `resume` is to restore besides; more: goes into both files.
+        resume: {name: object with a state_dict}, what else `resume` restores; more: goes into both files.
         """
         if self.rank:
             return
@@ -196,7 +196,7 @@ class Run:
         if self.rows and self.improved:                      # of equally good epochs the first
             checkpoint.save(self.folder / "model_best.pth.tar", ckpt)
         schedule = scheduler.state_dict() if scheduler else {}
-        schedule.pop("milestones", None)                     # a Counter, which comes from the flags anyway
+        schedule.pop("milestones", None)                     # a Counter, restored from the flags anyway
         state = {"optimizer": optimizer.state_dict(), "scheduler": schedule, "random": random_state(),
                  "rows": self.rows, **{name: thing.state_dict() for name, thing in (resume or {}).items()}}
         # Last: a run that was stopped before it does this epoch, and its log, again.

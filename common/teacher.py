@@ -1,4 +1,4 @@
-"""A teacher: a network whose answers are learned beside the labels (Hinton et al. 2015, at temperature 1).
+"""A teacher: a network whose outputs are learned beside the labels (Hinton et al. 2015, at temperature 1).
 
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     ...
@@ -15,13 +15,13 @@ LTEA = 0.5
 
 def add_flags(parser):
     add = parser.add_argument
-    add("--teacher", metavar="FILE", help="distill from this network, of any method and of the same classes")
+    add("--teacher", metavar="FILE", help="distill from this network, of any method and the same classes")
     add("--ltea", type=cli.nonnegative, default=LTEA, help="weight of the teacher's loss; 1 - ltea: of the labels' "
         f"(default: {LTEA:g})")
 
 
 def check(path, ltea):
-    """UserError where --ltea is no weight, or there is no teacher to weigh."""
+    """UserError if --ltea is not a weight, or there is no teacher."""
     if path is None and ltea != LTEA:
         raise UserError("--ltea needs --teacher")
     if ltea > 1:
@@ -31,7 +31,7 @@ def check(path, ltea):
 def load(run, path, ltea, network, dataset):
     """The function (loss, logits, images) -> loss with the teacher in the file `path`; without one it returns the loss.
 
-    network: the method's function (arch, depth) -> (arch, cfg). Images are normalized as the teacher's file says.
+    network: the method's function (arch, depth) -> (arch, cfg). Images are normalized as in the teacher's file.
     """
     check(path, ltea)
     if path is None:

@@ -1,4 +1,4 @@
-"""Which weights of a file are pruned: those that its masks say, or its zeros.
+"""Which weights of a file are pruned: by its masks, or by its zeros.
 
     masks = kept(ckpt, args.keep_zeros, args.dense)               # {parameter: bool}, True where it is trained
 """
@@ -41,8 +41,8 @@ def add_flags(parser, keep=True):
 def kept(ckpt, keep_zeros=False, dense=False):
     """{parameter: bool mask} of the weights to train: the file's masks, or its zeros where --keep-zeros says so.
 
-    UserError where the file of another repository has zeros, and neither masks nor flags say whether they are pruned.
-    Ours hold masks where weights are pruned; zeros without one are gammas of channels that a selection passes over.
+    UserError if another repository's file has zeros, and neither masks nor flags tell whether they are pruned. Ours
+    hold masks where weights are pruned; zeros without one are gammas of channels that a selection passes over.
     """
     masks = ckpt.get("masks")
     if masks and dense:

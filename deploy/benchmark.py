@@ -5,13 +5,13 @@
 
 One thread and processor time, all cells of a network taking turns; medians. Parts:
 
-    half        seven networks and the same with half their channels, beside what torch-pruning leaves of them
+    half        seven networks, also with half their channels by this repository and by torch-pruning
     odd         channel counts of 8n - 1 and 8n: what does a multiplication cost?
     sparse      scattered zeros, random and trained: the C file beside the other runtimes
     trained     bundled networks: accuracy on CIFAR-10 in each form (needs the data set)
 
-Weights are random, except in bundled networks: they do not change the time. torch-pruning and OpenVINO are measured
-where they are installed. Numbers of two runs are not to be mixed: look at the ratios.
+Weights are random, except in bundled networks: they do not change the time. torch-pruning and OpenVINO are measured if
+installed. Compare numbers within one run only, or ratios.
 """
 import re
 import shutil
@@ -79,7 +79,7 @@ def narrowed(model, streams=True, count=lambda width: width // 2):
 
 
 def of_torch_pruning(name):
-    """What torch-pruning leaves of the network without selections: half the channels, by batch-norm scale."""
+    """torch-pruning's network of half the channels, by batch-norm scale, without selections."""
     import torch_pruning
     model = built(name, selection=False)
     for module in model.modules():

@@ -37,7 +37,7 @@ class Node:
 def operations(model):
     """[Node] in the order they are computed; the first reads "images", the last gives the logits. In float64.
 
-    They are recorded while the network computes one image. UserError where it does something that is not listed above.
+    They are recorded while the network computes one image. UserError if it does anything else.
     """
     model = copy.deepcopy(model).cpu().double().eval().to(memory_format=torch.contiguous_format).requires_grad_(False)
     recorder = Recorder(model)

@@ -1,4 +1,4 @@
-"""The network and the images that the scripts of this folder are given: their flags, and how they are loaded."""
+"""Load the network and images for the scripts of this folder, by their flags."""
 from common import cli, data, models
 from common.device import device_of
 from common.evaluate import heading

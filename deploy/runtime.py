@@ -19,7 +19,7 @@ NAMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO"}
 
 
 class Failed(Exception):
-    """What a runtime could not do, in one line."""
+    """A runtime's error, in one line."""
 
 
 def load(runtime, path, threads=1, precision="f32"):

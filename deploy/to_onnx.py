@@ -148,7 +148,7 @@ def check(path, model, images):
         furthest = max(furthest, float((given - expected).abs().max() / expected.abs().max()))
     if not furthest <= TOLERANCE:
         raise UserError(f"{path}: ONNX Runtime's logits differ from torch's by {furthest:.1e} of the largest; at most "
-                        f"{TOLERANCE:g} was expected. The file is not to be used")
+                        f"{TOLERANCE:g} was expected. Do not use the file")
     return furthest
 
 
@@ -220,5 +220,5 @@ def export(model, path, dataset, train, test, int8=False):
           f"  ONNX Runtime {'int8' if int8 else 'fp32'}: top-1 {top1:.2f} %; torch fp32: top-1 "
           f"{evaluate(model, test)['top1']:.2f} %")
     if any(m._forward_pre_hooks for m in model.modules()):
-        print("  the network's layers round their inputs; the file leaves that out")
+        print("  the network's layers round their inputs; the file does not")
     return top1

@@ -149,7 +149,7 @@ def ratios_of(path, model, scores):
 
 
 def amount_for(args, ckpt, model, scores, ratios):
-    """The --percent, or the ratios times a factor, that leaves --keep-macs of the dense network's MACs."""
+    """The --percent, or the ratios times a factor, that keeps --keep-macs of the dense network's MACs."""
     dense, model = keeping.dense_total(ckpt, model).macs, copy.deepcopy(model)
     for parameter in model.parameters():
         parameter.data.fill_(1)                              # only counted: no channel is a constant that needs folding

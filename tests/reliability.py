@@ -1,4 +1,4 @@
-"""How the scripts bear being killed, given damaged files, and left to run: the figures of tests/reliability.md.
+"""Robustness: kill the scripts, damage their files, let them run long; the figures of tests/reliability.md.
 
     python tests/reliability.py                          the long run: half an hour of one core
     python tests/reliability.py kills data --seed 5      two of its parts anew, on other random numbers
@@ -520,7 +520,7 @@ def main():
         seconds = time.process_time() + sum(os.times()[2:4])
         rows = dict(zip(PARTS, earlier, strict=False)) | lines
         path.write_text("\n".join([
-            "# What the scripts bear", "", "Written by `python tests/reliability.py`; the tests have a short version "
+            "# Robustness tests", "", "Written by `python tests/reliability.py`; the tests have a short version "
             "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |",
             "| --- | --- | --- |", *rows.values(), "", f"Last run: {', '.join(args.parts) or 'everything'}"
             f"{f', --scale {args.scale:g}' if args.scale != 1 else ''}, {facts['date']}, torch {facts['torch']}, "

@@ -137,7 +137,7 @@ LARGE = {
     "no widths": (dict(cfg={"depth": 11, "widths": [1.5] * 12}), "cannot be built"),
     "growth": (dict(arch="densenet", cfg={"depth": 40, "growth": 10 ** 8}), "cannot be built"),
     "selection": (dict(arch="lenet300", cfg={"widths": [784, 10 ** 9, 100]}), "the largest has"),
-    "repeated weight": (dict(state_dict=bare((10 ** 5, 10 ** 5))), "are to fill 40,000,000,000 bytes, the file has"),
+    "repeated weight": (dict(state_dict=bare((10 ** 5, 10 ** 5))), "declare 40,000,000,000 bytes, the file has"),
     "masks": (dict(packed={"bits": torch.zeros(10).byte(), "values": torch.zeros(1)},
                    masks={"feature.0.weight": [10 ** 5, 10 ** 5]}), "10 bytes are not 10,000,000,000 bits"),
     "quantized": (dict(quant={"feature.0.weight": {"bits": 8, "shape": [10 ** 5, 10 ** 5], "codes": torch.zeros(
@@ -162,7 +162,7 @@ def test_what_is_too_large_is_refused_before_it_is_built(what, tmp_path, quick):
 def test_a_foreign_file_with_a_repeated_bias_is_refused(tmp_path, quick):
     state = {**small()["state_dict"], "classifier.bias": torch.zeros(1).expand(10 ** 9)}
     torch.save(state, tmp_path / "bare.pth")
-    with pytest.raises(UserError, match="bare.pth: .* to fill"):
+    with pytest.raises(UserError, match="bare.pth: .* declare"):
         checkpoint.load(tmp_path / "bare.pth", network, "vgg", 11)
 
 

@@ -137,7 +137,7 @@ def test_keep_macs_removes_the_fewest_channels_that_do(wanted, with_streams, rou
         gammas = channels.gammas_of(model)
         model = models.narrow(model, channels.keep_some(prune.choose(gammas, 0.3)[0], gammas, quiet=True))
     scores = {**channels.gammas_of(model), **(streams.scores(model) if with_streams else {})}
-    percent = prune.percent_for(prune.parse(flags), ckpt, model, scores)
+    percent = prune.amount_for(prune.parse(flags), ckpt, model, scores, None)
     k = int(sum(map(len, scores.values())) * percent)
     left = macs_left(model, scores, k, round_to)
     assert left <= wanted * dense < macs_left(model, scores, k - 1, round_to)
@@ -153,7 +153,7 @@ def test_keep_macs_may_take_all_but_one_channel_of_every_layer():
     dense = compute_flops.summary(model)
     least = compute_flops.count(models.narrow(model, keep)).total.macs / dense["macs"]
     args = prune.parse(["--model", "m", "--keep-macs", str(1.0001 * least)])
-    percent = prune.percent_for(args, {"dense": dense, "arch": model.arch}, model, scores)
+    percent = prune.amount_for(args, {"dense": dense, "arch": model.arch}, model, scores, None)
     total = sum(map(len, scores.values()))
     assert int(total * percent) == total - 1
 

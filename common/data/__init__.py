@@ -4,10 +4,10 @@
     train = data.Loader(dataset, "train", batch_size=128, device=device, crop=4, flip=True, seed=1)
     for images, labels in train.epoch(0): ...     # float (B, C, H, W), normalized and augmented; labels (B,)
 
-A script that has a network takes `for_network` or `for_arch`, which give the images as that network reads them.
-A name is found, in this order, as DATA_DIR/name.npz (arrays x_train, y_train, x_test, y_test), as the folder
-DATA_DIR/name of images (folder.py), or by torchvision's download (mnist, cifar10, cifar100). Any other name is a path
-to such a file or folder. shapes10 and shapes100 are built in (synthetic.py).
+A script with a network uses `for_network` or `for_arch`, which give the images as that network reads them. A name is
+found, in this order, as DATA_DIR/name.npz (arrays x_train, y_train, x_test, y_test), as the folder DATA_DIR/name of
+images (folder.py), or by torchvision's download (mnist, cifar10, cifar100). Any other name is a path to such a file or
+folder. shapes10 and shapes100 are built in (synthetic.py).
 """
 import copy
 import os
@@ -49,7 +49,7 @@ def load(name, data_dir=None, image_size=None, subset=None, holdout=0, channels=
         found = generated(name, channels == 1, directory / f"{key}.npz")
     else:
         path, key = find(name, directory)
-        if path and path.parent != directory:                # one that is found from everywhere
+        if path and path.parent != directory:                # valid in every folder
             name = os.path.abspath(path)
         found = (download(name, directory) if path is None else read_npz(path) if path.is_file()
                  else read_folder(path, image_size, usual, channels))
@@ -67,7 +67,7 @@ def directory_of(data_dir=None):
 
 def find(name, directory):
     """(file or folder that holds the data set, or None to download it; the name its statistics go by)."""
-    name = str(Path(name))                                   # without a last slash
+    name = str(Path(name))                                   # without a trailing slash
     for kept, images in ((directory / f"{name}.npz", directory / name), (Path(f"{name}.npz"), Path(name))):
         for path in (kept, images):
             if path.is_file() and path.suffix == ".npz":

@@ -52,7 +52,7 @@ def read_npz(path, keys=("x_train", "y_train", "x_test", "y_test")):
             return {key: file[key] for key in keys}
     except KeyError as error:
         raise UserError(f"{path}: {error.args[0]}; needed are {', '.join(keys)}") from error
-    except Exception as error:                               # numpy and zipfile have many words for a broken file
+    except Exception as error:                               # numpy and zipfile raise many kinds of errors
         raise UserError(f"{path} is not a readable .npz of plain arrays ({error}); make or copy it again") from error
 
 
@@ -75,7 +75,7 @@ def check_sizes(path, keys):
 
 
 def save_npz(path, arrays):
-    """Kept for the next run, where the folder can be written to; under a temporary name first, so never half a file."""
+    """Keeps the arrays for the next run if the folder is writable; renamed when complete, so never half a file."""
     partial = path.with_name(f"{path.stem}.{os.getpid()}.partial.npz")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ def download(name, folder):
 
 
 def checked(arrays, key, name):
-    """A Dataset from raw arrays: shapes, types and labels looked at once, statistics added."""
+    """A Dataset from raw arrays: shapes, types and labels are checked, statistics added."""
     tensors = {}
     for split in ("train", "test"):
         x, y = arrays[f"x_{split}"], arrays[f"y_{split}"].reshape(-1)

@@ -1,4 +1,4 @@
-"""A folder of images, with a folder for each class: which files are which class of which split, decoded once."""
+"""A folder of images with a folder for each class: its splits and classes, decoded once."""
 from collections import Counter
 
 import numpy as np
@@ -50,7 +50,7 @@ def read_folder(path, size=None, usual=32, channels=None):
 
 def layout(path):
     """(folder of the training classes, that of the test classes or None, the folders beside them as text). UserError
-    that says what is there and what is expected."""
+    with the folders found and expected."""
     inside = {folder.name.lower(): folder for folder in folders(path)}
     train = next((inside[name] for name in TRAIN if name in inside), None)
     tests = [inside[name] for name in TEST if name in inside]
@@ -110,7 +110,7 @@ def split(listed, path):
 
 
 def read_kept(kept, listing):
-    """The arrays of an earlier run, or None where the files have changed since, or the file is damaged."""
+    """The arrays of an earlier run, or None if the images have changed or the file is damaged."""
     if not kept.is_file():
         return None
     try:

@@ -39,7 +39,7 @@ def check_regular(file):
         regular = stat.S_ISREG(file.stat().st_mode)
     except OSError as error:
         raise UserError(f"{file} cannot be read ({error.strerror})") from error
-    if not regular:                                          # a FIFO would be waited for
+    if not regular:                                          # reading a FIFO would wait
         raise UserError(f"{file} is not a file; remove it from the folder")
 
 
@@ -49,22 +49,22 @@ def passed_over(passed):
 
 
 def folders(path):
-    """The folders in a folder, without hidden ones and what unpacking on a Mac leaves; sorted, as numbers if all their
-    names are numbers."""
+    """The folders in a folder, without hidden ones and those that macOS archives add; sorted, as numbers if all names
+    are numbers."""
     found = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
     numbers = all(p.name.isascii() and p.name.isdecimal() for p in found)
     return sorted(found, key=lambda p: (int(p.name) if numbers else 0, p.name))
 
 
 def opened(file):
-    """The image, its pixels not decoded yet. UserError where it is none, or too large."""
+    """The image, its pixels not decoded yet. UserError if it is not an image, or too large."""
     from PIL import Image
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")                  # of many pixels; looked at here
             image = Image.open(file)
     except Image.DecompressionBombError as error:
-        raise UserError(f"{file} has far too many pixels; take it out of the folder") from error
+        raise UserError(f"{file} has far too many pixels; remove it from the folder") from error
     except Exception as error:                               # a broken file makes PIL raise almost anything
         raise UserError(f"{file} is not a readable image ({error})") from error
     if image.width * image.height > MOST_PIXELS:
@@ -107,7 +107,7 @@ def decode(file, side, channels):
 
 
 def decode_all(files, side, channels):
-    """uint8 (N, side, side, channels) of the files. UserError where that does not fit into the memory."""
+    """uint8 (N, side, side, channels) of the files. UserError if that does not fit into memory."""
     size, memory = len(files) * side * side * channels, float("inf")
     if hasattr(os, "sysconf"):                               # not on Windows
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

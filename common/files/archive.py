@@ -101,9 +101,8 @@ def read(path):
 
 
 def check_bytes(path):
-    """UserError where a file is another program's or damaged, or its archive declares more than it holds.
-
-    A file without our sum is one of somebody else, or an early one of ours: its records have CRC-32 sums.
+    """UserError if a file is another program's or damaged, or its archive declares more than it has. A file without our
+    sum is somebody else's, or an early one of ours, and has CRC-32 sums.
     """
     size = os.path.getsize(path)
     with open(path, "rb") as file:
@@ -113,7 +112,7 @@ def check_bytes(path):
         sealed = end.startswith(SEAL)
         file.seek(0)
         if sealed and digest_of(file, size - LENGTH) != end[len(SEAL):]:
-            raise UserError(f"{path} is damaged: it is not what its checksum says; {AGAIN}")
+            raise UserError(f"{path} is damaged: its content does not match its checksum; {AGAIN}")
     text = head.lstrip().lower()
     if text.startswith((b"<!doctype html", b"<html")):
         raise UserError(f"{path} is an HTML page, not the file that the link leads to; download that")
@@ -137,7 +136,7 @@ def check_bytes(path):
 
 
 def check_sizes(path, value):
-    """UserError where a tensor is not dense, where tensors claim more than the file, or nesting has no end.
+    """UserError if a tensor is not dense, tensors declare more bytes than the file has, or nesting is endless.
 
     A tensor may claim a shape that its few bytes are repeated to fill, so shapes are compared with the file's size.
     """
@@ -154,7 +153,7 @@ def check_sizes(path, value):
         elif isinstance(item, list | tuple | set):
             todo += [(name, inner) for inner in item]
         if claimed > most:
-            raise UserError(f"{path}: {name} and what comes with it are to fill {claimed:,} bytes, the file has "
+            raise UserError(f"{path}: {name} and the tensors before it declare {claimed:,} bytes, the file has "
                             f"{os.path.getsize(path):,}; {AGAIN}")
         if nodes + len(todo) > NODES:
             raise UserError(f"{path} holds more than {NODES:,} values in lists and dictionaries; it is no checkpoint")

@@ -45,7 +45,7 @@ def fields(ckpt, path):
 
 
 def tensors(ckpt, path):
-    """All that a checkpoint needs is there, weights are finite, masks those of weights."""
+    """A checkpoint has all it needs, its weights are finite and its masks match them."""
     missing = [k for k in ("method", "stage", "arch", "cfg", "dataset", "state_dict") if k not in ckpt]
     if missing or ckpt["stage"] not in STAGES or not isinstance(ckpt["cfg"], dict) or not (
             isinstance(ckpt["state_dict"], dict) and all(isinstance(name, str) and isinstance(tensor, torch.Tensor)
@@ -77,7 +77,7 @@ def images(ckpt, path):
 
 
 def compare(model, state, path):
-    """No tensor is missing, too much, or of another shape or kind than in the model."""
+    """UserError if a tensor is missing, unexpected, or of another shape or type than in the model."""
     own = model.state_dict()
     for name in own:
         if name not in state:
@@ -89,7 +89,7 @@ def compare(model, state, path):
             raise UserError(f"{path}: {name} is of {state[name].dtype}, the {model.arch} has {own[name].dtype}")
     extra = [name for name in state if name not in own]
     if extra:
-        raise UserError(f"{path} has {extra[0]}, which a {model.arch} with {model.cfg} has not")
+        raise UserError(f"{path} has {extra[0]}, which a {model.arch} with {model.cfg} does not have")
     for name, m in model.named_modules():
         indices = state[f"{name}.indices"] if isinstance(m, ChannelSelection) else torch.zeros(0)
         if indices.numel() and not 0 <= int(indices.min()) <= int(indices.max()) < m.width:
@@ -105,7 +105,7 @@ def agree(path, ckpt, network, arch=None, depth=None):
     asked, asked_cfg = network(arch, depth) if arch else (have, {"depth": depth})
     if ":" in asked and own.alike(asked, have):
         return
-    said = {str(depth), *re.findall(r"\d+", arch or "")}     # the other numbers are defaults, asked for by nobody
+    said = {str(depth), *re.findall(r"\d+", arch or "")}     # the other numbers are defaults that nobody gave
     named = re.sub(r"[\d_]+(bn)?$", "", arch or "")
     if have not in (asked, named) or any(str(v) in said and cfg.get(k) != v for k, v in asked_cfg.items()):
         there = " ".join(f"{k} {v}" for k, v in cfg.items() if k in ("depth", "widen_factor"))

@@ -1,4 +1,4 @@
-"""A file of another repository as a checkpoint: foreign.py finds the weights, shapes.py the network they are of."""
+"""A file of another repository as a checkpoint: foreign.py finds its weights, shapes.py its network."""
 import re
 
 from common import UserError, models, say

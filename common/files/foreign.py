@@ -1,4 +1,4 @@
-"""Dictionaries that others wrote: where the weights are in them, under bare names, and what they say besides.
+"""Dictionaries of other repositories: their weights under bare names, and what else they record.
 
     outer, state, key = find(ckpt)          # {"net": {...}, "acc": 91.5}: the dictionary around the weights, and "net"
     state, left_out = bare(state)           # without module., backbone., ...; without criterion.weight, n_averaged, ...

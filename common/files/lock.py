@@ -1,10 +1,10 @@
 """One run in a folder at a time.
 
     take(folder)             UserError where another process is writing there
-    release()                gives back what this process holds; cli.script does at its end
+    release()                releases this process's locks; cli.script does so at its end
 
-The lock is the operating system's, on the file .lock: it goes with its process, killed or not. Network file systems
-have it where they lock at all; where there is none (Windows, some network drives) a note says so.
+The lock is the operating system's, on the file .lock: it ends with its process, killed or not. Without locks (Windows,
+some network drives) a note says so.
 """
 import atexit
 import os
@@ -21,7 +21,7 @@ HELD = {}                                                    # path of .lock -> 
 
 
 def take(folder):
-    """Makes the folder and locks it for this process, whose runs may follow one another; True where it was not yet."""
+    """Makes the folder and locks it for this process, for one run after the other; True if it was not locked yet."""
     path = Path(folder).resolve() / ".lock"
     if path in HELD:
         return False
@@ -56,7 +56,7 @@ def take(folder):
 
 
 def release(folder=None):
-    """Gives back the lock of one folder, or all; an empty folder that was made for it goes again."""
+    """Releases the lock of one folder, or all; an empty folder that was made for it is removed."""
     for path in [Path(folder).resolve() / ".lock"] if folder else list(HELD):
         file, made = HELD.pop(path, (None, []))
         if file:

@@ -1,4 +1,4 @@
-"""Small files: masked weights as one bit each and the values that are left, quantized weights as b-bit integers.
+"""Small files: masked weights as one bit each and the remaining values, quantized weights as b-bit integers.
 
     entry = quantized(codes, bits=4, scale=scale, zero=zero)   # value = (code - zero) * scale
     entry = quantized(codes, bits=4, codebook=centroids)       # value = codebook[code]

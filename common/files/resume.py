@@ -1,6 +1,6 @@
-"""Continuing a run from its checkpoint.pth.tar: what must be as it was, what may change, and putting it back.
+"""Continue a run from its checkpoint.pth.tar: which settings may change, and restoring its state.
 
-More --epochs than the run had are more epochs of the same run where its learning rates do not depend on their number.
+A run can get more --epochs if its learning rates do not depend on their number.
 """
 import math
 import warnings
@@ -16,9 +16,8 @@ FREE = ("data_dir", "device", "save", "resume", "overwrite", "test_batch_size", 
 
 
 def changed(settings, ckpt, world=1):
-    """["--flag value", "no --flag", ...]: what the run of the checkpoint was given and `settings` have otherwise.
-
-    More epochs are no change, nor is a batch that is split among another number of processes.
+    """["--flag value", "no --flag", ...]: settings of the checkpoint's run that differ from `settings`. More epochs are
+    not a change, nor is a batch split among another number of processes.
     """
     had, processes = ckpt["args"], (ckpt.get("run") or {}).get("processes", 1)
     free = set(FREE)
@@ -88,14 +87,14 @@ def put_back(path, ckpt, epochs, model, optimizer, scheduler=None, more=None):
             raise ValueError("the log has no rows")
     except UserError:
         raise
-    except Exception as error:                               # whatever a damaged state makes torch say
+    except Exception as error:                               # a damaged state makes torch raise anything
         raise UserError(f"{path}: its state to resume from does not fit this run ({error}); --overwrite starts "
                         "again") from error
 
 
 def replay(path, ckpt, epochs, optimizer, scheduler):
-    """Takes the fresh scheduler through the epochs that are done. UserError where a learning rate is another than it
-    was, as with schedules that are stretched over --epochs."""
+    """Steps the fresh scheduler through the finished epochs. UserError if a learning rate differs from the run's, as
+    with schedules that are stretched over --epochs."""
     state, done = ckpt["resume"], ckpt["epoch"]
     was = [row["lr"] for row in state["rows"][:done]] + [state["optimizer"]["param_groups"][0]["lr"]]
     steps = state["scheduler"]["last_epoch"] // max(done, 1)

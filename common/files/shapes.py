@@ -1,4 +1,4 @@
-"""The network that a state_dict belongs to, read off its names and shapes.
+"""Find a state_dict's network from its names and shapes.
 
     told("resnet", state)                  # {"depth": 20, "block": "basic"}: options of models.build
     model = sized("resnet", cfg, state)    # with as many channels and classes as the tensors have, on the meta device
