@@ -24,7 +24,7 @@ entries are pruned even after training with a group penalty, which has made whol
 
 The network keeps its shape; the masks are stored with it in pruned.pth.tar, and finetune.py keeps the zeros. The
 original's sparsity report and the compacted network's size are printed and written to prune.txt; prune.png shows the
-weights of each layer before and after. Expect seconds; fine-tuning restores the accuracy.
+weights of each layer before and after. Takes seconds; fine-tuning restores the accuracy.
 """
 import copy
 import sys

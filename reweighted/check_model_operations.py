@@ -19,7 +19,7 @@ original's arithmetic and by the challenge's rules.
     --thop           the figure of pytorch-opcounter, 325.4M for the original's network
     --legacy-count   128,000 weights in the linear layer, as the original counts
 
-Expect seconds; no data is needed.
+Takes seconds; no data is needed.
 """
 import math
 import sys

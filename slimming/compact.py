@@ -2,7 +2,7 @@
 
     python compact.py --model logs/cifar10-vgg13-finetuned/finetuned.pth.tar
 
-The narrow network computes the same. A layer that has lost all channels keeps one of zeros. The network is written to
+The narrow network computes the same. A layer that has lost all channels keeps one channel of zeros. It is written to
 pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of gammas to prune.png. Takes seconds.
 """
 import copy
