@@ -53,12 +53,28 @@ def papers_networks(ledger):
 
 
 def dense_of(row, ledger):
-    """The ledger's row of the dense network that the bundled one comes from: of several the nearest in seed, precision
-    and epochs."""
+    """The ledger's row of the dense network that the bundled one comes from: of several the one that is bundled, else
+    the nearest in seed, precision and epochs."""
     same = [other for other in ledger if other["stage"] == "dense" and not other["args"].get("subset")
             and all(other[name] == row[name] for name in ("method", "arch", "dataset"))]
-    return min(same, key=lambda other: (other["seed"] != row["seed"], other["precision"] != row["precision"],
+    return min(same, key=lambda other: (not other["checkpoint"], other["seed"] != row["seed"],
+                                        other["precision"] != row["precision"],
                                         abs(int(other["epochs"]) - int(row["epochs"]))))
+
+
+def one_shot(ledger):
+    """The public ResNet-20 right after pruning or quantizing, without training."""
+    cells = []
+    for row in ledger:
+        args = row["args"]
+        if row["epochs"] != "0" or "data/resnet20-12fca82f.th" not in args.values():
+            continue
+        weights, macs = args.get("keep_weights"), args.get("keep_macs")
+        kept = f"{100 * weights:g} % of the weights" if weights else f"{100 * macs:g} % of the MACs" if macs else ""
+        cells.append([f"{row['method']}, {args['wbit']} bits" if "wbit" in args else row["method"], kept,
+                      f"{args['recalibrate']:,} images" if args.get("recalibrate") else "", row["accuracy"],
+                      f"{int(row['bytes']) / 1024:,.0f}"])
+    return ["method", "kept", "recalibrated on", "top-1, %", "KiB"], cells
 
 
 def slimming_cifar10(ledger):
