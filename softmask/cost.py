@@ -1,8 +1,8 @@
-"""The cost of a masked network, its parameters and FLOPs, as a polynomial in the numbers of living channels.
+"""Parameters and FLOPs of a masked network, as sums of products of its numbers of active channels.
 
-A convolution that reads a and makes b living channels has k k a b parameters, a batch norm 2 b. So every tensor of the
-network is a term (coefficient) A[i] A[j], where A holds the living channels of each record of `model.channels()`, 1 or
-0 for each removable branch, and finally a 1.
+A convolution that reads a and makes b active channels has k k a b parameters, a batch norm 2 b. So each tensor is a
+term (coefficient) A[i] A[j]: A holds the active channels of each record of `model.channels()`, 1 or 0 for each
+removable branch, and a last 1 for tensors with one factor.
 
 FLOPs are counted as the original's training counter does: 2 per multiply-accumulate, 1 per bias and per input element
 of a batch norm. WideResNet-34-9 on CIFAR-100 has 37,446,900 parameters and 11,941,966,436 FLOPs.
