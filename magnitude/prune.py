@@ -81,7 +81,7 @@ def prune(args, way=""):
 
     way: iterative, for the rule in the file.
     """
-    check(args)
+    settle(args)
 
     # load
     source = pruning.load(args.resume, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
@@ -159,7 +159,7 @@ def prune(args, way=""):
                         figure=draw({name: source.model.get_parameter(name) for name in masks}, masks, thresholds))
 
 
-def check(args):
+def settle(args):
     """Sets the default of --percent; UserError where flags exclude each other."""
     if args.per_layer and (args.keep_macs or args.cost_exponent):
         raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out --per-layer")

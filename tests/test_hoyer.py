@@ -885,7 +885,7 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(dense, tmp_path
     sweep.main([*flags, "--tune-wd", "1e-4", "--target", "100"])
     with pytest.raises(UserError, match="holds a lenet300"):
         sweep.main([*flags, "--arch", "cnn"])
-    assert "no network has 100.0 % on" in capsys.readouterr().out and not list((tmp_path / "s/chosen").glob("hs*"))
+    assert "no network reaches 100.0 % on" in capsys.readouterr().out and not list((tmp_path / "s/chosen").glob("hs*"))
     first, second = (checkpoint.load(tmp_path / f"s/hs-0.0001-epochs1/element-{t}-wd0.0001-epochs2/finetuned.pth.tar")
                      for t in ("0.01", "0.01-0.03"))
     for name, mask in first["masks"].items():

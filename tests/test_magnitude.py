@@ -540,7 +540,9 @@ def test_defaults_are_the_originals():
     finetune.fill_in(args, finetune.RECIPES[args.retrain])
     assert (args.epochs, args.batch_size, args.lr, args.schedule, args.momentum, args.weight_decay) == (
         40, 64, 0.001, [], 0.9, 1e-4)
-    assert prune.parse(["--resume", "dense.pth.tar"]).percent == iterative.parse(["--model", "x"]).percent == 0.6
+    args = prune.parse(["--resume", "dense.pth.tar"])
+    prune.settle(args)
+    assert args.percent == iterative.parse(["--model", "x"]).percent == 0.6
 
 
 def test_scratch_b_has_the_multiplications_of_the_dense_training(trained, tmp_path):

@@ -280,16 +280,16 @@ def text_bomb(path):
 ODD = {
     "bomb": (lambda f: bomb(f, 60_000, 60_000), "has far too many pixels"),
     "large": (lambda f: bomb(f, 11_000, 11_000), "has 11000 x 11000 pixels, more than 100,000,000"),
-    "text bomb": (text_bomb, "no readable image"),
+    "text bomb": (text_bomb, "not a readable image"),
     "fifo": (lambda f: os.mkfifo(f), "is not a file; remove it"),
     "folder": (lambda f: f.mkdir(), "is not a file; remove it"),
     "device": (lambda f: f.symlink_to("/dev/zero"), "is not a file; remove it"),
     "nowhere": (lambda f: f.symlink_to(f.parent / "gone.png"), "cannot be read"),
     "loop": (lambda f: f.symlink_to(f), "cannot be read"),
-    "junk": (lambda f: f.write_bytes(b"hello"), "no readable image"),
-    "empty": (lambda f: f.write_bytes(b""), "no readable image"),
+    "junk": (lambda f: f.write_bytes(b"hello"), "not a readable image"),
+    "empty": (lambda f: f.write_bytes(b""), "not a readable image"),
     "torn": (lambda f: (Image.new("RGB", (200, 200), (1, 2, 3)).save(f), f.write_bytes(f.read_bytes()[:90])),
-             "no readable image"),
+             "not a readable image"),
 }
 
 

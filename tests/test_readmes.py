@@ -74,7 +74,7 @@ METHODS = sorted(path.parent.name for path in ROOT.glob("*/README.md") if (path.
 
 @pytest.mark.parametrize("folder", METHODS)
 def test_every_command_of_the_readme_runs(folder, tmp_path, monkeypatch, capsys):
-    for part in (folder, "common", "deploy"):
+    for part in {folder, "magnitude", "common", "deploy"}:
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__", "logs"))
     monkeypatch.chdir(tmp_path / folder)
     monkeypatch.setattr(sys, "path", list(sys.path))

@@ -307,7 +307,7 @@ def test_training_saves_settings_masks_and_the_pruned_network(tmp_path, capsys, 
     assert pruned["dense"]["params"] == ckpt["dense"]["params"] and pruned["prec1"] == ckpt["prec1"]
     text, out = (tmp_path / "prune.txt").read_text(), capsys.readouterr().out
     assert "masked" in text and (tmp_path / "prune.png").stat().st_size > 5000 and "288 mask parameters" not in out
-    layers = [line.split()[0] for line in text[text.index(" keeps"):].splitlines()[1:] if len(line.split()) == 3]
+    layers = [line.split()[0] for line in text[text.rindex(" kept\n"):].splitlines()[1:] if len(line.split()) == 3]
     assert layers == [name for name, _ in models.build("wideresnet", depth=10, variant="softmask").named_modules()
                       if name in layers] and layers[0] == "conv1"
     assert "the target was 40.00 % of the parameters" in out
@@ -547,7 +547,7 @@ def pruned_by_hand(folder, *flags):
     path = checkpoint.save(folder / "m.pth.tar", checkpoint.of(
         net.folded(), "softmask", "sparse", "shapes10", soft_masks=soft, dense=compute_flops.summary(model), args={
             "nfp": False, "pflops": True, "target": 0.37}))
-    prune.main(["--model", str(path), "--subset", "20", "--device", "cpu", *flags])
+    prune.main(["--model", str(path), "--subset", "20", "--device", "cpu", "--save", str(folder), *flags])
     return checkpoint.load(folder / "pruned_model.pth.tar"), soft
 
 
