@@ -502,7 +502,8 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
 
 
 def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():
-    runs = {(line["command"], f"{float(line['accuracy']):.2f}"): line for line in ledger.read()}
+    runs = {(line["command"], f"{float(line['accuracy']):.2f}"): line for line in ledger.read()
+            if not line["checkpoint"]}                       # which are in half precision
     rows = tables.read(tables.PATH) + tables.read(tables.SHORT)
     assert {"dense", "dense, trained on", "magnitude", "random masks"} <= {line["name"] for line in rows}
     for line in rows:
