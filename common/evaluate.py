@@ -116,7 +116,8 @@ def counts(ckpt, model):
     if ckpt["dense"]:
         dense = keep.dense_total(ckpt, model)
         lines.append(f"  {dense.params / max(1, total.nonzeros):.2f}x fewer parameters, "
-                     f"{dense.macs / max(1, total.sparse_macs):.2f}x fewer MACs than the dense network, without zeros")
+                     f"{dense.macs / max(1, total.sparse_macs):.2f}x fewer MACs than the dense network "
+                     "(zeros not counted)")
     return "\n".join(lines)
 
 
