@@ -5,7 +5,7 @@
     python results/networks.py torchvision:resnet18 ...    # these rows again, or more of them
 
 Half of all that can be removed is removed, by a random choice. Weights are random, and so are batch norms, gains and
-layer scales; images have 64 x 64 pixels (inception 96 x 96). The rows are in results/networks.csv.
+layer scales; images have 64 x 64 pixels (inception 299 x 299). The rows are in results/networks.csv.
 """
 import copy
 import csv
@@ -173,7 +173,7 @@ PEERS = {"torch-pruning": by_torch_pruning, "torch-kirigami": by_kirigami}
 
 
 def row_of(spec):
-    size = 96 if "inception" in spec else 64
+    size = 299 if "inception" in spec else 64
     model = models.build(spec, num_classes=10, input=[3, size, size])
     row = dict(zip(COLUMNS, [spec, *of_ours(model)], strict=True))
     for package, prune in PEERS.items():
