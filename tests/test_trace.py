@@ -262,6 +262,14 @@ HOLES = {                                                    # between a and b, 
 }
 
 
+def test_one_channel_that_is_broadcast_over_others_is_kept():
+    model = own(Holed(lambda net, x: x * net.c(x).sigmoid(), c=nn.Conv2d(12, 1, 1)))
+    records, stays = model.records()
+    assert "c" not in {layer for record in records for layer, _ in record.producers}
+    assert stays["c"].startswith("one channel beside many")
+    assert_exact(model)
+
+
 @pytest.mark.parametrize("name", HOLES)
 def test_a_hole_is_exact_or_refused(name):
     between, modules, why = HOLES[name]
