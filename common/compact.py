@@ -17,7 +17,7 @@ from torch import nn
 from common import models
 from common.keep import rounded_up
 from common.models import counting
-from common.models.narrow import after_norm, reads, width_of
+from common.models.narrow import after_norm, cuts, reads, width_of
 from common.models.proof import prove
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
@@ -123,13 +123,13 @@ def narrow_masks(model, masks, keep):
     """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `models.narrow` with keep."""
     if not masks:
         return {}
-    # Masks are narrowed in place of their weights: negative and without biases, so no ReLU makes constants of them.
-    plain = {name: torch.zeros_like(tensor) if name.endswith(("bias", "running_mean")) else tensor
-             for name, tensor in model.state_dict().items()}
-    stencil = copy.deepcopy(model)
-    stencil.load_state_dict({**plain, **{name: -mask.float() for name, mask in masks.items()}})
-    state = models.narrow(stencil, keep).state_dict()
-    return {name: state[name].ne(0).cpu() for name in masks}
+    _, cfg, kept, _ = cuts(model, keep)
+    masks = {name: mask.cpu() for name, mask in masks.items()}
+    for (name, axis), stays in kept.items():
+        if name in masks:
+            masks[name] = masks[name].index_select(axis, stays.nonzero().flatten())
+    left = models.sketch(model.arch, **cfg).state_dict()     # without blocks that have lost all their channels
+    return {name: mask for name, mask in masks.items() if name in left}
 
 
 def architecture(model):

@@ -5,6 +5,7 @@ from by_hand import like_trained
 from torch import nn
 
 from common import UserError
+from common.compact import narrow_masks
 from common.models import build, input_shape, narrow
 from common.models.layers import ChannelSelection
 
@@ -121,6 +122,13 @@ def assert_same(masked, slim):
     assert (got - expected).abs().max() <= tolerance
 
 
+def assert_masks_follow(model, slim, keep):
+    """Masks of all weights, here of the positive ones, are narrowed as these are; those of a removed block are gone."""
+    signs = [{name: p > 0 for name, p in m.named_parameters() if p.dim() > 1} for m in (model, slim)]
+    got = narrow_masks(model, signs[0], keep)
+    assert got.keys() == signs[1].keys() and all(torch.equal(got[name], signs[1][name]) for name in got)
+
+
 WHICH = {"inner": lambda r: r.producers and not r.stream, "selections": lambda r: not r.producers,
          "streams": lambda r: r.stream, "all": lambda r: True}
 CASES = [(name, kind) for name, (arch, cfg) in NETS.items() for kind, which in WHICH.items()
@@ -143,6 +151,7 @@ def test_masked_is_narrow(name, kind):
                 assert slim.cfg[key][position] <= kept.sum()
     assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())
     assert_same(model, slim)
+    assert_masks_follow(model, slim, keep)
 
     again = build(slim.arch, **slim.cfg).double().eval()
     again.load_state_dict(slim.state_dict())
@@ -422,6 +431,7 @@ def test_an_empty_branch_goes_unless_it_still_adds_a_constant(name, first, block
     slim = narrow(model, {first: torch.zeros(width)})
     assert 0 in slim.cfg["widths"] and not hasattr(dict(slim.named_modules())[block], "conv1")
     assert_same(model, slim)
+    assert_masks_follow(model, slim, {first: torch.zeros(width)})
     again = build(slim.arch, **slim.cfg)
     again.load_state_dict(slim.state_dict())
 

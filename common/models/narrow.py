@@ -24,24 +24,8 @@ def narrow(model, keep):
     where a constant cannot be moved because the next convolution pads with zeros.
     """
     whole = copy.deepcopy(model).cpu().double().eval()       # takes up the constants, and is then cut to size
-    modules = dict(whole.named_modules())
-    choices = choose(whole, modules, keep)
-    cfg, kept, indices = copy.deepcopy(model.cfg), {}, {}    # kept: {(tensor, axis): which of its positions}
-    for record, stays in choices:
-        for key, units in record.tensors(modules).items() if record.producers else ():
-            kept[key] = kept.get(key, True) & (stays[units] | (units < 0))
-        left = int(record.over_channels(stays).sum())
-        if not record.producers:
-            name, layer = record.consumers[0].select, record.consumers[0].layer
-            select, arrives = modules[name], kept.pop((name, 0), torch.ones_like(stays))
-            stays = kept[f"{layer}.weight", 1] = (arrives & stays)[select.indices]
-            left = int(stays.sum())
-            if not left:
-                raise UserError(f"narrow: nothing is left for {layer} to read")
-            indices[f"{name}.indices"] = (arrives.cumsum(0) - 1)[select.indices[stays]]
-        for key, position in record.places:
-            cfg[key][position] = left
-    check_empty(modules, choices)
+    choices, cfg, kept, indices = cuts(whole, keep)
+    check_empty(dict(whole.named_modules()), choices)
     norms = {producer: norm for record, _ in choices for producer, norm in record.producers if norm}
     fold(whole, torch.full((1, *input_shape(model.arch, model.cfg)), torch.nan, dtype=torch.float64), kept, norms)
 
@@ -60,6 +44,29 @@ def narrow(model, keep):
     slim.arch, slim.images = model.arch, getattr(model, "images", None)
     slim.load_state_dict({name: state[name] for name in slim.state_dict()})          # without the empty branches
     return slim.train(model.training)
+
+
+def cuts(model, keep):
+    """What `narrow` cuts: ([(record, bool (units,) that stay)], the cfg after it, {(tensor, axis): bool, the positions
+    that stay}, {a selection's indices: those after it})."""
+    modules = dict(model.named_modules())
+    choices = choose(model, modules, keep)
+    cfg, kept, indices = copy.deepcopy(model.cfg), {}, {}
+    for record, stays in choices:
+        for key, units in record.tensors(modules).items() if record.producers else ():
+            kept[key] = kept.get(key, True) & (stays[units] | (units < 0))
+        left = int(record.over_channels(stays).sum())
+        if not record.producers:
+            name, layer = record.consumers[0].select, record.consumers[0].layer
+            passed, arrives = modules[name].indices.cpu(), kept.pop((name, 0), torch.ones_like(stays))
+            stays = kept[f"{layer}.weight", 1] = (arrives & stays)[passed]
+            left = int(stays.sum())
+            if not left:
+                raise UserError(f"narrow: nothing is left for {layer} to read")
+            indices[f"{name}.indices"] = (arrives.cumsum(0) - 1)[passed[stays]]
+        for key, position in record.places:
+            cfg[key][position] = left
+    return choices, cfg, kept, indices
 
 
 @torch.no_grad()
@@ -142,9 +149,8 @@ def reads(modules, record):
     return torch.stack(found).any(0)
 
 
-def after_norm(norm, x, part=slice(None)):
-    """What an evaluating batch norm makes of the constants x (C,), its channels `part`: after a zero gamma everything
-    is one."""
-    weight, bias, mean, var = [tensor.double().cpu()[part] for tensor in (norm.weight, norm.bias, norm.running_mean,
-                                                                          norm.running_var)]
+def after_norm(norm, x):
+    """What an evaluating batch norm makes of the constants x (C,): after a zero gamma everything is one."""
+    weight, bias, mean, var = [tensor.double().cpu() for tensor in (norm.weight, norm.bias, norm.running_mean,
+                                                                    norm.running_var)]
     return torch.where(weight == 0, bias, bias + weight / (var + norm.eps).sqrt() * (x - mean))
