@@ -7,55 +7,56 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves
 
 from common import UserError
-from common.models.functions import RULES, convolution, elementwise, linear
+
+LAYERS = ("conv1d", "conv2d", "conv3d", "linear")
 
 
 class Constants(TorchFunctionMode):
-    """wanted: names of weights. reads: [(weight's name, function, args, kwargs)] of the layers that have these."""
+    """wanted: names of weights. reads: [(weight's name, function, operands, options)] of the layers that have these."""
 
     def __init__(self, model, wanted):
         super().__init__()
         self.names = {id(p): name for name, p in model.named_parameters()}
         self.wanted, self.reads = wanted, []
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs, name = kwargs or {}, getattr(function, "__name__", "").strip("_")
-        rule = RULES.get(name)
-        if rule in (convolution, linear) and len(args) > 1:
-            if self.names.get(id(args[1])) in self.wanted:
-                self.reads.append((self.names[id(args[1])], function, args, kwargs))
-            return of_layer(function, args, kwargs)
-        tensors = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
-        varies = tensors[0].isnan() if rule is elementwise and len(tensors) == 1 else None
+    def __torch_function__(self, function, types, operands=(), options=None):
+        options, name = options or {}, getattr(function, "__name__", "").strip("_")
+        if name in LAYERS and len(operands) > 1:
+            if self.names.get(id(operands[1])) in self.wanted:
+                self.reads.append((self.names[id(operands[1])], function, operands, options))
+            return of_layer(function, operands, options)
+        tensors = [t for t in tree_leaves((operands, options)) if isinstance(t, torch.Tensor)]
+        varies = tensors[0].isnan() if len(tensors) == 1 else None
         zero = tensors[0].eq(0) | tensors[1].eq(0) if name == "mul" and len(tensors) == 2 else None
-        result = function(*args, **kwargs)
+        result = function(*operands, **options)
         if not isinstance(result, torch.Tensor) or not result.is_floating_point():
             return result
-        if varies is not None and varies.shape == result.shape:
-            result.masked_fill_(varies, torch.nan)           # some functions return a number for NaN
+        if varies is not None and varies.shape == result.shape and (result is tensors[0]
+                                                                    or result.data_ptr() != tensors[0].data_ptr()):
+            result.masked_fill_(varies, torch.nan)           # some functions, such as sign, return a number for NaN
         if zero is not None:
             result.masked_fill_(zero, 0)
-        if name == "batch_norm" and kwargs.get("weight") is not None:
-            weight, bias = [kwargs[leaf].view([-1 if d == 1 else 1 for d in range(result.dim())])
+        if name == "batch_norm" and options.get("weight") is not None:
+            weight, bias = [options[leaf].view([-1 if d == 1 else 1 for d in range(result.dim())])
                             for leaf in ("weight", "bias")]
             result = torch.where(weight == 0, bias, result)
         return result
 
 
-def of_layer(function, args, kwargs):
+def of_layer(function, operands, options):
     """What a convolution or linear layer makes of x: NaN for an output that has a weight on a channel that varies."""
-    x, weight, *rest = args
-    groups = (args[6] if len(args) > 6 else kwargs.get("groups", 1))
+    x, weight, *rest = operands
+    groups = (operands[6] if len(operands) > 6 else options.get("groups", 1))
     axis = -1 if weight.dim() == 2 else x.dim() - weight.dim() + 1
     varies = x.isnan().movedim(axis, 0).flatten(1).any(1).view(groups, -1, 1).double()
     has = weight.ne(0).reshape(*weight.shape[:2], -1).any(2).view(groups, -1, weight.shape[1]).double()
     varies = (has @ varies).flatten() > 0
-    result = function(*[t.to("meta") if isinstance(t, torch.Tensor) else t for t in args],
-                      **{k: t.to("meta") if isinstance(t, torch.Tensor) else t for k, t in kwargs.items()})
+    result = function(*[t.to("meta") if isinstance(t, torch.Tensor) else t for t in operands],
+                      **{k: t.to("meta") if isinstance(t, torch.Tensor) else t for k, t in options.items()})
     if varies.all():
         return torch.full(result.shape, torch.nan, dtype=x.dtype)
     shape = [-1 if d == axis % x.dim() else 1 for d in range(result.dim())]
-    return function(x.nan_to_num(0), weight, *rest, **kwargs).masked_fill(varies.view(shape), torch.nan)
+    return function(x.nan_to_num(0), weight, *rest, **options).masked_fill(varies.view(shape), torch.nan)
 
 
 def fold(model, images, kept, norms):
@@ -70,11 +71,11 @@ def fold(model, images, kept, norms):
     hidden, modules, shifts = Constants(model, wanted), dict(model.named_modules()), {}
     with hidden:
         model(images)
-    for name, function, (x, weight, *rest), kwargs in hidden.reads:
+    for name, function, (x, weight, *rest), options in hidden.reads:
         gone, layer = (~kept[name, 1]).nonzero().flatten(), name.rpartition(".")[0]
         axis = -1 if weight.dim() == 2 else x.dim() - weight.dim() + 1
         here = x.index_select(axis, gone).nan_to_num(0)
-        shift = function(here, weight[:, gone], None, *rest[1:], **{k: v for k, v in kwargs.items() if k != "bias"})
+        shift = function(here, weight[:, gone], None, *rest[1:], **{k: v for k, v in options.items() if k != "bias"})
         shift = shift.movedim(axis, 0).flatten(1)
         first = shift[:, 0]
         if not torch.allclose(shift, first[:, None], rtol=1e-12, atol=1e-12 * float(weight.abs().max())):

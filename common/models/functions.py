@@ -18,7 +18,7 @@ def same(known, **origin):
 
 def layer(labels, call, axis, groups=1):
     """A convolution or linear layer: its input axis is what arrives, its output axis is what it makes."""
-    x, weight, bias = call.args[0], call.args[1], call.get(2, "bias")
+    x, weight, bias = call.operands[0], call.operands[1], call.get(2, "bias")
     path, _, leaf = labels.names.get(id(weight), "").rpartition(".")
     if leaf != "weight" or not isinstance(labels.modules.get(path), nn.modules.conv._ConvNd | nn.Linear):
         return NotImplemented                                # a weight that is computed, or belongs to no layer
@@ -45,13 +45,13 @@ def layer(labels, call, axis, groups=1):
 
 
 def convolution(labels, call):
-    if len(call.args) < 2:
+    if len(call.operands) < 2:
         return NotImplemented
     return layer(labels, call, len(call.shapes[0]) - len(call.shapes[1]) + 1, call.get(6, "groups", 1))
 
 
 def linear(labels, call):
-    return layer(labels, call, -1) if len(call.args) > 1 else NotImplemented
+    return layer(labels, call, -1) if len(call.operands) > 1 else NotImplemented
 
 
 def norm(labels, call):

@@ -36,15 +36,14 @@ class Call:
     """One call of a torch function; shapes: those its tensors had before it."""
     name: str
     function: object
-    args: tuple
-    kwargs: dict
+    operands: tuple
+    options: dict
     tensors: list
     shapes: list
-    result: object
     outputs: list
 
     def get(self, position, name, default=None):
-        return self.args[position] if len(self.args) > position else self.kwargs.get(name, default)
+        return self.operands[position] if len(self.operands) > position else self.options.get(name, default)
 
 
 class Labels(TorchFunctionMode):
@@ -137,13 +136,13 @@ class Labels(TorchFunctionMode):
 
     # the pass
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
+    def __torch_function__(self, function, types, operands=(), options=None):
+        options = options or {}
         name = getattr(function, "__name__", str(function)).strip("_")
-        read = [t for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)]
+        read = [t for t in tree_leaves((operands, options)) if isinstance(t, torch.Tensor)]
         carrying, shapes = [t for t in read if self.carries(t)], [tuple(t.shape) for t in read]
         before = {id(t): self.seen.get(id(t)) for t in read}
-        result = function(*args, **kwargs)
+        result = function(*operands, **options)
         outputs = [t for t in tree_leaves(result) if isinstance(t, torch.Tensor)]
         if not outputs and (name in METADATA or name == "get"):
             return result
@@ -152,9 +151,9 @@ class Labels(TorchFunctionMode):
                 known.uses += 1
         found = ()
         if carrying:
-            call = Call(name, function, args, kwargs, read, shapes, result, outputs)
+            call = Call(name, function, operands, options, read, shapes, outputs)
             rule = self.rules.get(name)
-            found = NotImplemented if rule is None or "out" in kwargs else rule(self, call)
+            found = NotImplemented if rule is None or "out" in options else rule(self, call)
             if found is NotImplemented:
                 found = ()
                 for t in carrying:
