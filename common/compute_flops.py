@@ -9,9 +9,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import cli, models
 from common.files import checkpoint
-from common.models.counting import count, summary
+from common.models.counting import count, dense_network, dense_total, summary
 
-__all__ = ["count", "summary", "table"]
+__all__ = ["count", "dense_network", "dense_total", "summary", "table"]
 
 
 def table(counted, before=None):

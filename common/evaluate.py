@@ -4,7 +4,7 @@ import sys
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, data, keep, models, say
+from common import UserError, cli, data, models, say
 from common.device import device_of, in_half
 from common.files import checkpoint
 from common.models import counting
@@ -114,7 +114,7 @@ def counts(ckpt, model):
     lines = [f"  {total.params:,} parameters, {total.nonzeros:,} of them not zero; {total.macs:,} MACs, "
              f"{total.sparse_macs:,} with non-zero weights; FLOPs are 2 x MACs"]
     if ckpt["dense"]:
-        dense = keep.dense_total(ckpt, model)
+        dense = counting.dense_total(ckpt, model)
         lines.append(f"  {dense.params / max(1, total.nonzeros):.2f}x fewer parameters, "
                      f"{dense.macs / max(1, total.sparse_macs):.2f}x fewer MACs than the dense network "
                      "(zeros not counted)")

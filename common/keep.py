@@ -10,8 +10,8 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, models
-from common.models import counting
+from common import UserError
+from common.models.counting import count, dense_total
 
 
 def add_flags(parser, weights=True, macs=True):
@@ -32,19 +32,6 @@ def part(text):
 
 
 part.__name__ = "fraction in (0, 1]"
-
-
-def dense_network(ckpt, model):
-    """The dense network that the checkpoint's network comes from, with random weights and the image size of `model`,
-    which may differ from the file's."""
-    size = {name: model.cfg[name] for name in ("image_size", "input") if name in model.cfg}
-    return models.build(ckpt["arch"], **{**(ckpt["dense"] or ckpt)["cfg"], **size})
-
-
-def dense_total(ckpt, model):
-    """counting.count's totals of `dense_network`; `weights` are all of them."""
-    with torch.device("meta"):
-        return counting.count(dense_network(ckpt, model)).total
 
 
 def rounded_up(alive, multiple, unit=1, scores=None):
@@ -81,7 +68,7 @@ def percentile(fraction, ckpt, model, weights, otherwise=""):
     otherwise: another remedy to name there.
     """
     dense, size = dense_total(ckpt, model).weights, sum(w.numel() for w in weights.values())
-    others = counting.count(model).total.weights - sum(int(w.count_nonzero()) for w in weights.values())
+    others = count(model).total.weights - sum(int(w.count_nonzero()) for w in weights.values())
     left = int(fraction * dense) - others
     if left < 1:
         raise UserError(f"--keep-weights {fraction:g}: the layers that are not pruned have {others:,} of the {dense:,} "

@@ -55,9 +55,9 @@ def layer_bars(axis, keep, unit="channels", percent=False):
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
 
 
-def name_layers(axis, names, most=20):
-    """Layer names below bars at 0, 1, 2, ...; of more than `most`, every second, third, ... one."""
-    step = -(-len(names) // most)
+def name_layers(axis, names):
+    """Layer names below bars at 0, 1, 2, ...; of more than 20, every second, third, ... one."""
+    step = -(-len(names) // 20)
     shown = range(0, len(names), step)
     axis.set_xticks(shown, [names[i] for i in shown], rotation=90 if len(names) > 5 else 0, fontsize=8)
     axis.set_xlabel("layer, from input to output")

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import UserError, cli, data, models, plots
+from common import UserError, cli, data, models, plots, say
 from common.device import device_of, facts, has_bf16, random_state, seed_all
 from common.files import checkpoint, lock, resume
 from common.models import counting
@@ -57,21 +57,16 @@ class Run:
         if self.rank == 0:
             plots.pyplot()                                   # a missing matplotlib is noticed before the first epoch
 
-    def print(self, *words):
-        """print, by the first process only."""
-        if self.rank == 0:
-            print(*words, flush=True)
-
     def describe(self, model):
         """Prints what the run will do, before it does it."""
         total = counting.count(model).total
-        self.print(f"{self.method} {self.stage}: {model.arch} {models.brief(model.cfg)} on {self.settings['dataset']}\n"
-                   f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
-                   "  {epochs} epochs, batch {batch_size}, lr {lr:g}, seed {seed}, ".format(**self.settings) +
-                   f"{self.device}, {self.precision}, into {self.folder}")
+        say(f"{self.method} {self.stage}: {model.arch} {models.brief(model.cfg)} on {self.settings['dataset']}\n"
+            f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
+            "  {epochs} epochs, batch {batch_size}, lr {lr:g}, seed {seed}, ".format(**self.settings) +
+            f"{self.device}, {self.precision}, into {self.folder}")
         if self.precision == "bf16" and not has_bf16(self.device):
-            self.print(f"  note: {self.device} has no native bf16; emulated, a step can take 20 times as long as with "
-                       "--precision fp32")
+            say(f"  note: {self.device} has no native bf16; emulated, a step can take 20 times as long as with "
+                "--precision fp32")
 
     def loaders(self, dataset, **augment):
         """(training Loader, test Loader) on the run's device; augment: crop, flip, cutout."""
@@ -124,7 +119,7 @@ class Run:
         self.rows, self.start = ckpt["resume"]["rows"], ckpt["epoch"]
         self.best, self.prec1 = ckpt["best_prec1"] or 0.0, ckpt["prec1"] or 0.0
         self.made = ckpt.get("run") if self.start >= self.settings["epochs"] else None
-        self.print(f"resumed {path} after epoch {self.start} (best {self.best:.2f} %)")
+        say(f"resumed {path} after epoch {self.start} (best {self.best:.2f} %)")
 
     def claim(self):
         """From here on no other process trains into the folder. True where that is new, UserError where one does."""
@@ -176,8 +171,8 @@ class Run:
         row |= ({"top5": top5} if top5 is not None else {}) | more | {"seconds": time.time() - self.began}
         self.rows.append({k: float(f"{v:.7g}") if isinstance(v, float) else v for k, v in row.items()})
         shown = " ".join(f"{k} {v:.4f}" for k, v in {**means, "test_loss": loss, **more}.items())
-        self.print(f"epoch {epoch + 1:3d}/{self.settings['epochs']} lr {row['lr']:.4g} {shown} top1 {top1:.2f} % "
-                   f"best {self.best:.2f} % {row['seconds']:.1f} s")
+        say(f"epoch {epoch + 1:3d}/{self.settings['epochs']} lr {row['lr']:.4g} {shown} top1 {top1:.2f} % "
+            f"best {self.best:.2f} % {row['seconds']:.1f} s")
 
     def save(self, epoch, model, optimizer, scheduler=None, resume=None, **more):
         """checkpoint.pth.tar (with the state to resume from), model_best.pth.tar, log.csv and curve.png.
@@ -217,7 +212,7 @@ class Run:
         accuracy = [f"last epoch {self.prec1:.2f} %, best {self.best:.2f} %"] if self.rows else []
         wrote = [f"wrote {self.folder / name}"] if (self.folder / name).exists() else []
         if accuracy + wrote:
-            self.print("; ".join(accuracy + wrote))
+            say("; ".join(accuracy + wrote))
         cli.when_stopped = "stopped"
         lock.release(self.folder)
         if self.world > 1:

@@ -15,14 +15,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import cli, compute_flops, keep
+from common import cli, compute_flops
 from deploy import measure, network
 from deploy.to_onnx import deployable
 
 
 def compare(ckpt, model, train, test):
     """Prints the milliseconds of the network and of the dense one in every runtime that is installed."""
-    dense = keep.dense_network(ckpt, model).to(test.device).eval()
+    dense = compute_flops.dense_network(ckpt, model).to(test.device).eval()
     cells = []
     with tempfile.TemporaryDirectory() as folder:
         try:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, cli, compute_flops, keep
+from common import UserError, cli, compute_flops
 from common.compact import compact_masked, compaction_report, sparsity_report
 from common.files import checkpoint
 from hoyer.networks import find, network, stem
@@ -35,7 +35,7 @@ def main(argv=None):
         raise UserError(f"{path} is there already; give another --save, or --overwrite")
     model = checkpoint.to_model(ckpt)
     small, masks = compact_masked(model, ckpt.get("masks") or {}, args.round_to)
-    dense = compute_flops.summary(keep.dense_network(ckpt, model))
+    dense = compute_flops.summary(compute_flops.dense_network(ckpt, model))
     print(sparsity_report(model))
     print(compaction_report(model, small, dense))
     path = checkpoint.save(path, checkpoint.of(

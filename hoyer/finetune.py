@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, keep, models, teacher, zeros
+from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
 from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
@@ -90,7 +90,7 @@ def finetune(args):
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
     if run.rank == 0:
         against_record(ckpt, test)
-    run.print("--- Finetuning ---")
+    say("--- Finetuning ---")
     run.describe(model)
     net = run.parallel(model)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
@@ -123,11 +123,11 @@ def finetune(args):
         run.save(epoch, model, optimizer, scheduler, masks=kept or None)
 
     result, count = evaluate(model, test), len(dataset.y_test)
-    run.print(f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
-              f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
+    say(f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
+        f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
     if run.rank == 0:                                        # the remaining small network
         small, small_masks = compact_masked(model, kept)
-        dense = compute_flops.summary(keep.dense_network(ckpt, model))
+        dense = compute_flops.summary(compute_flops.dense_network(ckpt, model))
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")
         ckpt_small = run.checkpoint(small, epoch=args.epochs, masks=small_masks or None)
         path = checkpoint.save(run.folder / "compact.pth.tar", ckpt_small)

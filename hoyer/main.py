@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, say, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -118,14 +118,14 @@ def train(args):
     args.save = args.save or cli.default_folder(args.dataset, name, what)
     run = Run("hoyer", "sparse" if args.decay else "dense", name, **vars(args))
     if ckpt and ckpt.get("masks"):
-        run.print(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
+        say(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
 
     # data
     dataset = data.for_arch(arch, cfg, holdout=args.holdout, start=ckpt, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
-    ckpt = ckpt and transfer.to_classes(ckpt, dataset)
+    ckpt = ckpt and checkpoint.to_classes(ckpt, dataset)
     model = checkpoint.to_model(ckpt) if ckpt else models.build(arch, **cfg | {"num_classes": dataset.num_classes})
     model = run.place(model)
     data.adapt(model, dataset, ckpt["path"] if ckpt else "the network")
@@ -133,13 +133,13 @@ def train(args):
     run.describe(model)
     net = run.parallel(model)
     if ckpt:
-        run.print(accuracy_line(evaluate(model, test), dataset, args))
+        say(accuracy_line(evaluate(model, test), dataset, args))
 
     # the penalty R and the tensors W_l that it acts on
     regularizer = PENALTIES.get(args.reg)
     tensors = penalized(model, args.reg) if args.decay else []
     if tensors:
-        run.print(f"  penalty: {args.decay:g} x {args.reg}, summed over {len(tensors)} tensors")
+        say(f"  penalty: {args.decay:g} x {args.reg}, summed over {len(tensors)} tensors")
 
     if lenet:
         optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
@@ -167,7 +167,7 @@ def train(args):
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler)
-    run.print(accuracy_line(evaluate(model, test), dataset, args))
+    say(accuracy_line(evaluate(model, test), dataset, args))
     run.finish(model)
 
 

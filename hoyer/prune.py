@@ -70,7 +70,7 @@ def prune(args):
                           device=args.device, batch_size=args.test_batch_size, holdout=args.holdout,
                           **cli.data_flags(args))
     model, previous_masks = source.model.to(source.test.device), source.ckpt.get("masks") or {}
-    source = source._replace(dense=compute_flops.summary(keep.dense_network(source.ckpt, model)))
+    source = source._replace(dense=compute_flops.summary(compute_flops.dense_network(source.ckpt, model)))
     print("--- Pruning ---")
     ratios = args.ratios and keep.channel_ratios(args.ratios, model, [r.producers[0][0] for r in inside_blocks(model)])
     if args.keep_weights or args.keep_macs:
@@ -179,7 +179,7 @@ def apply(model, masks):
 def amount_for(args, ckpt, model, ratios):
     """(--sensitivity, None) or (None, the ratios times a factor), of which --keep-weights are kept, or --keep-macs
     after compaction."""
-    dense = keep.dense_total(ckpt, model)
+    dense = compute_flops.dense_total(ckpt, model)
 
     def left(sensitivity, ratios=None):
         pruned = copy.deepcopy(model)

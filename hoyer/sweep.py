@@ -28,7 +28,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import UserError, cli, compute_flops, data, keep, plots
+from common import UserError, cli, compute_flops, data, plots
 from common.device import command
 from common.evaluate import evaluate
 from common.files import checkpoint
@@ -167,7 +167,7 @@ def measured(args, folder, epochs, minutes):
     training; epochs, minutes: before this fine-tuning."""
     tuned, small = (checkpoint.load(f"{folder}/{name}.pth.tar") for name in ("finetuned", "compact"))
     model = checkpoint.to_model(tuned)
-    dense = keep.dense_total(tuned, model)
+    dense = compute_flops.dense_total(tuned, model)
     left = compute_flops.count(model).total.weights / dense.weights
     macs = compute_flops.count(checkpoint.to_model(small)).total.macs / dense.macs
     return {"accuracy": round(tuned["prec1"], 2), "weights_left": round(100 * left, 3),

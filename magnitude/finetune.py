@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, teacher, zeros
+from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -122,7 +122,7 @@ def retrain(args):
     masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}              # True: kept
     apply(masks, parameters)
     run.describe(model)
-    run.print(summary(args, model, masks))
+    say(summary(args, model, masks))
     net = run.parallel(model)
     dataset = data.for_network(model, path, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
@@ -158,7 +158,7 @@ def retrain(args):
             scheduler.step()
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, **kept)
-    run.print(unmoved(masks, parameters))
+    say(unmoved(masks, parameters))
     run.finish(model, "finetuned.pth.tar", **kept)
 
 

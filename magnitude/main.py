@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, say, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -81,14 +81,14 @@ def train(args):
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
-    start = start and transfer.to_classes(start, dataset)
+    start = start and checkpoint.to_classes(start, dataset)
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
     data.adapt(model, dataset, args.pretrained or args.arch or "resnet20")
     run.dense = start and start["dense"] or compute_flops.summary(model)
     run.describe(model)
     if start and start.get("masks"):
-        run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
+        say(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
     net = run.parallel(model)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

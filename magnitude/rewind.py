@@ -26,7 +26,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, keep, models, zeros
+from common import UserError, cli, compute_flops, data, models, say, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -113,7 +113,7 @@ def retrain(args):
         early = checkpoint.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
         k = early["epoch"]
     elif args.retrain == "scratch-b":                        # as many multiplications as the dense training had
-        stretch = keep.dense_total(ckpt, model).macs / compute_flops.count(model).total.sparse_macs
+        stretch = compute_flops.dense_total(ckpt, model).macs / compute_flops.count(model).total.sparse_macs
     kept = {"masks": ckpt["masks"] or None, "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
     plan(args, kept["recipe"], k, stretch)
     run = Run("magnitude", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
@@ -131,7 +131,7 @@ def retrain(args):
     masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}              # True: kept
     apply(masks, parameters)
     run.describe(model)
-    run.print(summary(args, model, masks, f" from epoch {k}" if args.rewind_to else ""))
+    say(summary(args, model, masks, f" from epoch {k}" if args.rewind_to else ""))
     net = run.parallel(model)
 
     # data
@@ -157,7 +157,7 @@ def retrain(args):
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, **kept)
-    run.print(unmoved(masks, parameters))
+    say(unmoved(masks, parameters))
     run.finish(model, "finetuned.pth.tar", **kept)
 
 

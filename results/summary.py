@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import cli, compute_flops, keep, models, plots, scores
+from common import cli, compute_flops, models, plots, scores
 from common.device import device_of
 from common.files import checkpoint
 from deploy.measure import milliseconds
@@ -36,7 +36,7 @@ def measure(ckpts, device):
              for batch in (1, 128)]
     rows = []
     for ckpt, model, shape in zip(ckpts, networks, shapes, strict=True):
-        total, dense = compute_flops.count(model).total, keep.dense_total(ckpt, model)
+        total, dense = compute_flops.count(model).total, compute_flops.dense_total(ckpt, model)
         args, run = ckpt["args"], ckpt.get("run") or {}
         rows.append({
             "file": str(ckpt["path"]), "method": ckpt["method"], "stage": ckpt["stage"],

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, cli, data, models, teacher, zeros
+from common import UserError, cli, data, models, say, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -58,7 +58,7 @@ def retrain(args):
     # network
     model = run.place(checkpoint.to_model(ckpt))
     run.describe(model)
-    run.print(recipe.words(args))
+    say(recipe.words(args))
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
     masks = {name: mask.to(run.device) for name, mask in masks.items()}
@@ -66,7 +66,7 @@ def retrain(args):
         for name, mask in masks.items():
             parameters[name].mul_(mask)
     pruned = sum(int((~mask).sum()) for mask in masks.values())
-    run.print(f"  {pruned:,} weights are masked")
+    say(f"  {pruned:,} weights are masked")
 
     # data
     dataset = data.for_network(model, args.model, **cli.data_flags(args))
@@ -104,7 +104,7 @@ def retrain(args):
 
     moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
     assert moved == 0, f"{moved} masked weights are not zero any more"
-    run.print(f"{pruned:,} weights are masked, none of them has moved")
+    say(f"{pruned:,} weights are masked, none of them has moved")
     run.finish(model, "finetuned.pth.tar", masks=masks or None, rule=ckpt.get("rule"))
     return run.folder / "finetuned.pth.tar"
 

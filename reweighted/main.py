@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, say, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -115,7 +115,7 @@ def train(args):
         ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense)
         dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], start=ckpt, **cli.data_flags(args))
         torch.manual_seed(args.seed)
-        ckpt = transfer.to_classes(ckpt, dataset)
+        ckpt = checkpoint.to_classes(ckpt, dataset)
         model, masks = checkpoint.to_model(ckpt), ckpt["masks"]
         data.adapt(model, dataset, args.pretrained)
         dense = ckpt["dense"] or compute_flops.summary(model)
@@ -133,7 +133,7 @@ def train(args):
     model = run.place(model)
     run.describe(model)
     if not args.rew:
-        run.print(recipe.words(args))
+        say(recipe.words(args))
     net = run.parallel(model)
     train, test = run.loaders(dataset, **data.augmentation(model.arch))
 
@@ -152,15 +152,15 @@ def train(args):
     if args.rew:
         gammas.tensors = penalties.coefficients(weights, kind, args.eps, args.faithful)
         when = ", ".join(map(str, refreshes(args.epochs, args.faithful)))
-        run.print(f"  reweighted L1, {kind}, lambda {args.lam:g}; "
-                  f"{f'new coefficients at epochs {when}' if when else 'too few epochs for new coefficients'}")
+        say(f"  reweighted L1, {kind}, lambda {args.lam:g}; "
+            f"{f'new coefficients at epochs {when}' if when else 'too few epochs for new coefficients'}")
     run.resume(model, optimizer, scheduler, masks, gammas=gammas)
 
     for epoch in run.epochs(args.epochs):
         model.train()
         if args.rew and epoch + 1 in refreshes(args.epochs, args.faithful):
             gammas.tensors = penalties.coefficients(weights, kind, args.eps, args.faithful)
-            run.print("reweighted l1 update")
+            say("reweighted l1 update")
         for images, labels in run.bar(train.epoch(epoch)):
             images, labels, others, ratio = mixed(images, labels, args.alpha)
             with run.autocast():

@@ -166,7 +166,7 @@ def threshold_for(args, kind, ckpt, model, weights, ratios=None):
         print(f"--keep-weights {args.keep_weights:g}: --percentile {args.percentile:.6f}, threshold "
               f"{ranked[int(len(ranked) * args.percentile)]:.4g}")
         return None
-    dense = keeping.dense_total(ckpt, model)
+    dense = compute_flops.dense_total(ckpt, model)
     inside = {f"{name}.weight": 1.0 for record in model.channels() if not record.stream
               for name, _ in record.producers}
 

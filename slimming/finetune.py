@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, data, models, teacher, zeros
+from common import UserError, cli, data, models, say, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -85,7 +85,7 @@ def finetune(args):
         against_record(ckpt, test)
     model = run.place(model)
     if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
-        run.print(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
+        say(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]

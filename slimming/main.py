@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, teacher, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -85,14 +85,14 @@ def train(args):
     train, test = run.loaders(dataset, **data.augmentation(arch))
 
     # network
-    start = start and transfer.to_classes(start, dataset)
+    start = start and checkpoint.to_classes(start, dataset)
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     model = run.place(model)
     data.adapt(model, dataset, args.pretrained or family)
     run.dense = start and start["dense"] or compute_flops.summary(model)
     run.describe(model)
     if start and start.get("masks"):
-        run.print(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
+        say(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if args.sr and not gammas:

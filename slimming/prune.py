@@ -150,7 +150,7 @@ def ratios_of(path, model, scores):
 
 def amount_for(args, ckpt, model, scores, ratios):
     """The --percent, or the ratios times a factor, that keeps --keep-macs of the dense network's MACs."""
-    dense, model = keeping.dense_total(ckpt, model).macs, copy.deepcopy(model)
+    dense, model = compute_flops.dense_total(ckpt, model).macs, copy.deepcopy(model)
     for parameter in model.parameters():
         parameter.data.fill_(1)                              # only counted: no channel is a constant that needs folding
 

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import cli, data, models, teacher, zeros
+from common import cli, data, models, say, teacher, zeros
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -54,7 +54,7 @@ def main(argv=None):
         against_record(ckpt, test)
     model = run.place(model)
     if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
-        run.print(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")
+        say(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")
     net = run.parallel(model)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     parameters = dict(model.named_parameters())

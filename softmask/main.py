@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from common import UserError, cli, compute_flops, data, models, teacher, transfer, zeros
+from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -126,7 +126,7 @@ def main(argv=None):
     train, test = run.loaders(dataset, **data.augmentation(arch), cutout=args.length)
 
     # network
-    start = start and transfer.to_classes(start, dataset)
+    start = start and checkpoint.to_classes(start, dataset)
     model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
     data.adapt(model, dataset, args.pretrained or arch)
     model = run.place(model)
@@ -140,12 +140,12 @@ def main(argv=None):
         masks = [net.m]
         if args.pretrained:
             net.absorb()                                     # computes the same as before
-        run.print(f"  {net.m.numel():,} mask parameters, {net.counted.numel():,} entries in their loss; "
-                  f"{net.cost.all_flops:,} FLOPs with batch norms and biases")
+        say(f"  {net.m.numel():,} mask parameters, {net.counted.numel():,} entries in their loss; "
+            f"{net.cost.all_flops:,} FLOPs with batch norms and biases")
     targets = [] if args.target is None else [(args.target, args.pflops)]
     targets += [] if args.ftarget is None else [(args.ftarget, True)]           # (fraction, whether of the FLOPs)
     first = [f"from epoch {epoch + 1}" if epoch < args.epochs else "never" for epoch in (args.wme, args.swa_start)]
-    run.print(f"  {f'mask loss: {first[0]}; ' if masks else ''}weights averaged: {first[1]}")
+    say(f"  {f'mask loss: {first[0]}; ' if masks else ''}weights averaged: {first[1]}")
     call = run.parallel(net)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     averaged = AveragedModel(net)

@@ -141,7 +141,7 @@ def threshold_for(args, ckpt, model, order):
         raise UserError("--keep-weights is for masks of single weights (--nfp), --keep-macs for those of channels")
     if not (args.keep_macs or args.keep_weights):
         return 0.0
-    dense = keeping.dense_total(ckpt, model)
+    dense = compute_flops.dense_total(ckpt, model)
     others = compute_flops.count(model).total.weights - sum(int(score.count_nonzero()) for score in order.values())
 
     def left(t):

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from common import UserError, compute_flops, data, evaluate, models, transfer
+from common import UserError, compute_flops, data, evaluate, models
 from common.data.folder import read_folder
 from common.data.images import decode, decode_all
 from common.files import checkpoint
@@ -133,13 +133,13 @@ def test_training_on_other_classes_begins_with_a_new_last_layer(tmp_path, capsys
     model.images = {"classes": ["bus", "car", "van"], "mean": [0.5] * 3, "std": [0.2] * 3}
     ckpt = checkpoint.of(model, "slimming", "dense", "set") | {"path": "f.pth"}
     d = data.for_arch("resnet", model.cfg, str(write(tmp_path / "set", size=(32, 32))), start=ckpt)
-    new = transfer.to_classes(ckpt, d)
+    new = checkpoint.to_classes(ckpt, d)
     assert "f.pth has 3 classes" in (out := capsys.readouterr().out) and "has 3 others: fc.weight and fc.bias" in out
     changed = [name for name, tensor in model.state_dict().items() if not torch.equal(tensor, new["state_dict"][name])]
     assert changed == ["fc.weight", "fc.bias"]
     data.adapt(checkpoint.to_model(new), d, "f.pth")         # is not refused for its class names
     assert "note" not in capsys.readouterr().out
-    assert transfer.to_classes(new, d) is new
+    assert checkpoint.to_classes(new, d) is new
 
 
 def test_class_names_that_one_side_does_not_know_are_said(tmp_path, capsys):

@@ -17,22 +17,11 @@ from pathlib import Path
 import torch
 
 from common import UserError, models, say
-from common.data.arrays import (
-    DOWNLOADS,
-    STATISTICS,
-    Dataset,
-    balanced,
-    checked,
-    download,
-    generated,
-    hold_out,
-    read_npz,
-)
-from common.data.folder import has_images, read_folder
+from common.data import arrays
+from common.data.arrays import STATISTICS, Dataset, balanced
 from common.data.loader import Loader
-from common.data.synthetic import CLASSES
 
-__all__ = ["STATISTICS", "Dataset", "Loader", "adapt", "augmentation", "for_arch", "for_network", "load"]
+__all__ = ["STATISTICS", "Dataset", "Loader", "adapt", "augmentation", "balanced", "for_arch", "for_network", "load"]
 
 
 def load(name, data_dir=None, image_size=None, subset=None, holdout=0, channels=None, usual=32):
@@ -44,21 +33,24 @@ def load(name, data_dir=None, image_size=None, subset=None, holdout=0, channels=
     such data, or it cannot be used.
     """
     directory = directory_of(data_dir)
-    if name in CLASSES:
+    if name in arrays.SYNTHETIC:
         key = f"{name}-grey" if channels == 1 else name
-        found = generated(name, channels == 1, directory / f"{key}.npz")
+        found = arrays.generated(name, channels == 1, directory / f"{key}.npz")
     else:
         path, key = find(name, directory)
         if path and path.parent != directory:                # valid in every folder
             name = os.path.abspath(path)
-        found = (download(name, directory) if path is None else read_npz(path) if path.is_file()
-                 else read_folder(path, image_size, usual, channels))
-    data = checked(found, key, name)
+        if path and path.is_dir():
+            from common.data.folder import read_folder
+            found = read_folder(path, image_size, usual, channels)
+        else:
+            found = arrays.read_npz(path) if path else arrays.download(name, directory)
+    data = arrays.checked(found, key, name)
     if subset:
         train, test = (balanced(y, min(subset, len(y)), data.num_classes) for y in (data.y_train, data.y_test))
         data = replace(data, x_train=data.x_train[train], y_train=data.y_train[train],
                        x_test=data.x_test[test], y_test=data.y_test[test])
-    return hold_out(data, holdout) if holdout else data
+    return arrays.hold_out(data, holdout) if holdout else data
 
 
 def directory_of(data_dir=None):
@@ -72,15 +64,18 @@ def find(name, directory):
         for path in (kept, images):
             if path.is_file() and path.suffix == ".npz":
                 return path, path.stem
-        if images.is_dir() and (name not in DOWNLOADS or has_images(images)):
-            return images, images.stem
-        if images.exists() and name not in DOWNLOADS:
+        if images.is_dir():
+            from common.data.folder import has_images  # only folders need it, and the files it imports
+            if name not in arrays.DOWNLOADS or has_images(images):
+                return images, images.stem
+        if images.exists() and name not in arrays.DOWNLOADS:
             raise UserError(f"{images} is neither an .npz nor a folder; unpack an archive and give its folder, or make "
                             "an .npz with x_train, y_train, x_test, y_test")
-        if name in DOWNLOADS:
+        if name in arrays.DOWNLOADS:
             return None, name
-    raise UserError(f"no data set {name!r}: it is none of {', '.join([*DOWNLOADS, *CLASSES])}, and there is no "
-                    f"{directory / name}.npz, no folder {directory / name} and no such path")
+    known = ", ".join([*arrays.DOWNLOADS, *arrays.SYNTHETIC])
+    raise UserError(f"no data set {name!r}: it is none of {known}, and there is no {directory / name}.npz, no folder "
+                    f"{directory / name} and no such path")
 
 
 def for_network(model, path, name, data_dir=None, image_size=None, subset=None, holdout=0, mean=None, std=None):

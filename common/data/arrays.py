@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from common import UserError, say
-from common.data.synthetic import generate
 
 STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's for both sets, DeepHoyer raw MNIST
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
@@ -21,6 +20,7 @@ STATISTICS = {  # mean and std per channel; the slimming code uses CIFAR-10's fo
                   (0.28646099262979247, 0.2843556542337836, 0.2840030096177332)),
     "shapes100-grey": ((0.2647650210084033,), (0.2522351952640675,)),
 }
+SYNTHETIC = ("shapes10", "shapes100")
 DOWNLOADS = {"mnist": "MNIST", "cifar10": "CIFAR10", "cifar100": "CIFAR100"}
 
 
@@ -91,6 +91,7 @@ def save_npz(path, arrays):
 def generated(name, grey, path):
     if path.is_file():
         return read_npz(path)
+    from common.data.synthetic import generate
     arrays = generate(name, grey)
     save_npz(path, arrays)
     return arrays
@@ -157,9 +158,9 @@ def numbers(labels):
     return ", ".join(map(str, sorted(labels)[:10])) + (", ..." if len(labels) > 10 else "")
 
 
-def balanced(labels, count, num_classes, seed=0):
+def balanced(labels, count, num_classes):
     """Indices of `count` images, the classes as equal in number as they can be."""
-    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(0))
     rank = torch.empty_like(labels)
     for cls in range(num_classes):
         mine = order[labels[order] == cls]

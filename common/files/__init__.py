@@ -3,7 +3,7 @@
     archive.read        bytes: the checksum, the sizes, no code                 -> a dictionary
     checks.fields       types and ranges
     packing.unpack      masks and integers                                      -> tensors
-    convert.convert     of another repository: foreign, originals and shapes    -> our names
+    foreign.convert     of another repository, by originals.py and shapes.py    -> our names
     checks.compare      names and shapes of the network
     checkpoint.to_model                                                         -> the network
 """

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import torch
 
-from common import UserError, models
+from common import UserError, models, say
 from common.files import archive, checks, packing
+from common.models import counting
 
 
 def save(path, ckpt, half=False):
@@ -74,7 +75,7 @@ def load(path, network=models.any_network, arch=None, depth=None, image_size=Non
             raise UserError(f"{path}: its masks and its packed weights do not match ({error}); copy or make it "
                             "again") from error
     else:
-        from common.files.convert import convert
+        from common.files.foreign import convert
         ckpt = convert(path, ckpt, network, arch, depth, image_size)
     checks.tensors(ckpt, path)
     model = network_of(ckpt["arch"], ckpt["cfg"], path, models.sketch)       # compared before memory is taken for it
@@ -104,6 +105,26 @@ def to_model(ckpt):
     packing.quantize_inputs(model, ckpt.get("activations") or {}, path)
     model.images = ckpt.get("images")
     return model.eval()
+
+
+def to_classes(ckpt, dataset):
+    """The checkpoint with a last layer for the classes of dataset, reinitialized if it had another number of them, or
+    other names."""
+    had, count = ckpt["cfg"]["num_classes"], dataset.num_classes
+    names = (ckpt.get("images") or {}).get("classes")
+    if had == count and (not names or not dataset.classes or names == list(dataset.classes)):
+        return ckpt
+    cfg, state, dense = {**ckpt["cfg"], "num_classes": count}, ckpt["state_dict"], ckpt["dense"]
+    other = models.sketch(ckpt["arch"], **{**cfg, "num_classes": had + 1}).state_dict()
+    last = {name: tensor for name, tensor in models.build(ckpt["arch"], **cfg).state_dict().items()
+            if other[name].shape != state[name].shape}
+    say(f"note: {ckpt['path']} has {had} classes, {dataset.name} has {count}{' others' * (had == count)}: "
+        f"{' and '.join(last)} are reinitialized")
+    if dense:
+        dense = counting.summary(models.build(ckpt["arch"], **{**dense["cfg"], "num_classes": count}))
+    masks = {name: mask for name, mask in ckpt.get("masks", {}).items() if name not in last}
+    images = {"classes": list(dataset.classes), "mean": list(dataset.mean), "std": list(dataset.std)}
+    return {**ckpt, "cfg": cfg, "state_dict": {**state, **last}, "dense": dense, "masks": masks, "images": images}
 
 
 def network_of(arch, cfg, path, build=models.build):

@@ -96,16 +96,15 @@ def quantized(codes, bits, scale=None, zero=None, codebook=None, mask=None):
 def codes_of(entry):
     """The integers of an entry: int64, in the tensor's shape, 0 where its mask prunes. ValueError: wrong length."""
     bits, shape = entry["bits"], entry["shape"]
-    if "kept" not in entry and len(entry["codes"]) != -(-math.prod(shape) * bits // 8):
-        raise ValueError(f"{len(entry['codes'])} bytes are not {shape} codes of {bits} bits")
-    kept = from_bits(entry["kept"], math.prod(shape)) if "kept" in entry else torch.ones(math.prod(shape)).bool()
-    count = int(kept.sum())
+    kept = from_bits(entry["kept"], math.prod(shape)) if "kept" in entry else None
+    count = math.prod(shape) if kept is None else int(kept.sum())
     if not 1 <= bits <= 16 or len(entry["codes"]) != -(-count * bits // 8):
         raise ValueError(f"{len(entry['codes'])} bytes are not {count} codes of {bits} bits")
     flags = np.unpackbits(entry["codes"].numpy(), count=count * bits).reshape(-1, bits)
     two_bytes = np.packbits(np.pad(flags, ((0, 0), (16 - bits, 0))), axis=1)
-    codes = torch.zeros(len(kept), dtype=torch.int64)
-    codes[kept] = torch.from_numpy(two_bytes.reshape(-1).view(">u2").astype(np.int64))
+    codes = torch.from_numpy(two_bytes.reshape(-1).view(">u2").astype(np.int64))
+    if kept is not None:
+        codes = torch.zeros(len(kept), dtype=torch.int64).masked_scatter(kept, codes)
     return codes.view(shape)
 
 

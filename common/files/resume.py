@@ -7,7 +7,7 @@ import warnings
 
 import torch
 
-from common import UserError, models
+from common import UserError, models, say
 from common.device import set_random_state
 from common.files import checkpoint
 
@@ -57,8 +57,8 @@ def load(path, run, model, masks=None):
         was, size = ckpt["args"].get("batch_size", batch) * processes, batch * run.world
         same = "as before" if was == size else (f"where they had {was}: --batch-size {was // run.world} keeps them, "
                                                 "else --lr and the number of steps an epoch mean something else")
-        run.print(f"note: this run had {processes} processes and has {run.world} now; its steps have {size} images "
-                  f"{same}; batch norms see {batch} at a time")
+        say(f"note: this run had {processes} processes and has {run.world} now; its steps have {size} images "
+            f"{same}; batch norms see {batch} at a time")
     return ckpt
 
 

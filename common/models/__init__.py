@@ -82,10 +82,10 @@ def sketch(arch, image_size=None, **cfg):
 class Undrawn(TorchFunctionMode):
     """Without memory there is nothing to initialize; torch would first load its compiler for it, a second long."""
 
-    def __torch_function__(self, function, types, args=(), kwargs=None):
+    def __torch_function__(self, function, types, operands=(), options=None):
         if function is torch.Tensor.normal_ or getattr(function, "__module__", "") == "torch.nn.init":
-            return args[0] if args else kwargs["tensor"]
-        return function(*args, **(kwargs or {}))
+            return operands[0] if operands else options["tensor"]
+        return function(*operands, **(options or {}))
 
 
 def split_name(arch, depth=None):
@@ -93,16 +93,19 @@ def split_name(arch, depth=None):
 
     18 and 34 layers say that the network is the one with four stages, resnet_imagenet.
     """
-    match = re.fullmatch(r"([a-z]+?)_?(\d+)", arch)
-    name = arch
+    match, name = re.fullmatch(r"([a-z]+?)_?(\d+)", arch), arch
     if arch not in ARCHS and match:
-        name = match[1]
-        if depth not in (None, int(match[2])):
-            raise UserError(f"--arch {arch} and --depth {depth} disagree")
-        depth = int(match[2])
+        name, depth = match[1], one_depth(arch, depth, int(match[2]))
     if name in ("resnet", "preresnet") and depth in (18, 34):
         name += "_imagenet"
     return name, depth
+
+
+def one_depth(arch, depth, named):
+    """The depth in the name of an arch. UserError where --depth is another."""
+    if depth not in (None, named):
+        raise UserError(f"--arch {arch} and --depth {depth} disagree")
+    return named
 
 
 def any_network(arch, depth=None):
@@ -110,34 +113,29 @@ def any_network(arch, depth=None):
 
     vgg11_0.25 is a VGG-11 with a quarter of the channels, for CPUs.
     """
-    asked = arch
-    if ":" in arch:                                          # a --network, which is none of ours
-        if depth is not None:
-            raise UserError(f"--network {arch} has no --depth to choose")
-        return arch, {}
+    name, cfg = arch, {}
     if wide := re.fullmatch(r"(?:wrn|wideresnet)_(\d+)_(\d+)", arch):
-        if depth not in (None, int(wide[1])):
-            raise UserError(f"--arch {arch} and --depth {depth} disagree")
-        return "wideresnet", {"depth": int(wide[1]), "widen_factor": int(wide[2])}
-    if multiplier := re.fullmatch(r"mobilenetv2_(\d*\.?\d+)", arch):
-        if depth is not None:
-            raise UserError(f"--arch {arch} has no --depth to choose")
-        return "mobilenetv2", {"width_multiplier": float(multiplier[1])}
-    if narrow_vgg := re.fullmatch(r"(vgg\d+)_(\d*\.\d+)", arch):
-        cfg = sketch("vgg", depth=split_name(narrow_vgg[1], depth)[1]).cfg
-        cfg["widths"] = [w if w == "M" else max(1, round(w * float(narrow_vgg[2]))) for w in cfg["widths"]]
-        return "vgg", {name: cfg[name] for name in ("depth", "widths")}
-    variant = {"variant": "bearpaw_bn"} if re.fullmatch(r"vgg\d*_bn", arch) else {}
-    arch, depth = split_name(arch.removesuffix("_bn") if variant else arch, depth)
-    if arch not in ARCHS and arch != "preresnet_imagenet":
-        raise UserError(f"there is no --arch {asked}; there are {', '.join(ARCHS)}")
-    if arch in DEPTHS:
-        variant["depth"] = DEPTHS[arch] if depth is None else depth
+        name, depth = "wideresnet", one_depth(arch, depth, int(wide[1]))
+        cfg["widen_factor"] = int(wide[2])
+    elif multiplier := re.fullmatch(r"mobilenetv2_(\d*\.?\d+)", arch):
+        name, cfg["width_multiplier"] = "mobilenetv2", float(multiplier[1])
+    elif part := re.fullmatch(r"(vgg\d+)_(\d*\.\d+)", arch):
+        name, depth = split_name(part[1], depth)
+        cfg["widths"] = [w if w == "M" else max(1, round(w * float(part[2])))
+                         for w in sketch("vgg", depth=depth).cfg["widths"]]
+    elif ":" not in arch:                                    # a --network is none of ours
+        if re.fullmatch(r"vgg\d*_bn", arch):
+            name, cfg["variant"] = arch.removesuffix("_bn"), "bearpaw_bn"
+        name, depth = split_name(name, depth)
+        if name not in DEPTHS and name not in ARCHS:
+            raise UserError(f"there is no --arch {arch}; there are {', '.join(ARCHS)}")
+    if name in DEPTHS:
+        cfg["depth"] = DEPTHS[name] if depth is None else depth
     elif depth is not None:
-        raise UserError(f"--arch {arch} has no --depth to choose")
-    if arch == "preresnet_imagenet":
-        arch, variant["preact"] = "resnet_imagenet", True
-    return arch, variant
+        raise UserError(f"{'--network' if ':' in arch else '--arch'} {arch} has no --depth to choose")
+    if name == "preresnet_imagenet":
+        name, cfg["preact"] = "resnet_imagenet", True
+    return name, cfg
 
 
 def name(arch, cfg):

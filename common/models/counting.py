@@ -4,6 +4,10 @@ MACs are the multiply-accumulates of convolutions and linear layers for one imag
 biases cost nothing here. FLOPs = 2 x MACs. Sparse MACs count only the non-zero weights; `weights` is the number of
 these, without biases and batch norms, as pruning papers count. "thop" is the figure of the slimming README:
 2 x (MACs + 2 per batch-norm output element).
+
+Three files watch a forward pass, and one list for all of them would be longer. Counting needs a row for every layer of
+any network, on any device; the MicroNet tally (scores.py) the elementary operations inside the layers; the exporter
+(deploy/graph.py) refuses whatever ONNX and C do not have.
 """
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -105,3 +109,16 @@ def summary(model):
     """{params, macs, cfg}: what a checkpoint remembers of the dense network."""
     total = count(model).total
     return {"params": total.params, "macs": total.macs, "cfg": model.cfg}
+
+
+def dense_network(ckpt, model):
+    """The dense network that the checkpoint's network comes from, with random weights and the image size of `model`,
+    which may differ from the file's."""
+    size = {name: model.cfg[name] for name in ("image_size", "input") if name in model.cfg}
+    return models.build(ckpt["arch"], **{**(ckpt["dense"] or ckpt)["cfg"], **size})
+
+
+def dense_total(ckpt, model):
+    """count's totals of `dense_network`; `weights` are all of them."""
+    with torch.device("meta"):
+        return count(dense_network(ckpt, model)).total

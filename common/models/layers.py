@@ -1,4 +1,7 @@
-"""Parts that several networks share: channel selection, widths with their defaults, initialization."""
+"""Parts that several networks share: channel selection, widths with their defaults, initialization; layers of other
+sizes in a network that exists."""
+import copy
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -76,11 +79,6 @@ def stages(streams, stem, factor, counts, what):
     return streams, plan
 
 
-def three_stages(streams, stem, factor, n, what):
-    """stages() of the networks for CIFAR: three, of n blocks each."""
-    return stages(streams, stem, factor, [n] * 3, what)
-
-
 def initialize(model, gamma=1.0):
     """Convolutions from a normal distribution by their outputs (He et al. 2015), batch norms at gamma."""
     for m in model.modules():
@@ -100,3 +98,45 @@ def input_shape(arch, cfg=None):
         return tuple(cfg["input"])
     usual = 224 if cfg.get("stem") == "imagenet" or cfg.get("pool", 1) > 1 else 32
     return (3, *[cfg.get("image_size", usual)] * 2)
+
+
+def twin(model, device):
+    """A copy on another device, which shares no tensor: on "meta" it takes no memory."""
+    tensors = [v for m in model.modules() for found in (m._parameters, m._buffers, vars(m)) for v in found.values()
+               if isinstance(v, torch.Tensor)]
+    memo = {}
+    for t in tensors:
+        new = torch.empty_like(t, device=device) if device == "meta" else t.detach().to(device, copy=True)
+        memo[id(t)] = nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new.detach()
+    return copy.deepcopy(model, memo)
+
+
+@torch.no_grad()
+def resize(model, shapes):
+    """Gives layers the shapes {tensor's name: shape}, in place, with zeros in the new tensors. 0: as many as it had."""
+    for name, shape in shapes.items():
+        path, _, leaf = name.rpartition(".")
+        owner = model.get_submodule(path)
+        old = getattr(owner, leaf)
+        new = old.new_zeros([n or whole for n, whole in zip(shape, old.shape, strict=True)])
+        if leaf in owner._parameters:
+            owner._parameters[leaf] = nn.Parameter(new, old.requires_grad)
+        else:
+            owner._buffers[leaf] = new
+    for m in model.modules():
+        weight = m._parameters.get("weight")
+        if weight is None:
+            weight = m._buffers.get("running_mean")
+        if weight is None:
+            continue
+        if isinstance(m, nn.modules.conv._ConvNd) and not m.transposed:
+            if m.groups > 1:                                 # whole groups are removed
+                m.groups = m.groups * len(weight) // m.out_channels
+            m.out_channels, m.in_channels = len(weight), weight.shape[1] * m.groups
+        elif isinstance(m, nn.Linear):
+            m.out_features, m.in_features = weight.shape
+        elif isinstance(m, nn.modules.batchnorm._NormBase):
+            m.num_features = len(weight)
+        elif isinstance(m, nn.PReLU):
+            m.num_parameters = len(weight)
+    return model

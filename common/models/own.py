@@ -16,8 +16,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from common import UserError
-from common.models.layers import input_shape
-from common.models.resize import resize, twin
+from common.models.layers import input_shape, resize, twin
 
 NAMED = {}                                                   # {spec: class or function} of files that a command named
 SHARED = ("_parameters", "_buffers", "_modules", "_non_persistent_buffers_set", "_state_dict_pre_hooks",
@@ -52,7 +51,7 @@ class Own(nn.Module):
 
     def resized(self, shapes):
         """The same network with layers of the shapes {tensor's name: shape}, in place; 0: as many as it had."""
-        resize(self, full(self, shapes))
+        resize(self, shapes)
         self.cfg, self.traced = {**self.cfg, "shapes": {**self.cfg.get("shapes", {}), **shapes}}, None
         return self
 
@@ -184,13 +183,6 @@ def fitting(state, shapes, spec):
         if not isinstance(shape, list | tuple) or len(shape) != len(own) or not all(
                 isinstance(n, int) and 0 <= n <= most for n, most in zip(shape, own, strict=True)):
             raise UserError(f"{tensor} is to be {shape}, in {spec} it is {own}; a pruned network has no larger layers")
-
-
-def full(model, shapes):
-    """The shapes with numbers in the place of zeros."""
-    own = model.state_dict()
-    return {name: [n or whole for n, whole in zip(shape, own[name].shape, strict=True)]
-            for name, shape in shapes.items()}
 
 
 def shapes_of(model, state):

@@ -4,11 +4,13 @@ Blocks are BN-ReLU-convolution; a 1 x 1 shortcut reads the raw stream; BN and Re
 With `selection` the first BN of each block and the last BN of the network pass on only chosen channels of the stream
 (Liu et al. 2017, "Learning Efficient Convolutional Networks through Network Slimming", section 4.3; gamma=0.5).
 """
+from itertools import islice
+
 import torch.nn.functional as F
 from torch import nn
 
 from common.models.channels import Consumer, residual_channels
-from common.models.layers import ChannelSelection, fill, initialize, read, three_stages
+from common.models.layers import ChannelSelection, fill, initialize, read, stages
 from common.models.resnet import block_kind
 
 
@@ -79,7 +81,7 @@ class PreResNet(nn.Module):
     def __init__(self, depth=164, num_classes=10, block=None, selection=False, gamma=1.0, widths=None, streams=None):
         super().__init__()
         block, convolutions, expansion, n = block_kind("preresnet", depth, block)
-        streams, plan = three_stages(streams, 16, expansion, n, f"preresnet{depth}")
+        streams, plan = stages(streams, 16, expansion, [n] * 3, f"preresnet{depth}")
         default = []
         for mid, shapes in zip((16, 32, 64), plan, strict=True):
             for channels, *_ in shapes:
@@ -89,16 +91,11 @@ class PreResNet(nn.Module):
                         widths=widths, streams=streams)
 
         self.conv1 = nn.Conv2d(3, streams[0], 3, 1, 1, bias=False)
-        left = iter(widths)
+        left, make = iter(widths), BasicBlock if block == "basic" else Bottleneck
         for stage, shapes in enumerate(plan, 1):
-            layer = nn.Sequential()
-            for shape in shapes:
-                reads = next(left) if selection else shape[0]
-                if block == "basic":
-                    layer.append(BasicBlock(*shape, selection, reads, next(left)))
-                else:
-                    layer.append(Bottleneck(*shape, selection, reads, next(left), next(left)))
-            setattr(self, f"layer{stage}", layer)
+            blocks = [make(*shape, selection, next(left) if selection else shape[0], *islice(left, convolutions - 1))
+                      for shape in shapes]
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
         self.bn = nn.BatchNorm2d(streams[3])
         reads = widths[-1] if selection else streams[3]
         self.select = ChannelSelection(streams[3], reads) if selection else None

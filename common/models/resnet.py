@@ -5,12 +5,14 @@ conv       1 x 1 convolution + batch norm (option B): streams can be narrowed
 pad        2 x 2 average pool, new channels zero (option A, no parameters): the streams' widths are fixed
 slice      every second pixel, zeros for new channels on both sides of the old ones (option A as akamaster has it)
 """
+from itertools import islice
+
 import torch.nn.functional as F
 from torch import nn
 
 from common import UserError
 from common.models.channels import Consumer, residual_channels
-from common.models.layers import fill, initialize, three_stages
+from common.models.layers import fill, initialize, stages
 
 # convolutions in a block, how much wider than its middle it ends, examples of depths 3 convolutions n + 2
 BLOCKS = {"basic": (2, 1, "20, 32, 44, 56, 110"), "bottleneck": (3, 4, "20, 29, 56, 110, 164")}
@@ -59,7 +61,7 @@ def downsample(channels, out, stride, project, shortcut):
 class BasicBlock(nn.Module):
     """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3; mid 0: the shortcut alone."""
 
-    def __init__(self, channels, out, stride, project, shortcut, mid):
+    def __init__(self, channels, out, stride, project, mid, shortcut="conv"):
         super().__init__()
         self.mid = mid
         if mid:
@@ -81,7 +83,7 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """(N, channels, H, W) -> (N, out, H / stride, W / stride): 1 x 1, 3 x 3, 1 x 1; a mid 0: the shortcut alone."""
 
-    def __init__(self, channels, out, stride, project, shortcut, mid1, mid2):
+    def __init__(self, channels, out, stride, project, mid1, mid2, shortcut="conv"):
         super().__init__()
         self.mid = min(mid1, mid2)
         if self.mid:
@@ -112,7 +114,7 @@ class ResNet(nn.Module):
         block, convolutions, expansion, n = block_kind("resnet", depth, block)
         assert shortcut in ("conv", "pad", "slice"), f"resnet has shortcuts conv, pad, slice; got {shortcut!r}"
         assert shortcut == "conv" or block == "basic", "resnet with padded shortcuts has basic blocks"
-        streams, plan = three_stages(streams, 16, expansion, n, f"resnet{depth}")
+        streams, plan = stages(streams, 16, expansion, [n] * 3, f"resnet{depth}")
         assert shortcut == "conv" or streams == [16, 16, 32, 64], (
             f"resnet with padded shortcuts has streams [16, 16, 32, 64]; got {streams}")
         widths = fill(widths, [mid for mid in (16, 32, 64) for _ in range(n * (convolutions - 1))], f"resnet{depth}",
@@ -122,15 +124,10 @@ class ResNet(nn.Module):
 
         self.conv1 = nn.Conv2d(3, streams[0], 3, 1, 1, bias=False)
         self.bn1 = nn.BatchNorm2d(streams[0])
-        left = iter(widths)
+        left, make = iter(widths), BasicBlock if block == "basic" else Bottleneck
         for stage, shapes in enumerate(plan, 1):
-            layer = nn.Sequential()
-            for shape in shapes:
-                if block == "basic":
-                    layer.append(BasicBlock(*shape, shortcut, next(left)))
-                else:
-                    layer.append(Bottleneck(*shape, shortcut, next(left), next(left)))
-            setattr(self, f"layer{stage}", layer)
+            blocks = [make(*shape, *islice(left, convolutions - 1), shortcut) for shape in shapes]
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
         self.fc = nn.Linear(streams[3], num_classes)
         initialize(self)
 

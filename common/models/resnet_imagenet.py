@@ -7,6 +7,8 @@ imagenet    7 x 7 convolution, stride 2; 3 x 3 max pool         224 x 224     (t
 With `preact` the blocks are BN-ReLU-convolution, a 1 x 1 shortcut reads what the first of these has activated, and
 nothing comes between the last block and the pooling (kuangliu's PreActResNet).
 """
+from itertools import islice
+
 import torch.nn.functional as F
 from torch import nn
 
@@ -65,17 +67,10 @@ class ResNetImageNet(nn.Module):
         self.conv1 = nn.Conv2d(3, streams[0], kernel, stride, kernel // 2, bias=False)
         if not preact:
             self.bn1 = nn.BatchNorm2d(streams[0])
-        left = iter(widths)
+        left, make = iter(widths), PreActBlock if preact else BasicBlock if self.block == "basic" else Bottleneck
         for stage, shapes in enumerate(plan, 1):
-            layer = nn.Sequential()
-            for shape in shapes:
-                if preact:
-                    layer.append(PreActBlock(*shape, next(left)))
-                elif self.block == "basic":
-                    layer.append(BasicBlock(*shape, "conv", next(left)))
-                else:
-                    layer.append(Bottleneck(*shape, "conv", next(left), next(left)))
-            setattr(self, f"layer{stage}", layer)
+            blocks = [make(*shape, *islice(left, convolutions - 1)) for shape in shapes]
+            setattr(self, f"layer{stage}", nn.Sequential(*blocks))
         self.fc = nn.Linear(streams[4], num_classes)
         initialize(self)
 

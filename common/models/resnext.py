@@ -8,7 +8,7 @@ from torch import nn
 
 from common import UserError
 from common.models.channels import Consumer, residual_channels
-from common.models.layers import fill, initialize, three_stages
+from common.models.layers import fill, initialize, stages
 
 
 class Block(nn.Module):
@@ -46,7 +46,7 @@ class ResNeXt(nn.Module):
         assert cardinality >= 1 and widen_factor >= 1, (
             f"resnext has cardinality and widen_factor of 1 or more; got {cardinality}, {widen_factor}")
         what = f"resnext-{depth}, {cardinality}x64d"
-        streams, plan = three_stages(streams, 64, widen_factor, n, what)
+        streams, plan = stages(streams, 64, widen_factor, [n] * 3, what)
         units = [unit for unit in (64, 128, 256) for _ in range(n)]      # channels of a group, per block
         widths = fill(widths, [cardinality * unit for unit in units], what)
         assert not any(width % unit for width, unit in zip(widths, units, strict=True)), (

@@ -13,7 +13,7 @@ from common import UserError
 from common.models.channels import Channels, Consumer
 from common.models.functions import RULES
 from common.models.labels import Labels
-from common.models.resize import resize, twin
+from common.models.layers import resize, twin
 
 
 @torch.no_grad()

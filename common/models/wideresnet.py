@@ -13,7 +13,7 @@ from torch import nn
 
 from common import UserError
 from common.models.channels import Consumer, residual_channels
-from common.models.layers import fill, initialize, three_stages
+from common.models.layers import fill, initialize, stages
 
 
 class Block(nn.Module):
@@ -60,7 +60,7 @@ class WideResNet(nn.Module):
         assert widen_factor >= 1 and 0 <= dropout < 1, (
             f"wideresnet has widen_factor >= 1 and dropout in [0, 1); got {widen_factor}, {dropout}")
         what = f"wrn-{depth}-{widen_factor}"
-        streams, plan = three_stages(streams, 16, widen_factor, n, what)
+        streams, plan = stages(streams, 16, widen_factor, [n] * 3, what)
         widths = fill(widths, [w * widen_factor for w in (16, 32, 64) for _ in range(n)], what, least=0)
         self.cfg = dict(depth=depth, widen_factor=widen_factor, num_classes=num_classes, dropout=dropout,
                         variant=variant, widths=widths, streams=streams)
