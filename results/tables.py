@@ -63,18 +63,31 @@ def dense_of(row, ledger):
 
 
 def one_shot(ledger):
-    """The public ResNet-20 right after pruning or quantizing, without training."""
+    """The public ResNet-20 right after pruning, without training."""
     cells = []
     for row in ledger:
         args = row["args"]
-        if row["epochs"] != "0" or "data/resnet20-12fca82f.th" not in args.values():
+        if row["stage"] != "pruned" or "data/resnet20-12fca82f.th" not in args.values():
             continue
         weights, macs = args.get("keep_weights"), args.get("keep_macs")
         kept = f"{100 * weights:g} % of the weights" if weights else f"{100 * macs:g} % of the MACs" if macs else ""
-        cells.append([f"{row['method']}, {args['wbit']} bits" if "wbit" in args else row["method"], kept,
-                      f"{args['recalibrate']:,} images" if args.get("recalibrate") else "", row["accuracy"],
-                      f"{int(row['bytes']) / 1024:,.0f}"])
+        cells.append([row["method"], kept, f"{args['recalibrate']:,} images" if args.get("recalibrate") else "",
+                      row["accuracy"], f"{int(row['bytes']) / 1024:,.0f}"])
     return ["method", "kept", "recalibrated on", "top-1, %", "KiB"], cells
+
+
+def softmask_bits(ledger):
+    """The public ResNet-20 with weights of few bits, and how they were trained if they were."""
+    rows = [row for row in ledger if row["method"] == "softmask" and row["args"].get("wbit") and not compared(row)
+            and row["dataset"] == "cifar10"]
+    tuned = {Path(row["args"]["save"]): row for row in rows if row["stage"] == "finetuned"}
+    cells = []
+    for row in rows:
+        if row["stage"] == "quantized":
+            how = tuned.get(Path(row["args"]["pruned"]).parent)
+            training = "{schedule}, learning rate {lr:g}, ".format_map(how["args"]) + recipe(how) if how else ""
+            cells.append([row["args"]["wbit"], row["accuracy"], f"{int(row['bytes']) / 1024:,.0f}", training])
+    return ["bits", "top-1, %", "KiB", "training"], cells
 
 
 def slimming_cifar10(ledger):

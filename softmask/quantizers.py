@@ -8,6 +8,7 @@ A weight of zero stays zero. Quantizing twice changes nothing more. per_channel:
 channel. The entries are those of common/files/packing.py, so that a file holds b bits a weight.
 """
 import math
+from contextlib import contextmanager
 
 import torch
 
@@ -58,7 +59,7 @@ def centroids(values, count):
     values = values[values != 0].sort().values.double()
     found = values.unique()
     if len(found) >= count:
-        found = torch.linspace(float(values[0]), float(values[-1]), count - 1, dtype=torch.float64)
+        found = torch.linspace(float(values[0]), float(values[-1]), count - 1, dtype=torch.float64).to(values.device)
         sums = torch.cat([values.new_zeros(1), values.cumsum(0)])
         for _ in range(100):
             inner = torch.searchsorted(values, (found[1:] + found[:-1]) / 2)
@@ -76,13 +77,9 @@ METHODS = {"linear": linear, "kmeans": kmeans, "fixed_point": fixed_point}
 
 
 @torch.no_grad()
-def quantize(weight, method, bits, per_channel=False, mask=None, clip=0.0):
-    """The packing entry of a weight (float tensor) at 1 to 16 bits; kmeans and fixed_point need 2.
-
-    mask: bool, True where kept; the others are stored as one bit each. clip: for linear, the fraction of weights at
-    either end that are set to the value of the next one.
-    """
-    weight = weight.detach().float().cpu()
+def encode(weight, method, bits, per_channel=False, clip=0.0):
+    """(codes, {"scale", "zero"} or {"codebook"}) of a weight (float tensor), as packing.quantized takes them."""
+    weight = weight.detach().float()
     rows = weight.flatten(1) if per_channel else weight.reshape(1, -1)
     codes, parts = linear(rows, bits, clip) if method == "linear" else METHODS[method](rows, bits)
     shape = (-1, *[1] * (weight.dim() - 1)) if per_channel else ()
@@ -90,7 +87,33 @@ def quantize(weight, method, bits, per_channel=False, mask=None, clip=0.0):
         parts = {"codebook": parts["codebook"] if per_channel else parts["codebook"][0]}
     else:
         parts = {name: part.reshape(shape) for name, part in parts.items()}
-    return packing.quantized(codes.long().reshape(weight.shape), bits, mask=mask, **parts)
+    return codes.long().reshape(weight.shape), parts
+
+
+def quantize(weight, method, bits, per_channel=False, mask=None, clip=0.0):
+    """The packing entry of a weight (float tensor) at 1 to 16 bits; kmeans and fixed_point need 2.
+
+    mask: bool, True where kept; the others are stored as one bit each. clip: for linear, the fraction of weights at
+    either end that are set to the value of the next one.
+    """
+    codes, parts = encode(weight.cpu(), method, bits, per_channel, clip)
+    return packing.quantized(codes, bits, mask=mask, **parts)
+
+
+@contextmanager
+def rounded(weights, method, bits, per_channel):
+    """In this context the weights (list of parameters) hold their quantized values q(w), after it w again.
+
+    A gradient computed inside is taken at q(w) and applied to w by the optimizer outside: the straight-through
+    estimator (Bengio et al. 2013), whose forward pass is w + (q(w) - w).detach().
+    """
+    before = [w.detach().clone() for w in weights]
+    for w in weights:
+        codes, parts = encode(w, method, bits, per_channel)
+        w.data.copy_(packing.decode(codes, **parts))
+    yield
+    for w, value in zip(weights, before, strict=True):
+        w.data.copy_(value)
 
 
 # Inputs of layers

@@ -28,17 +28,19 @@ def assert_same_logits(a, b, tolerance=1e-4):
     assert (one - other).abs().max() <= tolerance * one.abs().max()
 
 
-def train_by_hand(model, loader, rates, momentum, weight_decay, s=0.0, masks=None):
+def train_by_hand(model, loader, rates, momentum, weight_decay, s=0.0, masks=None, q=None):
     """SGD with momentum, one learning rate per epoch; changes the model.
 
     v <- momentum v + gradient + weight_decay w + s sign(w),  w <- mask (w - rate v),  s for batch norms' gammas only.
+    q: a quantizer of the weights of convolutions and linear layers, under the straight-through estimator.
     """
     masks, velocity = masks or {}, {}
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     model.train()
     for epoch, rate in enumerate(rates):
         for images, labels in loader.epoch(epoch):
-            loss = nn.functional.cross_entropy(model(images), labels)
+            rounded = {name: w + (q(w) - w).detach() for name, w in model.named_parameters() if q and w.dim() > 1}
+            loss = nn.functional.cross_entropy(torch.func.functional_call(model, rounded, (images,)), labels)
             gradients = torch.autograd.grad(loss, list(model.parameters()))
             with torch.no_grad():
                 for (name, w), gradient in zip(model.named_parameters(), gradients, strict=True):

@@ -94,7 +94,7 @@ RUNS = [("slimming", "main", "--arch resnet11 -sr"), ("hoyer", "main", "--arch c
         ("softmask", "main", "--depth 10 --wf 1 --d 0.2 --schedule swa --swa-start 1"),
         *[(method, "finetune", f"{FILE.get(method, '--model')} {{}}") for method in (
             "slimming", "softmask", "hoyer", "magnitude")], ("reweighted", "finetune", "--model {} --warmup-epochs 1"),
-        ("magnitude", "finetune", "--model {} --retrain onecycle"),
+        ("magnitude", "finetune", "--model {} --retrain onecycle"), ("softmask", "finetune", "--pruned {} --wbit 4"),
         ("magnitude", "rewind", "--model {} --retrain lr-rewind")]
 
 
@@ -329,6 +329,8 @@ REFUSALS = [  # script, flags, message
     ("softmask.main", "--depth 11", r"6n\+4"),
     ("softmask.main", "--target 0.3 --pretrained pruned.pth.tar", "pruned.pth.tar has pruned single weights"),
     ("softmask.prune", "--model net.pth.tar", "has no soft masks"),
+    *[("softmask.finetune", f"--pruned net.pth.tar {flags}", message) for flags, message in (
+        ("--per-channel", "need --wbit"), ("--method linear", "need --wbit"), ("--wbit 1", "--wbit"))],
     *[("softmask.quantize_model", f"--pruned net.pth.tar {flags}", message) for flags, message in (
         ("--wbit 1", "--wbit 1 is none of 2 to 16"), ("--abit 20", "--abit 20"),
         ("--rule nothing linear 8", "nothing matches no layer"), ("--rule .* odd 8", "there are linear"),

@@ -56,10 +56,10 @@ def test_methods_share_only_common():
 
 
 def test_each_method_fine_tunes_with_common_alone():
-    """Who reads a finetune.py needs that file and common (and which networks and recipes its method has)."""
+    """Who reads a finetune.py needs that file and common (and its method's networks, recipes and quantizers)."""
     for path in ROOT.glob("*/finetune.py"):
         own = {file.name for file in GRAPH[path] if file.parent == path.parent}
-        assert own <= {"networks.py", "recipe.py"}, f"{path} needs {own}"
+        assert own <= {"networks.py", "recipe.py", "quantizers.py"}, f"{path} needs {own}"
 
 
 @pytest.mark.parametrize("script", ["slimming/eval.py", "slimming/main.py", "hoyer/eval.py", "common/compute_flops.py",

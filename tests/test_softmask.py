@@ -461,6 +461,41 @@ def test_fine_tuning_is_sgd_with_the_masks_after_every_step(tmp_path):
         assert all(torch.equal(ckpt["masks"][name], mask) for name, mask in masks.items()) and ckpt["dense"] == dense
 
 
+@pytest.mark.parametrize("method, per_channel", [("linear", False), ("linear", True), ("fixed_point", False),
+                                                 ("kmeans", True)])
+def test_rounded_fine_tuning_is_the_straight_through_estimator(method, per_channel, tmp_path, monkeypatch):
+    """By hand from w + (q(w) - w).detach(). finetuned.pth.tar is the network that was evaluated, and quantize_model.py
+    makes the same one."""
+    model = trained_like("vgg")
+    masks = {name: torch.rand(p.shape) > 0.5 for name, p in model.named_parameters() if p.dim() == 4}
+    with torch.no_grad():
+        for name, mask in masks.items():
+            model.get_parameter(name).mul_(mask)
+    path = save(tmp_path / "m.pth.tar", model, "hoyer", "pruned", masks=masks)
+    images, logits = torch.randn(9, 3, 32, 32), []
+
+    def looking(net, loader, real=finetune.evaluate):
+        with torch.no_grad():
+            logits.append(net.eval()(images))
+        return real(net, loader)
+    monkeypatch.setattr(finetune, "evaluate", looking)
+    flags = ["--wbit", "3", *["--method", method] * (method != "linear"), *["--per-channel"] * per_channel]
+    finetune.main(["--pruned", str(path), *TINY[6:], "--subset", "20", "--batch-size", "10", "--epochs", "2", "--lr",
+                   "0.02", "--wd", "0.1", "--save", str(tmp_path / "run"), *flags])
+    loader = data.Loader(data.load("shapes10", subset=20), "train", 10, crop=4, flip=True, seed=1)
+    train_by_hand(model, loader, [0.02, 0.01], momentum=0.9, weight_decay=0.1, masks=masks, q=lambda w: (
+        packing.dequantize(quantizers.quantize(w, method, 3, per_channel))))
+    assert_same_network(checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["state_dict"], model)
+
+    quantize_model.main(["--pruned", str(tmp_path / "run/finetuned.pth.tar"), *QUANTIZE, "--abit", "32", *flags])
+    for name in ("finetuned", "quantized_model"):
+        ckpt = checkpoint.load(tmp_path / f"run/{name}.pth.tar", quantized=True)
+        assert len(ckpt["state_dict"]["classifier.weight"][0].unique()) <= 8
+        assert all(not ckpt["state_dict"][name][~mask].any() for name, mask in masks.items())
+        with torch.no_grad():
+            torch.testing.assert_close(checkpoint.to_model(ckpt).eval()(images), logits[-1])
+
+
 def averaged_run(folder, monkeypatch, *flags):
     """(checkpoint, [state of the trained network after each epoch]) of three epochs, averaged from the second on."""
     states, save = [], Run.save

@@ -108,17 +108,20 @@ def codes_of(entry):
     return codes.view(shape)
 
 
+def decode(codes, scale=None, zero=None, codebook=None):
+    """The float32 tensor of int64 codes, on their device; arguments as in `quantized`."""
+    if codebook is None:
+        return (codes.float() - zero.float()) * scale
+    return codebook[codes] if codebook.dim() == 1 else codebook.gather(1, codes.flatten(1)).view(codes.shape)
+
+
 def dequantize(entry):
     """The float32 tensor of an entry. KeyError, TypeError, ValueError, ... where the entry is damaged."""
     codes = codes_of(entry)
-    if "codebook" not in entry:
-        if torch.broadcast_shapes(codes.shape, entry["zero"].shape, entry["scale"].shape) != codes.shape:
-            raise ValueError(f"scales that do not fit a tensor of {entry['shape']}")
-        value = (codes.float() - entry["zero"].float()) * entry["scale"]
-    elif entry["codebook"].dim() == 1:
-        value = entry["codebook"][codes]
-    else:
-        value = entry["codebook"].gather(1, codes.flatten(1)).view(codes.shape)
+    if "codebook" not in entry and torch.broadcast_shapes(
+            codes.shape, entry["zero"].shape, entry["scale"].shape) != codes.shape:
+        raise ValueError(f"scales that do not fit a tensor of {entry['shape']}")
+    value = decode(codes, entry.get("scale"), entry.get("zero"), entry.get("codebook"))
     if value.shape != codes.shape or not value.isfinite().all():
         raise ValueError(f"scales that do not fit a tensor of {entry['shape']}")
     if "kept" in entry:
