@@ -4,7 +4,6 @@ The network runs once on images of NaN: a number that comes out of it does not d
 """
 import torch
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_leaves
 
 from common import UserError
 
@@ -25,17 +24,10 @@ class Constants(TorchFunctionMode):
             if self.names.get(id(operands[1])) in self.wanted:
                 self.reads.append((self.names[id(operands[1])], function, operands, options))
             return of_layer(function, operands, options)
-        tensors = [t for t in tree_leaves((operands, options)) if isinstance(t, torch.Tensor)]
-        varies = tensors[0].isnan() if len(tensors) == 1 else None
-        zero = tensors[0].eq(0) | tensors[1].eq(0) if name == "mul" and len(tensors) == 2 else None
+        if name == "mul" and len(operands) == 2 and all(isinstance(x, torch.Tensor) for x in operands):
+            zero = operands[0].eq(0) | operands[1].eq(0)     # times whatever varies
+            return function(*operands).masked_fill_(zero, 0)
         result = function(*operands, **options)
-        if not isinstance(result, torch.Tensor) or not result.is_floating_point():
-            return result
-        if varies is not None and varies.shape == result.shape and (result is tensors[0]
-                                                                    or result.data_ptr() != tensors[0].data_ptr()):
-            result.masked_fill_(varies, torch.nan)           # some functions, such as sign, return a number for NaN
-        if zero is not None:
-            result.masked_fill_(zero, 0)
         if name == "batch_norm" and options.get("weight") is not None:
             weight, bias = [options[leaf].view([-1 if d == 1 else 1 for d in range(result.dim())])
                             for leaf in ("weight", "bias")]
