@@ -17,6 +17,7 @@ from common.files import lock
 from common.models import own
 
 when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued says so here
+RECORDED = "architecture, if the checkpoint does not record it"
 
 
 def parser(doc):
@@ -29,15 +30,29 @@ def parser(doc):
     return made
 
 
-def add_network(parser):
-    parser.add_argument("--network", dest="arch", type=network, metavar="SPEC", help="your own network: FILE.py:NAME "
-                        "(runs that file), torchvision:NAME or timm:NAME; see docs/own-network.md")
-
-
-def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1):
-    """The flags that scripts share, with the paper's defaults; train=False: only those for reading a network."""
+def add_network(parser, arch=None):
+    """--network and, with a help text for it, --arch and --depth."""
     add = parser.add_argument
-    add_network(parser)
+    add("--network", dest="arch", type=network, metavar="SPEC", help="your own network: FILE.py:NAME (runs that file), "
+        "torchvision:NAME or timm:NAME; see docs/own-network.md")
+    if arch:
+        add("-a", "--arch", help=arch)
+        add("--depth", type=positive, help="its number of layers, if --arch is a name without one")
+
+
+def add_file(parser, *names, default=None):
+    """FILE, the checkpoint to read, or --model FILE, or that by further names."""
+    add = parser.add_mutually_exclusive_group(required=not default).add_argument
+    add("file", nargs="?", metavar="FILE", default=argparse.SUPPRESS, help="the checkpoint"
+        + (f" (default: {default})" if default else ""))
+    add("--model", *names, dest="file", metavar="FILE", default=default, help="the same")
+
+
+def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1, arch=None, writes=None):
+    """The flags that scripts share, with the paper's defaults (None: depends on other flags); train=False: only those
+    for reading a network. arch: help for --arch; writes: the file that a script that does not train makes."""
+    add, usual = parser.add_argument, "the recipe's"
+    add_network(parser, arch)
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="folder of the data sets (default: $DATA_DIR, else data/ in the repository)")
@@ -49,15 +64,16 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1)
     add("--test-batch-size", type=positive, default=256, help="test images per batch")
     add("--subset", type=positive, help="this many training and test images, classes balanced (a trial run)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
+    if train or writes:
+        add("--save", help="folder to write to (default: logs/<dataset>-<network>-<what>)")
+        add("--overwrite", action="store_true", help=f"write over an earlier {writes or 'run'} in --save")
     if not train:
         return
-    add("--epochs", type=positive, default=epochs)
-    add("--batch-size", type=positive, default=batch_size)
-    add("--lr", type=nonnegative, default=lr, help="initial learning rate")
-    add("--seed", type=seed_number, default=seed)
-    add("--save", help="folder to write to (default: logs/<dataset>-<network>-<what>)")
+    add("--epochs", type=positive, default=epochs, help=f"epochs to train (default: {epochs or usual})")
+    add("--batch-size", type=positive, default=batch_size, help=f"images per step (default: {batch_size or usual})")
+    add("--lr", type=nonnegative, default=lr, help=f"initial learning rate (default: {lr or usual})")
+    add("--seed", type=seed_number, default=seed, help=f"random seed (default: {seed})")
     add("--resume", default="", help="checkpoint.pth.tar to continue from; auto: the one in --save, if there is one")
-    add("--overwrite", action="store_true", help="start again in a folder that holds a run")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
         help="auto: bf16 where the hardware has it natively, else fp32")
     add("--compile", action="store_true", help="torch.compile the network")
@@ -84,7 +100,7 @@ def data_flags(args):
             "mean": args.mean, "std": args.std}
 
 
-# argparse prints a type's name where a value is refused: "invalid positive integer value: '0'"
+# types of flags; argparse prints their names where a value is refused: "invalid positive integer value: '0'"
 
 
 def network(spec):
@@ -94,18 +110,20 @@ def network(spec):
         raise argparse.ArgumentTypeError(error) from error
 
 
-def positive(text):
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+def number(kind, low, below, name):
+    def read(text):
+        value = kind(text)
+        if not low <= value < below:
+            raise ValueError
+        return value
+    read.__name__ = name
+    return read
 
 
-def nonnegative(text):
-    number = float(text)
-    if not 0 <= number < float("inf"):
-        raise ValueError
-    return number
+positive = number(int, 1, float("inf"), "positive integer")
+nonnegative = number(float, 0, float("inf"), "number from 0 up")
+fraction = number(float, 0, 1, "fraction in [0, 1)")
+seed_number = number(int, -2**63, 2**63, "64-bit integer")
 
 
 def numbers(text):
@@ -115,22 +133,6 @@ def numbers(text):
     return found
 
 
-def fraction(text):
-    number = float(text)
-    if not 0 <= number < 1:
-        raise ValueError
-    return number
-
-
-def seed_number(text):
-    number = int(text)
-    if not -2**63 <= number < 2**63:
-        raise ValueError
-    return number
-
-
-positive.__name__, nonnegative.__name__ = "positive integer", "number from 0 up"
-fraction.__name__, seed_number.__name__ = "fraction in [0, 1)", "64-bit integer"
 numbers.__name__ = "list of numbers in [0, 1]"
 
 
