@@ -40,19 +40,17 @@ RECIPES = {"small": dict(epochs=40, batch_size=64, lr=0.001, schedule=[], **REST
 
 def add_flags(parser, ways):
     """The flags of finetune.py, rewind.py and iterative.py; other defaults depend on --retrain."""
-    cli.add_flags(parser)
+    cli.add_flags(parser, arch=cli.RECORDED)
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
     add("--model", metavar="FILE", help="network to start from; then use --resume auto to continue")
-    add("-a", "--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
     add("--retrain", choices=ways, default=ways[0], help=f"way to train, see above (default: {ways[0]})")
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate "
         "falls, or cosine, or onecycle")
     add("--gamma", type=cli.nonnegative, help="factor by which the learning rate falls")
-    add("--momentum", type=cli.nonnegative)
-    add("--weight-decay", "--wd", type=cli.nonnegative)
+    add("--momentum", type=cli.nonnegative, help="default: 0.9, or the dense run's")
+    add("--weight-decay", "--wd", type=cli.nonnegative, help="default: 1e-4, or the dense run's")
 
 
 def flags():

@@ -25,6 +25,7 @@ import torch
 from common import UserError, cli, models
 from common.files import checkpoint, lock
 from magnitude import finetune, prune, rewind
+from magnitude.main import recipe_of
 from magnitude.networks import network
 
 RULE = ("percent", "scope", "per_layer", "criterion", "faithful", "seed")
@@ -38,7 +39,7 @@ def parse(argv=None):
     rule = parser.add_argument_group("which weights are pruned, as in prune.py")
     rule.add_argument("--percent", type=cli.fraction, default=0.6, help="fraction of the weights that are zero after "
                       "the last round (default: 0.6)")
-    prune.add_rule(rule)
+    prune.add_rule(rule, rule)
     args = parser.parse_args(argv)
     rewind.check(args)
     return args
@@ -87,7 +88,7 @@ def plan(args, dense, k):
     network to prune; k: the epoch to rewind to.
     """
     if args.retrain in rewind.WAYS:
-        rewind.plan(args, prune.recipe_of(dense) or {}, k)
+        rewind.plan(args, recipe_of(dense) or {}, k)
     else:
         finetune.fill_in(args, finetune.RECIPES[args.retrain])
 

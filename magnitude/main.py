@@ -35,20 +35,19 @@ from magnitude.networks import network
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
+    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, arch="vgg16, resnet20 to resnet110, preresnet110, "
+                  "preresnet164, wrn_28_10, wrn_16_8, densenet, or another of common/models (default: resnet20, or "
+                  "that of --pretrained)")
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
-    add("-a", "--arch", help="vgg16, resnet20 to resnet110, preresnet110, preresnet164, wrn_28_10, wrn_16_8, "
-        "densenet, or another of common/models (default: resnet20, or that of --pretrained)")
-    add("--depth", type=int, help="depth, instead of the number in --arch")
-    add("--pretrained", metavar="FILE", help="start from this dense network, of any method")
+    add("--pretrained", "--model", metavar="FILE", help="start from this dense network, of any method")
     zeros.add_flags(parser, keep=False)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls "
         "(default: half and three quarters of --epochs, so 80 120 of 160), or cosine, or onecycle")
-    add("--gamma", type=cli.nonnegative, default=0.1, help="factor by which the learning rate falls")
-    add("--momentum", type=cli.nonnegative, default=0.9)
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--gamma", type=cli.nonnegative, default=0.1, help="factor by which the learning rate falls (default: 0.1)")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="default: 0.9")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="default: 1e-4")
     add("--rewind-epoch", type=int, help="keep the weights after this epoch in early.pth.tar (default: a twentieth of "
         "--epochs, so 8 of 160)")
     return parser.parse_args(argv)
@@ -57,6 +56,15 @@ def parse(argv=None):
 def milestones(epochs):
     """The epochs after which the learning rate falls, by default: half and three quarters."""
     return sorted({epochs // 2, epochs * 3 // 4} - {0})
+
+
+def recipe_of(ckpt):
+    """How the dense network was trained, if the file records it; rewind.py repeats that."""
+    if ckpt["method"] == "magnitude" and ckpt["stage"] == "dense":
+        wanted = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
+        had = {name: ckpt["args"][name] for name in wanted if name in ckpt["args"]}
+        return had | ({} if had.get("schedule") or "epochs" not in had else {"schedule": milestones(had["epochs"])})
+    return ckpt.get("recipe")
 
 
 def main(argv=None):

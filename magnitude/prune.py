@@ -11,20 +11,7 @@ One threshold for the whole network: of all T weights of convolutions, prune the
 percent is cumulative: weights pruned before count towards it, so 0.3, then 0.6, then 0.9 are three steps. Batch
 norms, biases and linear layers are not pruned. The masks are stored beside the weights, never guessed from zeros.
 pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png weights per layer and
-their histogram.
-
-    --keep-weights 0.1    instead of --percent: fraction to keep of the weights of convolutions and linear layers
-    --keep-macs 0.1       instead of --percent: fraction to keep of the dense network's MACs; a weight of a layer with P
-                          output positions costs P of them
-    --cost-exponent 0.25  score |w| / P^0.25 instead of |w|: at the same MACs more weights are kept, in small layers
-    --scope conv+linear   prune the weights of linear layers too
-    --per-layer           prune the same fraction of every layer, instead of one threshold
-    --ratios FILE         prune each layer by its own fraction, in a file such as the ratios.csv of sensitivity.py; a
-                          layer that is not in it is not pruned; with --keep-weights or --keep-macs all times one factor
-    --pattern 2:4         keep the two largest of each four consecutive input channels, at every position of a filter,
-                          which some GPUs multiply faster; layers whose inputs are no multiple of 4 are left whole
-    --criterion random    the control: keep as many weights of every layer as by magnitude, chosen at random
-    --recalibrate 1000    recompute the batch norms' statistics on so many training images
+their histogram. Other flags set the fraction by the weights or MACs to keep, or layer by layer (budget.py).
 
 Takes seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py
 restores it.
@@ -38,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import numpy as np
 import torch
-from torch import nn
 
-from common import UserError, cli, compute_flops, keep, plots, pruning
+from common import cli, compute_flops, keep, plots, pruning
 from common.evaluate import evaluate
-from magnitude.main import milestones
+from magnitude import budget
+from magnitude.main import recipe_of
 from magnitude.networks import network
 
 
@@ -81,53 +68,28 @@ def prune(args, way=""):
 
     way: iterative, for the rule in the file.
     """
-    settle(args)
+    budget.settle(args)
 
     # load
     source = pruning.load(args.resume, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
                           device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
     ckpt, model = source.ckpt, copy.deepcopy(source.model)
-    if args.ratios:                                          # it names the layers
-        args.scope = "conv+linear"
-    weights, all_masks = prunable(model, args.scope), ckpt.get("masks", {})
-    ratios = keep.read_ratios(args.ratios, weights) if args.ratios else {}
-    weights = {name: w for name, w in weights.items() if not ratios or ratios.get(name)}
-    if not weights:
-        raise UserError(f"{args.resume}: a {ckpt['arch']} has no convolution; give --scope conv+linear")
-    if args.pattern:
-        n, m = map(int, args.pattern.split(":"))
-        whole = [name for name, w in weights.items() if w.shape[1] % m]
-        weights = {name: w for name, w in weights.items() if w.shape[1] % m == 0}
-        if whole:
-            print(f"--pattern {args.pattern}: left whole, as their input channels are no multiple of {m}: "
-                  f"{', '.join(name.removesuffix('.weight') for name in whole)}")
-        if not weights:
-            raise UserError(f"--pattern {args.pattern}: no layer is left to prune; give another one")
-    if args.keep_weights and not ratios:
-        args.percent = keep.percentile(args.keep_weights, ckpt, model, weights, ", or --scope conv+linear")
-        print(f"--keep-weights {args.keep_weights:g}: --percent {args.percent:.6f}")
+    weights, ratios = budget.layers(args, model)
+    all_masks = ckpt.get("masks", {})
     previous_masks = {name: all_masks.get(name, torch.ones_like(w, dtype=torch.bool)) for name, w in weights.items()}
 
     # choose the weights to keep
-    positions = {f"{row.name}.weight": row.macs // w.numel() for row in compute_flops.count(model).rows
-                 if (w := weights.get(f"{row.name}.weight")) is not None}
+    positions = budget.positions(model, weights)
     divisors = {name: count ** args.cost_exponent for name, count in positions.items()}
     scores = {name: score(w, previous_masks[name], divisors[name]) for name, w in weights.items()}
-    if ratios and (args.keep_weights or args.keep_macs):
-        ratios = scaled(args, ckpt, model, weights, positions, ratios)
-    elif args.keep_macs:
-        args.percent = percent_of_macs(args.keep_macs, ckpt, model, scores, positions)
-        print(f"--keep-macs {args.keep_macs:g}: --percent {args.percent:.6f}")
     masks, thresholds = {}, {}
-    groups = [[name] for name in scores] if args.per_layer or ratios else [list(scores)]
     if args.pattern:
-        masks, groups = {name: keep_n_of_m(s, n, m) & previous_masks[name] for name, s in scores.items()}, []
+        n, m = map(int, args.pattern.split(":"))
+        masks = {name: keep_n_of_m(s, n, m) & previous_masks[name] for name, s in scores.items()}
     else:
-        check_percent(args, previous_masks, ratios)
-    for group in groups:
-        percent = ratios.get(group[0], args.percent)
-        chosen, threshold = choose({name: scores[name] for name in group}, percent, args.faithful)
-        masks, thresholds = masks | chosen, thresholds | {name: threshold * divisors[name] for name in chosen}
+        for names, fraction in budget.parts(args, ckpt, model, scores, positions, ratios, previous_masks):
+            chosen, threshold = choose({name: scores[name] for name in names}, fraction, args.faithful)
+            masks, thresholds = masks | chosen, thresholds | {name: threshold * divisors[name] for name in names}
     if args.criterion == "random":
         masks, thresholds = shuffle(masks, previous_masks, args.seed), {}
 
@@ -146,8 +108,7 @@ def prune(args, way=""):
     before, after = (evaluate(m.to(source.test.device), source.test) for m in (source.model, model))
     lines = [f"Before pruning: Test Loss:  {before['loss']:.8f}, Test Acc:  {before['top1']:.2f}", totals,
              f"After Pruning: Test Loss:  {after['loss']:.8f}, Test Acc:  {after['top1']:.2f}"]
-    empty = [name for name, mask in masks.items() if not mask.any()]
-    if empty:
+    if empty := [name for name, mask in masks.items() if not mask.any()]:
         lines.append("There exists a layer with 0 parameters left.")
         print(f"{', '.join(empty)}: no weight remains, so its output is constant")
     print(lines[0], lines[2], sep="\n")
@@ -159,86 +120,14 @@ def prune(args, way=""):
                         figure=draw({name: source.model.get_parameter(name) for name in masks}, masks, thresholds))
 
 
-def settle(args):
-    """Sets the default of --percent; UserError where flags exclude each other."""
-    if args.per_layer and (args.keep_macs or args.cost_exponent):
-        raise UserError("--keep-macs and --cost-exponent compare the weights of all layers; leave out --per-layer")
-    if args.pattern and args.criterion == "random":
-        raise UserError("--criterion random does not keep --pattern; leave out one of them")
-    if not (args.ratios or args.pattern):
-        args.percent = 0.6 if args.percent is None else args.percent
-        return
-    given, last = ("ratios", "pattern") if args.ratios else ("pattern", "faithful")
-    for other in ("percent", "per_layer", "cost_exponent", last):
-        if getattr(args, other):
-            raise UserError(f"--{given} is not allowed with --{other.replace('_', '-')}: it says how much of each "
-                            "layer is pruned")
-
-
-def prunable(model, scope="conv"):
-    """{parameter name: weight} of the layers in scope, from input to output."""
-    kinds = (nn.Conv2d, nn.Linear) if scope == "conv+linear" else nn.Conv2d
-    return {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, kinds)}
-
-
 def shuffle(masks, previous_masks, seed):
     """The control: keeps as many weights in every layer, at random positions of the previous mask."""
     generator, shuffled = torch.Generator().manual_seed(seed), {}
     for name, mask in masks.items():
         scores = torch.rand(mask.shape, generator=generator).masked_fill_(~previous_masks[name], -1)
-        shuffled[name] = torch.ones(mask.numel(), dtype=torch.bool)
-        shuffled[name][scores.flatten().argsort()[:int((~mask).sum())]] = False
-        shuffled[name] = shuffled[name].view_as(mask)
+        smallest = scores.flatten().argsort()[:int((~mask).sum())]
+        shuffled[name] = torch.ones(mask.numel(), dtype=torch.bool).index_fill(0, smallest, False).view_as(mask)
     return shuffled
-
-
-def percent_of_macs(fraction, ckpt, model, scores, positions):
-    """The fraction of the weights, smallest scores first, to prune so that `fraction` of the dense MACs is kept."""
-    order = torch.cat([s.flatten() for s in scores.values()]).argsort(stable=True)
-    weights = dict(model.named_parameters())
-    costs = torch.cat([positions[name] * weights[name].detach().cpu().ne(0).flatten() for name in scores])[order]
-    wanted = fraction * keep.dense_total(ckpt, model).macs
-    left = compute_flops.count(model).total.sparse_macs - torch.cat([costs.new_zeros(1), costs.cumsum(0)])
-    if left[-2] > wanted:
-        raise UserError(f"--keep-macs {fraction:g} would leave no weight: {left[-1]:,} of the {wanted:,.0f} MACs are "
-                        "in layers that are not pruned; give a larger fraction, or --scope conv+linear")
-    return (int((left > wanted).sum()) + 0.5) / len(costs)   # + 0.5, so that rounding changes no count
-
-
-def scaled(args, ckpt, model, weights, positions, ratios):
-    """The ratios times the factor that leaves --keep-weights, or --keep-macs."""
-    now, dense = compute_flops.count(model).total, keep.dense_total(ckpt, model)
-    now, dense = (now.sparse_macs, dense.macs) if args.keep_macs else (now.weights, dense.weights)
-    alive = {name: int(w.count_nonzero()) for name, w in weights.items()}
-
-    def left(ratios):
-        return (now - sum(max(0, alive[name] - w.numel() + int(w.numel() * ratios[name]))
-                          * (positions[name] if args.keep_macs else 1) for name, w in weights.items())) / dense
-    return keep.scaled({name: ratios[name] for name in weights}, left, args.keep_weights or args.keep_macs)
-
-
-def check_percent(args, previous_masks, ratios):
-    """UserError if more weights are already pruned than --percent, or a layer's ratio, would prune."""
-    if not args.per_layer and not ratios:
-        previous_masks = {"": torch.cat([mask.flatten() for mask in previous_masks.values()])}
-    asked = f"--keep-weights {args.keep_weights:g}" if args.keep_weights else (
-        f"--keep-macs {args.keep_macs:g}" if args.keep_macs else "")
-    remedy = (f"further than {asked} asks for; give a smaller one" if asked else
-              f"and --{'ratios' if ratios else 'percent'} counts these weights too; give a larger one")
-    for name, mask in previous_masks.items():
-        zeros = mask.numel() - int(mask.sum())
-        if zeros > int(mask.numel() * ratios.get(name, args.percent)):
-            raise UserError(f"{args.resume} is pruned to {zeros / mask.numel():.4f} {f'in {name} ' if name else ''}"
-                            f"already, {remedy}")
-
-
-def recipe_of(ckpt):
-    """How the dense network was trained, if the file records it; rewind.py repeats that."""
-    if ckpt["method"] == "magnitude" and ckpt["stage"] == "dense":
-        wanted = ("epochs", "batch_size", "lr", "schedule", "gamma", "momentum", "weight_decay")
-        had = {name: ckpt["args"][name] for name in wanted if name in ckpt["args"]}
-        return had | ({} if had.get("schedule") or "epochs" not in had else {"schedule": milestones(had["epochs"])})
-    return ckpt.get("recipe")
 
 
 def rule_of(args, ckpt, way=""):
@@ -251,50 +140,42 @@ def rule_of(args, ckpt, way=""):
     return rule if before in (None, rule) else f"{before}, then {rule}"
 
 
-def add_rule(parser):
-    """The flags of the rule except --percent; iterative.py has them too."""
+def add_rule(parser, how):
+    """The flags of the rule except --percent, for iterative.py too; how: the parser, or its group for --per-layer."""
     add = parser.add_argument
-    add("--scope", choices=("conv", "conv+linear"), default="conv", help="layers to prune")
-    add("--per-layer", action="store_true", help="prune the same fraction of every layer")
-    add("--criterion", choices=("magnitude", "random"), default="magnitude")
+    add("--scope", choices=("conv", "conv+linear"), default="conv", help="layers to prune (default: conv)")
+    how.add_argument("--per-layer", action="store_true", help="prune the same fraction of every layer, instead of by "
+                     "one threshold")
+    add("--criterion", choices=("magnitude", "random"), default="magnitude", help="random: the control, which keeps as "
+        "many weights of every layer, chosen at random (default: magnitude)")
     add("--faithful", action="store_true", help="prune every |w| up to the (k+1)-th smallest, as the original does: "
         "one weight more, and every tie")
 
 
-def pattern(text):
-    n, m = map(int, text.split(":"))
-    if not 0 < n < m:
-        raise ValueError
-    return text
-
-
-pattern.__name__ = "pattern such as 2:4"
-
-
 def flags():
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
-    amount = parser.add_mutually_exclusive_group()
+    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
+    add = parser.add_argument
+    amount, how = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
+    add("--resume", "--model", metavar="FILE", required=True, help="network to prune")
+    add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
+    add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
     amount.add_argument("--percent", type=cli.fraction, help="fraction of the weights that are zero afterwards "
                         "(default: 0.6)")
-    amount.add_argument("--pattern", type=pattern, metavar="N:M", help="keep the N largest of each M input channels")
+    amount.add_argument("--pattern", type=budget.pattern, metavar="N:M", help="keep the N largest of each M "
+                        "consecutive input channels, at every position of a filter (2:4: some GPUs multiply faster); "
+                        "layers whose inputs are no multiple of M are left whole")
     keep.add_flags(amount, macs=False)
-    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's MACs "
-                        "to keep, counting non-zero weights")
-    add_rule(parser)
+    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction to keep of the dense "
+                        "network's MACs; a weight of a layer with P output positions costs P of them")
+    add_rule(parser, how)
+    how.add_argument("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="score |w| / P^A instead of "
+                     "|w|: at the same MACs more weights are kept, in small layers (default: 0)")
+    how.add_argument("--ratios", metavar="FILE", help="prune each layer by its own fraction, in a csv file with the "
+                     "columns layer,fraction such as sensitivity.py's ratios.csv; others are left whole; with "
+                     "--keep-weights or --keep-macs all fractions times one factor")
     pruning.add_recalibrate(parser)
-    add = parser.add_argument
-    add("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how much to prune of each "
-        "convolution or linear layer")
-    add("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="divide |w| by (output positions of its "
-        "layer)^A (default: 0)")
-    add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
-    add("--resume", "--model", metavar="FILE", required=True, help="network to prune")
-    add("--save", "--save_dir", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
-    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    add("-a", "--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
-    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")
+    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")
     return parser
 
 
@@ -334,8 +215,7 @@ def report(model, masks, all_masks, thresholds, totals):
 def draw(weights, masks, thresholds):
     """The figure. Left: weights of every layer, before and after. Right: the histogram of all weights."""
     figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(11, 4), layout="constrained")
-    layers = {name.removesuffix(".weight"): mask for name, mask in masks.items()}
-    plots.layer_bars(left, layers, "weights", percent=True)
+    plots.layer_bars(left, {name.removesuffix(".weight"): m for name, m in masks.items()}, "weights", percent=True)
     had = torch.cat([w.detach().flatten().cpu() for w in weights.values()]).numpy()
     kept = had[torch.cat([mask.flatten() for mask in masks.values()]).numpy()]
     counts, edges = np.histogram(had, 201)

@@ -40,8 +40,9 @@ from common.device import device_of
 from common.evaluate import evaluate, heading
 from common.files import checkpoint
 from common.models.narrow import silence
+from magnitude.budget import prunable
 from magnitude.networks import network
-from magnitude.prune import choose, prunable, score
+from magnitude.prune import choose, score
 
 FRACTIONS = [k / 10 for k in range(1, 10)]
 
@@ -126,18 +127,14 @@ def draw(curves, whole, unit):
 
 def flags():
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="sensitivity.csv")
+    cli.add_file(parser)
     add = parser.add_argument
-    add("file", metavar="FILE", help="network to analyse, of any method or repository")
     add("--channels", action="store_true", help="remove channels instead of single weights")
     add("--floor", type=cli.nonnegative, default=1.0, metavar="POINTS", help="accuracy that a layer may cost at its "
         "fraction in ratios.csv (default: 1)")
     add("--holdout", type=cli.positive, metavar="N", help="evaluate on the last N training images (default: 1000, "
         "at most half of --subset)")
-    add("--save", help="folder to write to (default: logs/<dataset>-<network>-sensitivity)")
-    add("--overwrite", action="store_true", help="write over an earlier sensitivity.csv")
-    add("-a", "--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
     return parser
 
 

@@ -291,7 +291,7 @@ REFUSALS = [  # script, flags, message
         ("--percent 0.6 --keep-weights 0.3", "--keep-weights: not allowed with"),
         ("--keep-weights 0.005", "are not pruned have"), ("--keep-weights 0", "fraction in"),
         ("--per-layer --keep-macs 0.3", "leave out --per-layer"),
-        ("--per-layer --cost-exponent 0.25", "leave out --per-layer"))],
+        ("--per-layer --cost-exponent 0.25", "--cost-exponent: not allowed with argument --per-layer"))],
     ("magnitude.finetune", "", "--resume FILE"),
     ("magnitude.finetune", "--resume auto", "folder"),
     ("magnitude.finetune", "--model net.pth.tar", "holds no masks"),

@@ -12,9 +12,9 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, data, models
 from common.files import checkpoint
-from magnitude import finetune, iterative, main, prune, rewind
+from magnitude import budget, finetune, iterative, main, prune, rewind
+from magnitude.main import recipe_of
 from magnitude.networks import network
-from magnitude.prune import recipe_of
 
 TRUTH = json.loads(Path(__file__).with_name("ground_truth.json").read_text())
 TINY = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--precision", "fp32"]
@@ -40,7 +40,7 @@ TRUTHS = {arch: TRUTH[f"kesi:{arch}{block}|c10"] for arch, block in (
 def test_the_names_mean_the_original_networks(arch):
     name, cfg = network(arch)
     model, truth = models.sketch(name, **cfg), TRUTHS[arch]
-    assert sum(w.numel() for w in prune.prunable(model).values()) == truth["conv_weights"]
+    assert sum(w.numel() for w in budget.prunable(model).values()) == truth["conv_weights"]
     assert "params" not in truth or sum(p.numel() for p in model.parameters()) == truth["params"]
 
 
@@ -209,7 +209,7 @@ def test_a_round_comes_from_the_network_that_has_its_weights_under_its_masks():
 def sparse_checkpoint(percent=0.9, depth=20):
     torch.manual_seed(0)
     model = models.build("resnet", depth=depth, shortcut="pad")
-    weights = prune.prunable(model)
+    weights = budget.prunable(model)
     masks, _ = prune.choose({n: prune.score(w) for n, w in weights.items()}, percent)
     finetune.apply(masks, weights)
     return checkpoint.of(model, "magnitude", "pruned", "shapes10", masks=masks)
@@ -402,7 +402,7 @@ def test_pruning_step_by_step_never_brings_a_weight_back(trained, tmp_path):
 
 def test_keep_weights_counts_what_is_not_zero_in_the_layers_out_of_scope(tmp_path):
     model = models.build("lenet5")
-    weights = prune.prunable(model, "conv+linear")
+    weights = budget.prunable(model, "conv+linear")
     masks = {name: torch.rand_like(w) < 0.05 for name, w in weights.items() if name.startswith("fc")}
     with torch.no_grad():
         for name, mask in masks.items():
@@ -435,18 +435,18 @@ def test_macs_are_kept_by_score_with_their_cost_by_hand(monkeypatch):
     model.b.weight.copy_(torch.tensor([4.5, 3.5, 2.5, 1.5, 0.9, 0.8, 0.7, 0]).view(2, 4, 1, 1))
     count = compute_flops.count
     monkeypatch.setattr(compute_flops, "count", lambda model: count(model, (2, 4, 4)))
-    monkeypatch.setattr(prune.keep, "dense_total", lambda ckpt, model: count(model, (2, 4, 4)).total)
-    positions, weights = {"a.weight": 16, "b.weight": 4}, prune.prunable(model)
+    monkeypatch.setattr(compute_flops, "dense_total", lambda ckpt, model: count(model, (2, 4, 4)).total)
+    positions, weights = {"a.weight": 16, "b.weight": 4}, budget.prunable(model)
     for exponent, fraction, a, b in (                        # a and b: how many of the largest are kept
             (0, 0.5, 4, 1),                                  # 4 * 16 + 1 * 4 = 68 MACs of 160; one more is 84
             (1, 0.5, 4, 4),                                  # 5 / 16 > 0.9 / 4: exactly 80 MACs
             (1, 1.0, 8, 8)):
         scores = {name: prune.score(w, divisor=positions[name] ** exponent) for name, w in weights.items()}
-        percent = prune.percent_of_macs(fraction, None, model, scores, positions)
+        percent = budget.percent_of_macs(fraction, None, model, scores, positions)
         masks, _ = prune.choose(scores, percent)
         assert [m.flatten().int().tolist() for m in masks.values()] == [[1] * n + [0] * (8 - n) for n in (a, b)]
     with pytest.raises(UserError, match="--keep-macs 0.01 would leave no weight: 0 of the 2 MACs"):
-        prune.percent_of_macs(0.01, None, model, scores, positions)
+        budget.percent_of_macs(0.01, None, model, scores, positions)
 
 
 def test_keep_macs_leaves_that_many_and_more_weights_with_a_cost_exponent(trained, tmp_path):
@@ -541,7 +541,7 @@ def test_defaults_are_the_originals():
     assert (args.epochs, args.batch_size, args.lr, args.schedule, args.momentum, args.weight_decay) == (
         40, 64, 0.001, [], 0.9, 1e-4)
     args = prune.parse(["--resume", "dense.pth.tar"])
-    prune.settle(args)
+    budget.settle(args)
     assert args.percent == iterative.parse(["--model", "x"]).percent == 0.6
 
 
@@ -738,7 +738,7 @@ def test_chaining_after_slimming(tmp_path):
         before = checkpoint.load(tmp_path / kind / "pruned.pth.tar")
         pruned = cut(tmp_path / kind / "pruned.pth.tar", tmp_path / kind / "magnitude", "--percent", "0.5")
         assert pruned["cfg"] == before["cfg"] and pruned["dense"] == before["dense"]
-        convs = set(prune.prunable(checkpoint.to_model(pruned)))
+        convs = set(budget.prunable(checkpoint.to_model(pruned)))
         assert set(pruned["masks"]) == convs | set(before.get("masks", {}))
         tuned = tune(tmp_path / kind / "magnitude/pruned.pth.tar", tmp_path / kind / "f", "--epochs", 1, "--lr", 0.1)
         for name, mask in pruned["masks"].items():
@@ -761,7 +761,7 @@ def test_files_of_the_original_repositories(tmp_path):
     ours = cut(tmp_path / "dense.pth.tar", tmp_path / "a", *names)
     weights = torch.cat([m.weight.detach().abs().flatten() for m in model.modules() if isinstance(m, nn.Conv2d)])
     threshold = weights.sort().values[int(len(weights) * 0.3)]
-    expected = {n: w.detach() * (w.detach().abs() > threshold) for n, w in prune.prunable(model).items()}
+    expected = {n: w.detach() * (w.detach().abs() > threshold) for n, w in budget.prunable(model).items()}
     assert same({n: ours["state_dict"][n] for n in expected}, expected)
     torch.save({**theirs, "state_dict": {**model.state_dict(), **expected}}, tmp_path / "pruned.pth.tar")
     again = cut(tmp_path / "pruned.pth.tar", tmp_path / "b", *names)
