@@ -15,10 +15,7 @@ from hoyer import launchers
 
 
 def main(argv=None):
-    parser = launchers.training_flags(__doc__, ("none",))
-    launchers.cifar_flags(parser)
-    parser.add_argument("-e", "--evaluate", action="store_true", help="only evaluate --model or --resume")
-    launchers.train_cifar(parser.parse_args(argv))
+    launchers.train_cifar(__doc__, argv, ("none",))
 
 
 if __name__ == "__main__":

@@ -17,10 +17,7 @@ PENALTIES = ("none", "group-lasso", "group-hoyer", "group-hs")           # --reg
 
 
 def main(argv=None):
-    parser = launchers.training_flags(__doc__, PENALTIES)
-    launchers.cifar_flags(parser)
-    parser.add_argument("-e", "--evaluate", action="store_true", help="only evaluate --model or --resume")
-    launchers.train_cifar(parser.parse_args(argv))
+    launchers.train_cifar(__doc__, argv, PENALTIES)
 
 
 if __name__ == "__main__":

@@ -15,9 +15,8 @@ from hoyer import launchers
 
 
 def main(argv=None):
-    parser = launchers.pruning_flags(__doc__, sensitivity=1e-4)
+    parser = launchers.pruning_flags(__doc__, rule="T", sensitivity=1e-4)
     launchers.cifar_flags(parser)
-    parser.set_defaults(rule="T")
     args = parser.parse_args(argv)
     args.save = args.save or str(Path(args.model).parent / f"finetune_{launchers.pruned_name(args)}")
     launchers.prune_and_finetune(args)

@@ -22,9 +22,7 @@ def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("--model", metavar="FILE", required=True, help="pruned or fine-tuned network")
     parser.add_argument("--save", metavar="FILE", help="default: <model>_compact.pth")
-    cli.add_network(parser)
-    parser.add_argument("--arch", help="architecture, if the checkpoint does not record it")
-    parser.add_argument("--depth", type=cli.positive)
+    cli.add_network(parser, cli.RECORDED)
     parser.add_argument("--overwrite", action="store_true", help="write over an earlier file")
     parser.add_argument("--round-to", type=cli.positive, default=1, metavar="N",
                         help="round channels per layer up to a multiple of N, which runs faster")

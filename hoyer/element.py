@@ -17,10 +17,7 @@ PENALTIES = ("none", "l1", "hoyer", "hs", "tl1")             # --reg 0 to 4
 
 
 def main(argv=None):
-    parser = launchers.training_flags(__doc__, PENALTIES)
-    parser.set_defaults(weight_decay=0.0)
-    args = parser.parse_args(argv)
-    launchers.train_lenet(args, "elt", PENALTIES.index(args.reg))
+    launchers.train_lenet(__doc__, argv, "elt", PENALTIES, weight_decay=0.0)
 
 
 if __name__ == "__main__":

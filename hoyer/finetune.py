@@ -25,7 +25,7 @@ from common.compact import compact_masked, compaction_report, sparsity_report
 from common.evaluate import against_record, evaluate
 from common.files import checkpoint
 from common.run import Run
-from common.schedule import check_schedule, epoch_or_word, make_scheduler
+from common.schedule import epoch_or_word, make_scheduler
 from hoyer.networks import network
 
 RECIPES = {  # the original's, by network and pruning rule, for flags that are not given
@@ -37,13 +37,13 @@ RECIPES = {  # the original's, by network and pruning rule, for flags that are n
 
 def add_flags(parser):
     """All flags but --model."""
-    cli.add_flags(parser, seed=12345678)
+    cli.add_flags(parser, seed=12345678, arch=cli.RECORDED)
     add = parser.add_argument
     add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
         "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
-    add("--gamma", type=cli.nonnegative, default=0.1)
-    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam")
-    add("--weight-decay", "--wd", type=cli.nonnegative)
+    add("--gamma", type=cli.nonnegative, default=0.1, help="default: 0.1")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam (default: 0.9)")
+    add("--weight-decay", "--wd", type=cli.nonnegative, help="default: 5e-4; LeNets 1e-4 after --rule V, 0 after T")
     add("--holdout", type=int, default=0, metavar="N", help="hold the last N training images out as a validation set "
         "and report on it instead of on the test set")
 
@@ -70,8 +70,7 @@ def hits(logits, labels):
 
 def finetune(args):
     """Fine-tunes args.model under its masks as args say (those of `parse`), into the folder args.save."""
-    check_schedule(args.schedule)
-    ckpt = checkpoint.load(args.model, network, image_size=args.image_size)
+    ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
     kept = zeros.kept(ckpt, args.keep_zeros, args.dense)     # {parameter: bool}
     if not kept and not args.dense:
         raise UserError(f"{args.model} holds no masks; prune it with prune.py first")

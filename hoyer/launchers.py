@@ -8,6 +8,7 @@ The LeNets' scripts write saves/<name>.pth and keep log, curve and the checkpoin
 """
 import argparse
 import os
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -57,42 +58,45 @@ def cifar_flags(parser):
     add("--gpu-id", dest="device", type=lambda number: f"cuda:{int(number)}", **same)
 
 
-def train_lenet(args, kind, number):
-    """main.train into saves/<kind>_<decay>_<number>, LeNet-5 into saves/cnn/, with the network as a .pth beside."""
+def train_lenet(doc, argv, kind, penalties, weight_decay):
+    """main.train into saves/<kind>_<decay>_<number of --reg>, LeNet-5 into saves/cnn/, with the network as a .pth
+    beside."""
+    parser = training_flags(doc, penalties)
+    parser.set_defaults(weight_decay=weight_decay)
+    args = parser.parse_args(argv)
     args.decay = args.decay if args.reg != "none" else 0.0
     _, arch, _ = main.starting_point(args)
     if not arch.startswith("lenet"):
         raise UserError(f"this script trains the LeNets, --arch mlp and cnn; for a {arch} use cifar_group.py")
-    args.save = args.save or f"saves/{'cnn/' if arch == 'lenet5' else ''}{kind}_{args.decay}_{number}"
+    name = f"{kind}_{args.decay}_{penalties.index(args.reg)}"
+    args.save = args.save or f"saves/{'cnn/' if arch == 'lenet5' else ''}{name}"
     main.train(cli.settings(main, args))
     keep(f"{args.save}/checkpoint.pth.tar", f"{args.save}.pth")
 
 
-def train_cifar(args):
+def train_cifar(doc, argv, penalties):
     """main.train, by default for a resnet; -e only evaluates the given file."""
-    if args.evaluate:
-        return evaluate(args)
-    if args.pretrained is None:
-        args.arch = args.arch or "resnet"
-    main.train(cli.settings(main, args))
-
-
-def evaluate(args):
+    parser = training_flags(doc, penalties)
+    cifar_flags(parser)
+    parser.add_argument("-e", "--evaluate", action="store_true", help="only evaluate --model or --resume")
+    args = parser.parse_args(argv)
+    if not args.evaluate:
+        if args.pretrained is None:
+            args.arch = args.arch or "resnet"
+        return main.train(cli.settings(main, args))
     path = args.pretrained or args.resume
     if path in ("", "auto"):
         raise UserError("-e evaluates a file: give it as --pretrained FILE or --resume FILE")
-
-    def network(arch, depth):
-        return networks.network(arch, depth, **networks.options(args))
-    evaluate_checkpoint(find(path), network, args.arch, args.depth, args.device, args.test_batch_size,
-                        **cli.data_flags(args))
+    evaluate_checkpoint(find(path), partial(networks.network, **networks.options(args)), args.arch, args.depth,
+                        args.device, args.test_batch_size, **cli.data_flags(args))
 
 
-def pruning_flags(doc, sensitivity):
-    """The parser of a script that prunes and fine-tunes; sensitivity: its default."""
+def pruning_flags(doc, rule, sensitivity):
+    """The parser of a script that prunes by this rule, with this sensitivity by default, and fine-tunes."""
     parser = cli.parser(doc)
     finetune.add_flags(parser)
     prune.add_flags(parser, sensitivity)
+    parser.set_defaults(rule=rule)
     parser.add_argument("-e", "--evaluate", action="store_true", help="stop after pruning")
     return parser
 
@@ -134,8 +138,9 @@ def prune_and_finetune(args):
         finetune.finetune(cli.settings(finetune, args, model=pruned))
 
 
-def prune_and_finetune_lenet(args):
+def prune_and_finetune_lenet(doc, argv, rule, sensitivity):
     """Both into <model>_<rule>_<sensitivity>, with the fine-tuned network as a .pth beside; -e only prunes."""
+    args = pruning_flags(doc, rule, sensitivity).parse_args(argv)
     args.save = args.save or f"{stem(find(args.model))}_{args.rule}_{pruned_name(args)}"
     prune_and_finetune(args)
     if not args.evaluate:

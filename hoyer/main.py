@@ -18,6 +18,7 @@ a few seconds on a CPU core. README.md has recipes and results.
 """
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,7 +30,7 @@ from common import UserError, cli, compute_flops, data, models, say, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
-from common.schedule import check_schedule, epoch_or_word, make_scheduler
+from common.schedule import epoch_or_word, make_scheduler
 from hoyer import networks
 from hoyer.regularizers import GROUP, PENALTIES, penalized
 
@@ -46,14 +47,14 @@ def add_flags(parser):
     networks.add_flags(parser)
     zeros.add_flags(parser, keep=False)
     add = parser.add_argument
-    add("--decay", type=cli.nonnegative, default=1e-3, help="coefficient of the penalty")
+    add("--decay", type=cli.nonnegative, default=1e-3, help="coefficient of the penalty (default: 1e-3)")
     add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="start from this network; without FILE "
         "from the LeNet of element.py --reg 0 --decay 0.0 in saves/")
     add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
         "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
-    add("--gamma", type=cli.nonnegative, default=0.1)
-    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam")
-    add("--weight-decay", "--wd", type=cli.nonnegative)
+    add("--gamma", type=cli.nonnegative, default=0.1, help="default: 0.1")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam (default: 0.9)")
+    add("--weight-decay", "--wd", type=cli.nonnegative, help="default: 5e-4; LeNets 1e-4 with group penalties, else 0")
     add("--holdout", type=int, default=0, metavar="N", help="hold the last N training images out as a validation set "
         "and report on it instead of on the test set: for choosing --decay and thresholds")
 
@@ -72,9 +73,7 @@ def parse(argv=None):
 def starting_point(args):
     """(checkpoint to start from or None, arch, cfg)."""
     options = networks.options(args)
-
-    def network(arch, depth):
-        return networks.network(arch, depth, **options)
+    network = partial(networks.network, **options)
     if args.pretrained is None:
         return None, *network(args.arch or "mlp", args.depth)
     path = networks.find(args.pretrained or f"saves/{'cnn/' if args.arch == 'cnn' else ''}elt_0.0_0.pth")
@@ -106,7 +105,6 @@ def accuracy_line(result, dataset, args):
 
 def train(args):
     """Trains as args say (those of `parse`) into the folder args.save."""
-    check_schedule(args.schedule)
     args.decay = args.decay if args.reg != "none" else 0.0
     ckpt, arch, cfg = starting_point(args)
     lenet = arch.startswith("lenet")

@@ -14,9 +14,7 @@ from hoyer import launchers
 
 
 def main(argv=None):
-    parser = launchers.pruning_flags(__doc__, sensitivity=0.001)
-    parser.set_defaults(rule="T")
-    launchers.prune_and_finetune_lenet(parser.parse_args(argv))
+    launchers.prune_and_finetune_lenet(__doc__, argv, rule="T", sensitivity=0.001)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,6 @@ entries are pruned even after training with a group penalty, which has made whol
                             t; tensors of one dimension are not pruned
     --granularity channel   prune a channel inside a block, with the filter that makes it and the weights that read it,
                             if the root mean square of either is below t; channels of residual streams are kept
-    --ratios FILE           with --granularity channel, instead of --sensitivity: remove of each layer its own fraction,
-                            in a file such as the ratios.csv that magnitude/sensitivity.py --channels writes; with
-                            --keep-weights or --keep-macs all times one factor
-    --keep-weights 0.1      instead of --sensitivity: fraction of the weights to keep
-    --keep-macs 0.5         fraction of the MACs to keep, after empty channels are removed; the threshold is printed
-    --criterion random      the control: as many entries of every tensor, chosen at random
-    --recalibrate 1000      recompute the batch norms' statistics on so many training images
 
 The network keeps its shape; the masks are stored with it in pruned.pth.tar, and finetune.py keeps the zeros. The
 original's sparsity report and the compacted network's size are printed and written to prune.txt; prune.png shows the
@@ -213,28 +206,28 @@ def add_flags(parser, sensitivity=None):
     """The flags that say what to prune, and how; returns the group of those that exclude --sensitivity."""
     add, amount = parser.add_argument, parser.add_mutually_exclusive_group()
     add("--model", metavar="FILE", required=True, help="trained network, with or without its suffix")
-    add("-a", "--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=cli.positive)
     amount.add_argument("--sensitivity", type=cli.nonnegative, default=sensitivity, help="threshold, or its ratio to "
-                        "the standard deviation")
-    add("--granularity", choices=("element", "group", "channel"), default="element")
-    add("--criterion", choices=("magnitude", "random"), default="magnitude")
+                        "the standard deviation" + (f" (default: {sensitivity:g})" if sensitivity else ""))
+    add("--granularity", choices=("element", "group", "channel"), default="element", help="what to prune: single "
+        "weights, filters and input channels, or channels inside blocks (default: element)")
+    add("--criterion", choices=("magnitude", "random"), default="magnitude", help="random: the control, which prunes "
+        "as many entries of every tensor, chosen at random (default: magnitude)")
     return amount
 
 
 def flags():
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
     keep.add_flags(add_flags(parser))
     pruning.add_recalibrate(parser)
     add = parser.add_argument
-    add("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how many channels of each layer to "
-        "remove, with --granularity channel")
-    add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation")
-    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")
+    add("--ratios", metavar="FILE", help="with --granularity channel, instead of --sensitivity: remove of each layer "
+        "its own fraction, in a csv file with the columns layer,fraction such as the ratios.csv of "
+        "magnitude/sensitivity.py --channels; with --keep-weights or --keep-macs all times one factor")
+    add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation "
+        "(default: T)")
+    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")
     add("--holdout", type=int, default=0, metavar="N", help="report on the last N training images")
-    add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
-    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
     return parser
 
 

@@ -17,10 +17,7 @@ PENALTIES = ("none", "group-lasso", "group-hs")              # --reg 0 to 2
 
 
 def main(argv=None):
-    parser = launchers.training_flags(__doc__, PENALTIES)
-    parser.set_defaults(weight_decay=1e-4)
-    args = parser.parse_args(argv)
-    launchers.train_lenet(args, "str", PENALTIES.index(args.reg))
+    launchers.train_lenet(__doc__, argv, "str", PENALTIES, weight_decay=1e-4)
 
 
 if __name__ == "__main__":

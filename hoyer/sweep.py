@@ -32,7 +32,7 @@ from common import UserError, cli, compute_flops, data, plots
 from common.device import command
 from common.evaluate import evaluate
 from common.files import checkpoint
-from common.schedule import check_schedule, epoch_or_word
+from common.schedule import epoch_or_word
 from hoyer import finetune, prune
 from hoyer import main as training
 from hoyer.launchers import prune_once
@@ -53,18 +53,19 @@ def parse(argv=None):
     add("--decays", nargs="+", type=cli.nonnegative, metavar="D", help="coefficients (default: three for each penalty)")
     add("--sensitivities", nargs="+", type=cli.nonnegative, default=[1e-3, 1e-2, 3e-2, 6e-2], metavar="T",
         help="thresholds")
-    add("--granularity", choices=("element", "group"), default="element")
-    add("--epochs", type=cli.positive, default=250)
+    add("--granularity", choices=("element", "group"), default="element", help="as prune.py's (default: element)")
+    add("--epochs", type=cli.positive, default=250, help="epochs of each training (default: 250)")
     add("--wd", type=cli.nonnegative, help="weight decay of the sparse training (default: main.py's)")
-    add("--tune-epochs", type=cli.positive, default=100)
-    add("--tune-lr", type=cli.nonnegative, default=1e-3)
+    add("--tune-epochs", type=cli.positive, default=100, help="epochs of each fine-tuning (default: 100)")
+    add("--tune-lr", type=cli.nonnegative, default=1e-3, help="learning rate of the fine-tuning (default: 1e-3)")
     add("--tune-wd", type=cli.nonnegative, help="weight decay of the fine-tuning (default: finetune.py's)")
     add("--schedule", nargs="+", type=epoch_or_word, default=["cosine"], help="as main.py's, for both (default: "
         "cosine)")
-    add("--seed", type=cli.seed_number, default=12345678)
-    add("--holdout", type=cli.positive, default=5000, metavar="N")
-    add("--pretrained", metavar="FILE", help="a dense network to start from, trained with the same --holdout (default: "
-        "one is trained)")
+    add("--seed", type=cli.seed_number, default=12345678, help="random seed (default: 12345678)")
+    add("--holdout", type=cli.positive, default=5000, metavar="N", help="validation images: the last N of training "
+        "(default: 5000)")
+    add("--pretrained", "--model", metavar="FILE", help="a dense network to start from, trained with the same "
+        "--holdout (default: one is trained)")
     add("--iterate", action="store_true", help="start each threshold from the network of the one before")
     add("--target", type=float, metavar="PERCENT", help="accuracy on the validation set of the networks to choose")
     add("--refit", metavar="FILE", help="dense network trained on all images; train the chosen networks again from it "
@@ -78,7 +79,6 @@ def main(argv=None):
     args.save = str(Path(args.save))                         # without a trailing slash
     if int(os.environ.get("WORLD_SIZE", 1)) > 1:
         raise UserError("a sweep is one process; start it without torchrun")
-    check_schedule(args.schedule)
     if args.refit and args.target is None:
         raise UserError("--refit retrains the networks that --target PERCENT chooses; add --target")
     rows, dense = earlier(args), args.pretrained or f"{args.save}/dense/checkpoint.pth.tar"
@@ -227,10 +227,7 @@ def test_once(args, path, name, epochs=None, facts=None, settings=None):
 
 def write(args, rows):
     """sweep.csv and sweep.png of all rows so far."""
-    with open(Path(args.save) / "sweep.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    plots.write_log(Path(args.save) / "sweep.csv", rows)
     plt = plots.pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
     for axis, column, label in zip(axes, ("weights_left", "macs_left"),
