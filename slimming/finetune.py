@@ -30,18 +30,15 @@ from slimming.networks import network
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
+    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, arch=cli.RECORDED)
     add = parser.add_argument
-    add("--refine", "--model", dest="refine", metavar="FILE", required=True, help="the pruned network: pruned.pth.tar "
-        "of prune.py")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
+    add("--refine", "--model", metavar="FILE", required=True, help="the pruned network: pruned.pth.tar of prune.py")
     zeros.add_flags(parser)
     teacher.add_flags(parser)
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4)")
-    add("--momentum", type=cli.nonnegative, default=0.9)
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--momentum", type=cli.nonnegative, default=0.9, help="default: 0.9")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="default: 1e-4")
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
         "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in main.py")

@@ -35,19 +35,19 @@ from slimming.networks import OPTIONS, network
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, seed=1)
+    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, arch="vgg (default depth 19), resnet (164, preactivation "
+                  "and bottleneck), densenet (40), or another network of common/models, such as resnet18 (default: "
+                  "vgg, or the file's)")
     add = parser.add_argument
-    add("--arch", help="vgg, resnet (preactivation, bottleneck), densenet, or another network of "
-        "common/models, such as resnet18 (default: vgg, or the file's)")
-    add("--depth", type=int, help="default: 19 for vgg, 164 for resnet, 40 for densenet")
     add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
     add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4; paper: 1e-4 for VGG, 1e-5 otherwise)")
-    add("--pretrained", metavar="FILE", help="start from this dense checkpoint, of any method")
-    add("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
+    start = parser.add_mutually_exclusive_group().add_argument
+    start("--pretrained", "--model", metavar="FILE", help="start from this dense checkpoint, of any method")
+    start("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
     zeros.add_flags(parser)
     teacher.add_flags(parser)
-    add("--momentum", type=cli.nonnegative, default=0.9)
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--momentum", type=cli.nonnegative, default=0.9, help="default: 0.9")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="default: 1e-4")
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
         "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
     add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
@@ -57,8 +57,6 @@ def parse(argv=None):
 
 def main(argv=None):
     args = parse(argv)
-    if args.refine and args.pretrained:
-        raise UserError("--refine FILE fine-tunes a pruned network, --pretrained FILE trains a dense one; give one")
     if (args.keep_zeros or args.teacher) and not args.refine:
         raise UserError("--keep-zeros and --teacher are for --refine FILE, which fine-tunes a pruned network")
     teacher.check(args.teacher, args.ltea)

@@ -10,15 +10,6 @@ regardless of its layer. No layer loses all its channels: it keeps the one with 
 so. The narrow network computes the same as the whole one with those gammas and betas at zero. It is written to
 pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of gammas to prune.png.
 
-    --keep-macs 0.5     instead of --percent: fraction of the MACs to keep; the threshold is computed and printed
-    --ratios FILE       remove of each layer its own fraction, in a file such as the ratios.csv that
-                        magnitude/sensitivity.py --channels writes; with --keep-macs all times one factor
-    --criterion random  the control: as many channels, chosen at random
-    --round-to 8        channel counts in multiples of 8, which run faster
-    --streams           residual and dense streams too, by the mean of the gammas that read them (streams.py): faster,
-                        but below the paper's accuracy at the same percentage
-    --recalibrate 1000  recompute the batch norms' statistics on so many training images
-
 mask.py zeroes channels instead of removing them. Takes seconds. Accuracy may fall to chance before fine-tuning
 (finetune.py); that is normal.
 """
@@ -93,13 +84,8 @@ def prune(args):
 
 def add_flags(parser):
     """The flags that mask.py has too."""
-    cli.add_flags(parser, train=False)
-    add = parser.add_argument
-    add("--model", metavar="FILE", required=True, help="the network to prune, after training with -sr")
-    add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
-    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
+    parser.add_argument("--model", metavar="FILE", required=True, help="the network to prune, after training with -sr")
 
 
 def add_rule(parser, amount):
@@ -108,8 +94,9 @@ def add_rule(parser, amount):
                         "[0, 1) (default: 0.5)")
     add = parser.add_argument
     pruning.add_recalibrate(parser)
-    add("--criterion", choices=("gamma", "random"), default="gamma")
-    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random")
+    add("--criterion", choices=("gamma", "random"), default="gamma", help="random: the control, which removes as many "
+        "channels, chosen at random (default: gamma)")
+    add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")
     add("--faithful", action="store_true", help="remove every |gamma| up to the k-th smallest (counted from 0), as in "
         "the original: one channel more, and more with ties")
 
@@ -120,10 +107,14 @@ def parse(argv=None, arch=None):
     amount = parser.add_mutually_exclusive_group()
     keeping.add_flags(amount, weights=False)
     add_rule(parser, amount)
-    parser.add_argument("--round-to", type=cli.positive, default=1, help="round channels per layer to a multiple of N")
-    parser.add_argument("--streams", action="store_true", help="prune residual and dense streams too")
-    parser.add_argument("--ratios", metavar="FILE", help="csv file with the columns layer,fraction: how many channels "
-                        "of each layer to remove")
+    add = parser.add_argument
+    add("--round-to", type=cli.positive, default=1, metavar="N", help="round channels per layer to the nearest "
+        "multiple of N; multiples of 8 run faster")
+    add("--streams", action="store_true", help="prune residual and dense streams too, by the mean of the gammas that "
+        "read them (streams.py): faster, but less accurate than the paper at the same percentage")
+    add("--ratios", metavar="FILE", help="remove of each layer its own fraction, in a csv file with the columns "
+        "layer,fraction such as the ratios.csv of magnitude/sensitivity.py --channels; with --keep-macs all times one "
+        "factor")
     percent = parser.get_default("percent")
     parser.set_defaults(percent=None)
     args = parser.parse_args(argv)
@@ -184,17 +175,12 @@ def report(source, masked, small, keep, how):
                ("FLOPs as thop counts (2 x (MACs + 2 BN))", a.thop_flops, b.thop_flops)]
     lines += [f"{name:40} {x:14,} {y:14,} {100 * y / x:6.1f} %" for name, x, y in figures]
     print(*lines, sep="\n", flush=True)
-    accuracy, top1 = accuracies(source, masked, small)
+    was, zeroed, top1 = (evaluate(model, source.test)["top1"] for model in (source.model, masked, small))
+    accuracy = (f"accuracy on {source.dataset.name}: {was:.2f} % before, {zeroed:.2f} % masked, {top1:.2f} % narrowed; "
+                f"their logits differ by {prove(masked, small):.1e} of the largest")
     print(accuracy)
     return "\n".join([f"Configuration:\n{small.cfg.get('widths')}\nNumber of parameters:\n{b.params}",
                       f"Test accuracy:\n{top1 / 100:.4f}\n", accuracy, *lines]), top1
-
-
-def accuracies(source, masked, small):
-    """A line with the accuracy before and after and the difference of the logits; the last top-1."""
-    top1 = [evaluate(model, source.test)["top1"] for model in (source.model, masked, small)]
-    return (f"accuracy on {source.dataset.name}: {top1[0]:.2f} % before, {top1[1]:.2f} % masked, {top1[2]:.2f} % "
-            f"narrowed; their logits differ by {prove(masked, small):.1e} of the largest"), top1[2]
 
 
 def draw(gammas, keep, threshold):

@@ -206,7 +206,7 @@ REFUSALS = [  # script, flags, message
     ("slimming.main", "--precision fp8", "--precision"),
     ("slimming.main", "--epoch5 1", "--epoch5"),
     ("slimming.main", "--refine none.pth.tar", "no checkpoint none.pth.tar"),
-    ("slimming.main", "--refine net.pth.tar --pretrained net.pth.tar", "give one"),
+    ("slimming.main", "--refine net.pth.tar --pretrained net.pth.tar", "not allowed with argument"),
     *[("slimming.main", f"{start} {flags}", message) for start in ("--arch lenet5", "--refine lenet5.pth.tar")
       for flags, message in (("--s 1e-4", "--s is the coefficient of the penalty; give -sr"),
                              ("--faithful --schedule 2", "--faithful only affects the default milestones"),

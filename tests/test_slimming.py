@@ -425,7 +425,7 @@ def test_a_stopped_prune_says_one_line_and_writes_nothing(tmp_path, monkeypatch,
         raise KeyboardInterrupt
 
     saved(tmp_path / "m.pth.tar", "vgg")
-    monkeypatch.setattr(prune, "accuracies", stop)
+    monkeypatch.setattr(prune, "evaluate", stop)
     with pytest.raises(SystemExit) as end:
         cli.script(lambda: cut(tmp_path / "m.pth.tar", tmp_path / "p"))
     assert end.value.code == 130 and capsys.readouterr().err.count("\n") == 1
