@@ -157,19 +157,17 @@ def quantized_storage(model, bits, legacy=False):
 
 def main(argv=None):
     parser = cli.parser(__doc__)
+    cli.add_file(parser, default=BUNDLED)
+    cli.add_network(parser, cli.RECORDED)
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
-    cli.add_network(parser)
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
     add("--input-bits", type=cli.positive, help="bits of activations and multiplications (default: 16 as published, 32 "
         "by the rules; a quantized file has its own)")
     add("--param-bits", type=cli.positive, help="bits of values in storage, likewise")
-    add("--accumulator-bits", type=cli.positive, default=32)
+    add("--accumulator-bits", type=cli.positive, default=32, help="bits of additions (default: 32)")
     add("--adds", choices=("flat", "tree"), default="flat", help="tree: by --input-bits, not --accumulator-bits")
     add("--sparsity", type=cli.fraction, default=0.0, help="sparsity of the first table, for all layers")
-    add("--thop", action="store_true")
-    add("--legacy-count", action="store_true")
+    add("--thop", action="store_true", help="also print the figure of pytorch-opcounter")
+    add("--legacy-count", action="store_true", help="128,000 weights in the linear layer, as the original counts")
     args = parser.parse_args(argv)
     mult_bits, param_bits = args.input_bits or 16, args.param_bits or 16                 # as published
     if max(mult_bits, param_bits, args.accumulator_bits) > 32:

@@ -28,12 +28,9 @@ from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedul
 
 def flags():
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
+    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, arch=cli.RECORDED)
     add_recipe(parser)
-    add = parser.add_argument
-    add("--model", metavar="FILE", required=True, help="pruned.pth.tar of prune.py")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
+    parser.add_argument("--model", metavar="FILE", required=True, help="pruned.pth.tar of prune.py")
     zeros.add_flags(parser)
     teacher.add_flags(parser)
     return parser

@@ -33,14 +33,13 @@ from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedul
 
 def flags():
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, seed=1)
+    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001,
+                  arch="any network of common/models (default: mobilenetv2, or that of --pretrained)")
     add_recipe(parser)
     add = parser.add_argument
-    add("--arch", help="any network of common/models (default: mobilenetv2, or that of --pretrained)")
-    add("--depth", type=int)
     add("--width", type=float, help="width multiplier of mobilenetv2 (default: 1.3)")
     add("--rew", action="store_true", help="run the reweighted phase, from --pretrained")
-    add("--pretrained", metavar="FILE", help="dense checkpoint of any method, for --rew")
+    add("--pretrained", "--model", metavar="FILE", help="dense checkpoint of any method, for --rew")
     zeros.add_flags(parser)
     add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups, to "
         "penalize")
@@ -83,7 +82,8 @@ def reweighted_schedule(epochs, batches, faithful=False):
 def check(args):
     """UserError for flags that would be ignored."""
     own, given = parse([]), lambda *names: [name for name in names if getattr(args, name) != getattr(own, name)]
-    unused = given("width", "warmup_epochs", "warmup_lr") if args.rew else given("lam", "eps", "sparsity_type")
+    unused = given(*(("width", "warmup_epochs", "warmup_lr") if args.rew else
+                     ("lam", "eps", "sparsity_type", "faithful")))
     if args.rew and args.lr_scheduler == "default":
         unused.append("lr_scheduler")
     if unused:
@@ -104,8 +104,6 @@ def main(argv=None):
 def train(args):
     if args.rew != bool(args.pretrained):
         raise UserError("--rew and --pretrained FILE go together: the second phase starts from a dense network")
-    if args.faithful and not args.rew:
-        raise UserError("--faithful only affects the reweighted phase; give --rew, or leave it out")
     if args.rew:
         ckpt = checkpoint.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
                               args.depth, args.image_size)

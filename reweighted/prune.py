@@ -10,22 +10,6 @@ them:
 The threshold determines how many weights are pruned. The masks are stored beside the weights, and finetune.py keeps the
 zeros. pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png a histogram.
 
-    --threshold 1e-3      another threshold
-    --percentile 0.77     the threshold that prunes this fraction of all these weights (the control: magnitude pruning)
-    --keep-weights 0.1    the threshold that keeps this fraction of the weights of convolutions and linear layers
-    --keep-macs 0.5       with --sparsity-type filter: the threshold that keeps this fraction of the MACs; only filters
-                          inside blocks are pruned, as the others are added to a residual connection
-    --ratio 0.7           prune this fraction of every layer, the smallest weights
-    --ratios FILE         a fraction for each layer, lines "layers.0.conv1,0.7" or, as in the original's file,
-                          "layers.0.conv1.weight: 0.7"; a layer with 0, or without a line, is not pruned. With
-                          --threshold the file only says which layers are pruned, as in the original; with
-                          --keep-weights or --keep-macs all fractions are multiplied by one factor.
-
-    --round-to 8          channel counts in multiples of 8, rounded up, which run faster (filter, column, channel)
-    --sparsity-type filter, column, kernel, channel
-                          prune groups of weights instead of single ones, by their root mean square
-    --recalibrate 1000    recompute the batch norms' statistics on so many training images
-
 After filter, column and channel pruning, a channel that no filter makes or nothing reads is removed: the network is
 narrower and faster. A channel that a residual connection still needs is kept, with zeros. Takes seconds.
 """
@@ -49,7 +33,7 @@ from reweighted import penalties
 from reweighted.networks import network
 from reweighted.testers import describe
 
-RULES = ("percentile", "keep_weights", "keep_macs", "ratio", "ratios")
+RULES = ("keep_weights", "keep_macs", "threshold", "percentile", "ratio", "ratios")      # what chooses weights
 
 
 def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=None, by_threshold=True, quiet=False):
@@ -146,12 +130,10 @@ def prune(args):
 
 def fill_in(args):
     """Sets the original's threshold if no flag chooses weights; UserError if two do."""
-    rules = [name for name in RULES if getattr(args, name) is not None]
-    if args.ratios and (args.ratio is not None or args.percentile is not None):
-        raise UserError(f"--ratios is not allowed with --{rules[0]}: it says how much of each layer is pruned")
-    if rules and rules != ["ratios"] and args.threshold is not None:
-        raise UserError(f"--{rules[0].replace('_', '-')} and --threshold choose weights in two ways; give one")
-    if not rules and args.threshold is None:
+    given = [name for name in RULES if getattr(args, name) is not None]
+    if "ratios" in given and given[0] in ("ratio", "percentile"):
+        raise UserError(f"--ratios is not allowed with --{given[0]}: it says how much of each layer is pruned")
+    if not given:
         args.threshold = 1e-4
 
 
@@ -220,8 +202,7 @@ def narrowed(model, masks, quiet=False, round_to=1):
 
 def rule_of(args):
     """How the weights were chosen, for the ledger: what was asked for, such as 'irregular, threshold 0.0001'."""
-    order = ("keep_weights", "keep_macs", "threshold", "percentile", "ratio", "ratios")
-    name = next(name for name in order if getattr(args, name) is not None)
+    name = next(name for name in RULES if getattr(args, name) is not None)
     value = getattr(args, name)
     value = f"{value}, ratios" if args.ratios and name.startswith("keep") else value
     return f"{args.sparsity_type}, {name} {value:g}" if name == "threshold" else f"{args.sparsity_type}, {name} {value}"
@@ -229,23 +210,25 @@ def rule_of(args):
 
 def flags():
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="network to prune, after main.py --rew")
-    add("--sparsity-type", choices=tuple(penalties.GROUPS), help="default: that of the reweighted phase, or irregular")
-    add("--threshold", type=cli.nonnegative, help="|w|, or root mean square of a group, below which weights are pruned "
-        "(default: 1e-4)")
+    add("--sparsity-type", choices=tuple(penalties.GROUPS), help="irregular: single weights; else groups, by their "
+        "root mean square (default: that of the reweighted phase, or irregular)")
     rules = parser.add_mutually_exclusive_group()
-    rules.add_argument("--percentile", type=cli.fraction, help="fraction to prune of the weights of all convolutions")
+    rules.add_argument("--threshold", type=cli.nonnegative, help="|w|, or root mean square of a group, below which "
+                       "weights are pruned (default: 1e-4)")
+    rules.add_argument("--percentile", type=cli.fraction, help="fraction to prune of the weights of all convolutions: "
+                       "with a dense network the control, magnitude pruning")
     keeping.add_flags(rules)
     rules.add_argument("--ratio", type=cli.fraction, help="fraction to prune of each convolution")
-    add("--ratios", metavar="FILE", help="fractions to prune of each convolution")
+    add("--ratios", metavar="FILE", help="fractions to prune of each convolution, in lines such as "
+        "\"layers.0.conv1,0.7\" or, as in the original's file, \"layers.0.conv1.weight: 0.7\"; a layer with 0, or "
+        "without a line, is not pruned. With --threshold the file only says which layers are pruned, as in the "
+        "original; with --keep-weights or --keep-macs all fractions times one factor")
     pruning.add_recalibrate(parser)
-    add("--round-to", type=cli.positive, default=1, help="round channels per layer up to a multiple of N")
-    add("--save", help="folder to write to (default: logs/<dataset>-<network>-pruned)")
-    add("--overwrite", action="store_true", help="write over an earlier pruned.pth.tar")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
+    add("--round-to", type=cli.positive, default=1, metavar="N", help="round channels per layer up to a multiple of N; "
+        "multiples of 8 run faster (filter, column, channel)")
     return parser
 
 

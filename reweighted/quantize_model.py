@@ -35,11 +35,9 @@ from reweighted.networks import network
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="quantized_model.pth.tar")
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the network to quantize")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
     add("--quant-method", "--quant_method", choices=quantizers.METHODS, default="linear",
         help="linear: scales that are powers of two")
     add("--param-bits", "--param_bits", type=cli.positive, default=8,
@@ -54,8 +52,6 @@ def parse(argv=None):
     add("--drop", type=cli.nonnegative, default=0.5, help="points of accuracy that --search may cost")
     add("--search-images", type=cli.positive, default=2000, help="training images that --search evaluates")
     add("--least-bits", type=cli.positive, default=2, help="fewest bits that --search tries")
-    add("--save", help="folder to write to (default: logs/<dataset>-<network>-quantized)")
-    add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
     return parser.parse_args(argv)
 
 

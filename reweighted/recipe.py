@@ -17,14 +17,16 @@ LENGTH, WARMUP = 300, 5                                      # epochs of each ph
 def add_recipe(parser):
     """The flags of dense training and of masked retraining."""
     add = parser.add_argument
-    add("--optmzr", choices=("adam", "sgd"), default="adam")
-    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of sgd")
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="weight decay of sgd; adam has none")
+    add("--optmzr", choices=("adam", "sgd"), default="adam", help="optimizer (default: adam)")
+    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of sgd (default: 0.9)")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="weight decay of sgd (default: 1e-4); "
+        "adam has none")
     add("--lr-scheduler", choices=("cosine", "onecycle", "default"), default="cosine", help="cosine: by the batch, to "
         "4e-8; onecycle: by the epoch, in every phase; default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, "
         "280 of 300")
-    add("--warmup-epochs", type=int, default=WARMUP, help="epochs of linear warm-up from --warmup-lr; 0 for none")
-    add("--warmup-lr", type=cli.nonnegative, default=1e-4)
+    add("--warmup-epochs", type=int, default=WARMUP, help="epochs of linear warm-up from --warmup-lr; 0 for "
+        f"none (default: {WARMUP})")
+    add("--warmup-lr", type=cli.nonnegative, default=1e-4, help="first learning rate of the warm-up (default: 1e-4)")
     add("--alpha", type=cli.nonnegative, default=0.3, help="alpha of mixup's Beta(alpha, alpha); 0 for none")
     add("--smooth-eps", type=cli.fraction, default=0.1, help="label smoothing; 0 for none")
 

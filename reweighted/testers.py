@@ -106,12 +106,11 @@ def describe(model, masks=None, bits=16, legacy=False):
 
 def main(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED)
+    cli.add_file(parser, default=BUNDLED)
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", default=BUNDLED, help=f"the checkpoint (default: {BUNDLED})")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
-    add("--bits", type=cli.positive, default=16, help="bits of the values in the line on storage")
+    add("--bits", type=cli.positive, default=16, help="bits of the values in the line on storage "
+        "(default: 16)")
     add("--legacy-count", action="store_true", help="128,000 weights in the linear layer, as the original counts")
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file, network, args.arch, args.depth, args.image_size, quantized=True)

@@ -358,10 +358,11 @@ REFUSALS = [  # script, flags, message
     ("reweighted.prune", "", "--model"),
     ("reweighted.prune", "--model lenet300.pth.tar", "no convolution"),
     *[("reweighted.prune", f"--model net.pth.tar {flags}", message) for flags, message in (
-        ("--ratio 0.5 --percentile 0.5", "not allowed with"), ("--ratio 0.5 --threshold 1", "two ways"),
+        ("--ratio 0.5 --percentile 0.5", "not allowed with"), ("--ratio 0.5 --threshold 1", "not allowed with"),
         ("--ratios ratios", "prunes no layer"), ("--round-to 2", "--round-to is for channels"),
         ("--keep-weights 0.5 --sparsity-type filter", "--keep-weights is for --sparsity-type irregular"),
-        ("--keep-weights 0.5 --percentile 0.1", "not allowed with"), ("--keep-macs 0.5 --threshold 0.1", "two ways"),
+        ("--keep-weights 0.5 --percentile 0.1", "not allowed with"),
+        ("--keep-macs 0.5 --threshold 0.1", "--threshold: not allowed with"),
         ("--keep-macs 0.5", "--keep-macs for filter"),
         ("--ratio 0", "error: --ratio 0 prunes no layer"))],
     ("reweighted.finetune", "", "required: --model"),

@@ -26,13 +26,12 @@ NO_EFFECT_WITH_NUMBER = ("--workers", "--log-interval", "--s", "--lr-decay")
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=recipe.LENGTH, batch_size=64, lr=0.001, seed=1)
+    cli.add_flags(parser, epochs=recipe.LENGTH, batch_size=64, lr=0.001,
+                  arch="any network of common/models (default: mobilenetv2, or that of --pretrained)")
     recipe.add_recipe(parser)
     add = parser.add_argument
-    add("--arch", default=None, help="any network of common/models (default: mobilenetv2, or that of --pretrained)")
-    add("--depth", type=int)
     add("--width", type=float, help="width multiplier of mobilenetv2 (default: 1.3)")
-    add("--pretrained", metavar="FILE", help="a dense network of any method")
+    add("--pretrained", "--model", metavar="FILE", help="a dense network of any method")
     zeros.add_flags(parser)
     add("--rew", action="store_true", help="run the reweighted phase alone")
     add("--masked-retrain", action="store_true", help="run pruning and masked retraining alone")
