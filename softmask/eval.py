@@ -26,16 +26,13 @@ RULE = "-" * 80
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED)
     parser.set_defaults(test_batch_size=64)
+    cli.add_file(parser, "--pruned", "--resume")
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", help="the network")
-    add("--pruned", "--model", "--resume", dest="pruned", metavar="FILE", help="the same")
     add("--half", action="store_true", help="evaluate in half precision (bf16), and halve the FLOPs of convolutions")
     add("--nbit", type=cli.positive, default=32, help="bits of a parameter")
     add("--freebie", action="store_true", help="16-bit parameters and halved FLOPs for a network without quantization")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
     add("--per-class", action="store_true", help="print accuracy and number of images of each class")
     return parser.parse_args(argv)
 
@@ -82,13 +79,10 @@ def tallies(model, ckpt, args):
 def main(argv=None):
     refuse_moved(argv)
     args = parse(argv)
-    path = args.file or args.pruned
-    if not path:
-        raise UserError("which network? python eval.py --pruned FILE")
     if args.nbit > 32 or args.freebie and args.nbit != 32:
         raise UserError(f"--nbit {args.nbit}" + (": the freebie is for networks without quantization, of 32 bits"
                                                  if args.freebie else " is more than 32"))
-    ckpt = checkpoint.load(path, network, args.arch, args.depth, args.image_size, quantized=True)
+    ckpt = checkpoint.load(args.file, network, args.arch, args.depth, args.image_size, quantized=True)
     device = device_of(args.device)
     model = checkpoint.to_model(ckpt).to(device)
     printed, rules = tallies(model, ckpt, args)
@@ -96,7 +90,7 @@ def main(argv=None):
 
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     size = models.input_shape(model.arch, model.cfg)
-    dataset = data.for_network(model, path, **cli.data_flags(args))
+    dataset = data.for_network(model, ckpt["path"], **cli.data_flags(args))
     if dataset.shape != size:
         printed, rules = tallies(model, ckpt, args)
         print(printed)

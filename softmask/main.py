@@ -35,23 +35,21 @@ from softmask.networks import network
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=300, batch_size=64, lr=0.01, seed=1)
+    cli.add_flags(parser, epochs=300, batch_size=64, lr=0.01, arch="any network of common/models: resnet20, vgg, "
+                  "preresnet56, ... (default: wideresnet of depth 34, or that of --pretrained)")
     parser.set_defaults(test_batch_size=64)
     add = parser.add_argument
-    add("--arch", help="any network of common/models: resnet20, vgg, preresnet56, ... (default: wideresnet, or that "
-        "of --pretrained)")
-    add("--depth", type=int, help="default: 34 for wideresnet")
     add("--wf", type=cli.positive, help="widen factor of wideresnet (default: 9)")
     add("--d", type=cli.fraction, default=0.0, help="dropout of wideresnet (with --pretrained: the file's)")
-    add("--momentum", type=cli.nonnegative, default=0.9)
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
+    add("--momentum", type=cli.nonnegative, default=0.9, help="default: 0.9")
+    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="default: 1e-4")
     add("--schedule", choices=("constant", "cosine", "onecycle", "swa"), default="constant", help="learning rate "
         "schedule; swa: linearly to --swa-lr between 50 and 90 %% of --swa-start")
     add("--target", type=cli.fraction, help="fraction of the parameters to remove (default: train without masks)")
-    add("--wg", type=cli.nonnegative, default=30.0, help="coefficient of the masks' mean")
-    add("--tw", type=cli.nonnegative, default=10.0, help="coefficient of their variance / mean")
-    add("--wme", type=int, default=50, help="epochs before the penalty on the masks begins")
-    add("--mwd", type=cli.nonnegative, default=5e-4, help="weight decay of m, which pulls masks to 0.5")
+    add("--wg", type=cli.nonnegative, default=30.0, help="coefficient of the masks' mean (default: 30)")
+    add("--tw", type=cli.nonnegative, default=10.0, help="coefficient of their variance / mean (default: 10)")
+    add("--wme", type=int, default=50, help="epochs before the penalty on the masks begins (default: 50)")
+    add("--mwd", type=cli.nonnegative, default=5e-4, help="weight decay of m, which pulls masks to 0.5 (default: 5e-4)")
     add("--pflops", action="store_true", help="--target is a fraction of the FLOPs")
     add("--ftarget", type=cli.fraction, help="additional target: fraction of the FLOPs to remove")
     kind = parser.add_mutually_exclusive_group()
@@ -60,10 +58,10 @@ def parse(argv=None):
     kind.add_argument("--nfp", action="store_true", help="no filter pruning: a mask for every single weight")
     add("--lseps", type=cli.fraction, default=0.0, help="label smoothing")
     add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p")
-    add("--pretrained", metavar="FILE", help="start from this dense checkpoint, of any method")
+    add("--pretrained", "--model", metavar="FILE", help="start from this dense checkpoint, of any method")
     zeros.add_flags(parser, keep=False)
     teacher.add_flags(parser)
-    add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged")
+    add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged (default: 161)")
     add("--swa-lr", type=cli.nonnegative, help="last learning rate of --schedule swa (default: half of --lr)")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
     return parser.parse_args(argv)
@@ -91,15 +89,13 @@ def confidence(logits):
 def check(args):
     """UserError for flags that would be ignored, or contradict one another."""
     own = parse([])
-    needed = dict.fromkeys(("ftarget", "pflops", "stage_masks", "nfp", "wg", "tw", "wme", "mwd"), "target")
-    for name, other in needed.items():
-        if getattr(args, other) is None and getattr(args, name) != getattr(own, name):
-            raise UserError(f"--{name.replace('_', '-')} needs --{other}")
+    for name in ("ftarget", "pflops", "stage_masks", "nfp", "wg", "tw", "wme", "mwd"):
+        if args.target is None and getattr(args, name) != getattr(own, name):
+            raise UserError(f"--{name.replace('_', '-')} needs --target")
     if args.swa_lr is not None and args.schedule != "swa":
         raise UserError("--swa-lr is the last learning rate of --schedule swa")
     if args.pretrained and (args.wf or args.d):
         raise UserError("--pretrained says which network it is; leave out --wf and --d")
-    teacher.check(args.teacher, args.ltea)
 
 
 def main(argv=None):

@@ -2,13 +2,7 @@
 
     python prune.py --model logs/cifar100-wrn_34_9-sparse/checkpoint.pth.tar
 
-    keep a channel  iff  M > 0                 or above another threshold, see below
-
-    --keep-macs 0.5       M > t for the t that keeps this fraction of the MACs; it is computed and printed
-    --keep-weights 0.1    the same fraction of the weights, with single-weight masks (--nfp)
-                          if masks of 1 have to be removed, too, those with the smallest weights are removed first
-    --round-to 8          channel counts in multiples of 8, which run faster, rounded up
-    --recalibrate 1000    recompute the batch norms' statistics on so many training images
+    keep a channel  iff  M > 0                 (with --keep-macs or --keep-weights M > t, for a computed t)
 
 Masks between 0 and 1 remain inside the weights of their channels. The narrow network computes the same as the masked
 one. A residual branch that loses all channels of a layer is removed, and its block becomes the shortcut. main.py ends
@@ -92,7 +86,9 @@ def prune(args):
     text = report(keep, before, after, after.total.nonzeros if masks else after.total.params, target,
                   trained.get("pflops"))
     print(text)
-    accuracy, top1 = accuracies(source, model, small)
+    masked, top1 = (evaluate(m, source.test)["top1"] for m in (model, small))
+    accuracy = (f"accuracy on {source.dataset.name}: {masked:.2f} % masked, {top1:.2f} % pruned; "
+                f"their logits differ by {prove(model, small):.1e} of the largest")
     print(accuracy)
 
     # save
@@ -111,7 +107,8 @@ def flags():
     add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
     keeping.add_flags(parser.add_mutually_exclusive_group())
     pruning.add_recalibrate(parser)
-    add("--round-to", type=cli.positive, default=1, help="round channels per layer up to a multiple of this")
+    add("--round-to", type=cli.positive, default=1, metavar="N", help="round channels per layer up to a multiple of N; "
+        "multiples of 8 run faster")
     add("--save", help="folder to write to (default: that of the file; with --keep-macs or --keep-weights, "
         "logs/DATASET-NETWORK-pruned)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")
@@ -155,13 +152,6 @@ def threshold_for(args, ckpt, model, order):
     above = f"above {found:.6g}" if found < 1 else f"of 1 with weights above {found - 1:.4g} of the largest"
     print(f"masks {above} leave {left(found):.4f} of the {'weights' if single else 'MACs'}")
     return found
-
-
-def accuracies(source, masked, small):
-    """A line with the accuracy of both networks and how far their logits differ; the last top-1."""
-    top1 = [evaluate(model, source.test)["top1"] for model in (masked, small)]
-    return (f"accuracy on {source.dataset.name}: {top1[0]:.2f} % masked, {top1[1]:.2f} % pruned; "
-            f"their logits differ by {prove(masked, small):.1e} of the largest"), top1[1]
 
 
 def report(keep, before, after, left, target=None, flops=False):
