@@ -1,5 +1,7 @@
 """The rooms of the repository: what may import what, and what a script does not load before it needs it."""
+import argparse
 import ast
+import importlib
 import subprocess
 import sys
 
@@ -86,6 +88,23 @@ def test_every_script_puts_the_repository_in_front_of_its_imports(monkeypatch):
         for node in body[:last]:
             assert not isinstance(node, ast.ImportFrom) or node.module.partition(".")[0] not in ROOMS, path
     assert len(scripts) > 40
+
+
+def test_every_script_of_a_method_takes_its_input_as_model_and_explains_its_flags(monkeypatch):
+    asked = []
+    monkeypatch.setattr(argparse.ArgumentParser, "print_help", lambda parser, file=None: asked.append(parser))
+    scripts = [path.relative_to(ROOT) for path in FILES if path.relative_to(ROOT).parts[0] in METHODS
+               and "def main(argv=None)" in path.read_text()]
+    for script in scripts:
+        with pytest.raises(SystemExit):
+            importlib.import_module(".".join(script.with_suffix("").parts)).main(["--help"])
+        flags = {name: action for action in asked.pop()._actions for name in action.option_strings}
+        assert "--model" in flags, script
+        for name in {"--epochs", "--batch-size", "--lr", "--seed", "--criterion"} & flags.keys():
+            assert flags[name].help, f"{script} {name}"
+        if default := getattr(flags.get("--epochs"), "default", None):
+            assert f"default: {default})" in flags["--epochs"].help, script
+    assert len(scripts) > 30
 
 
 def test_checkpoints_are_loaded_without_running_code():
