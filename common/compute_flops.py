@@ -35,9 +35,7 @@ def table(counted, before=None):
 def main(argv=None):
     parser = cli.parser(__doc__)
     parser.add_argument("file", help="a checkpoint of this repository")
-    cli.add_network(parser)
-    parser.add_argument("--arch", help="architecture, if the checkpoint does not record it")
-    parser.add_argument("--depth", type=int)
+    cli.add_network(parser, cli.RECORDED)
     parser.add_argument("--image-size", type=cli.positive, help="side of the images it is counted for")
     args = parser.parse_args(argv)
     ckpt = checkpoint.load(args.file, models.any_network, args.arch, args.depth, args.image_size, quantized=True)

@@ -87,18 +87,13 @@ def evaluate_file(argv, description, network):
     """
     refuse_moved(argv)
     parser = cli.parser(description)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED)
+    cli.add_file(parser, "--pruned", "--resume")
     add = parser.add_argument
-    add("file", nargs="?", metavar="FILE", help="the checkpoint")
-    add("--model", "--pruned", "--resume", dest="named", metavar="FILE", help="the same")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
     add("--half", action="store_true", help="evaluate in half precision (bf16) instead of fp32")
     add("--per-class", action="store_true", help="print accuracy and number of images of each class")
     args = parser.parse_args(argv)
-    if not (args.file or args.named):
-        raise UserError("which checkpoint? python eval.py FILE")
-    return evaluate_checkpoint(args.file or args.named, network, args.arch, args.depth, args.device,
+    return evaluate_checkpoint(args.file, network, args.arch, args.depth, args.device,
                                args.test_batch_size, args.half, args.per_class, **cli.data_flags(args))
 
 

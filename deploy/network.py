@@ -9,9 +9,7 @@ def parser(doc):
     """An argument parser with FILE and the flags for loading it."""
     made = cli.parser(doc)
     made.add_argument("file", metavar="FILE", help="checkpoint of any method")
-    made.add_argument("--arch", help="architecture, if the checkpoint does not record it")
-    made.add_argument("--depth", type=int)
-    cli.add_flags(made, train=False)
+    cli.add_flags(made, train=False, arch=cli.RECORDED)
     return made
 
 

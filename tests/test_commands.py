@@ -230,7 +230,7 @@ REFUSALS = [  # script, flags, message
     *[(f"slimming.{script}", "--model lenet300.pth.tar", "has no batch norm")
       for script in ("prune", "mask", "compact")],
     ("slimming.compact", "--model vgg.pth.tar", "holds no masks of channels; give a network that mask.py pruned"),
-    ("slimming.eval", "", "which checkpoint"),
+    ("slimming.eval", "", "FILE --model.* is required"),
     ("slimming.eval", "none.pth.tar", "no checkpoint none.pth.tar"),
     ("slimming.eval", "code.pth.tar", "code.pth.tar .*run code"),
     ("slimming.eval", "net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
