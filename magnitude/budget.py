@@ -2,7 +2,36 @@
 import torch
 from torch import nn
 
-from common import UserError, compute_flops, keep
+from common import UserError, cli, compute_flops, keep
+
+
+def add_flags(parser):
+    """The flags for how much to prune; returns the group of those that exclude --per-layer."""
+    amount, how = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
+    amount.add_argument("--percent", type=cli.fraction, help="fraction of the weights that are zero afterwards "
+                        "(default: 0.6)")
+    amount.add_argument("--pattern", type=pattern, metavar="N:M", help="keep the N largest of each M consecutive input "
+                        "channels, at every position of a filter (2:4: some GPUs multiply faster); layers whose inputs "
+                        "are no multiple of M are left whole")
+    keep.add_flags(amount, macs=False)
+    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction to keep of the dense "
+                        "network's MACs; a weight of a layer with P output positions costs P of them")
+    how.add_argument("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="score |w| / P^A instead of "
+                     "|w|: at the same MACs more weights are kept, in small layers (default: 0)")
+    how.add_argument("--ratios", metavar="FILE", help="prune each layer by its own fraction, in a csv file with the "
+                     "columns layer,fraction such as sensitivity.py's ratios.csv; others are left whole; with "
+                     "--keep-weights or --keep-macs all fractions times one factor")
+    return how
+
+
+def pattern(text):
+    n, m = map(int, text.split(":"))
+    if not 0 < n < m:
+        raise ValueError
+    return text
+
+
+pattern.__name__ = "pattern such as 2:4"
 
 
 def settle(args):
@@ -18,16 +47,6 @@ def settle(args):
                                 "layer is pruned")
     if args.percent is None and not (args.ratios or args.pattern):
         args.percent = 0.6
-
-
-def pattern(text):
-    n, m = map(int, text.split(":"))
-    if not 0 < n < m:
-        raise ValueError
-    return text
-
-
-pattern.__name__ = "pattern such as 2:4"
 
 
 def prunable(model, scope="conv"):

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-from common import cli, compute_flops, keep, plots, pruning
+from common import cli, compute_flops, plots, pruning
 from common.evaluate import evaluate
 from magnitude import budget
 from magnitude.main import recipe_of
@@ -156,24 +156,10 @@ def flags():
     parser = cli.parser(__doc__)
     cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
     add = parser.add_argument
-    amount, how = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     add("--resume", "--model", metavar="FILE", required=True, help="network to prune")
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
-    amount.add_argument("--percent", type=cli.fraction, help="fraction of the weights that are zero afterwards "
-                        "(default: 0.6)")
-    amount.add_argument("--pattern", type=budget.pattern, metavar="N:M", help="keep the N largest of each M "
-                        "consecutive input channels, at every position of a filter (2:4: some GPUs multiply faster); "
-                        "layers whose inputs are no multiple of M are left whole")
-    keep.add_flags(amount, macs=False)
-    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction to keep of the dense "
-                        "network's MACs; a weight of a layer with P output positions costs P of them")
-    add_rule(parser, how)
-    how.add_argument("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="score |w| / P^A instead of "
-                     "|w|: at the same MACs more weights are kept, in small layers (default: 0)")
-    how.add_argument("--ratios", metavar="FILE", help="prune each layer by its own fraction, in a csv file with the "
-                     "columns layer,fraction such as sensitivity.py's ratios.csv; others are left whole; with "
-                     "--keep-weights or --keep-macs all fractions times one factor")
+    add_rule(parser, budget.add_flags(parser))
     pruning.add_recalibrate(parser)
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")
     return parser

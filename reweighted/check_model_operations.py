@@ -132,15 +132,6 @@ def thop(model, batch=2):
     return batch * total
 
 
-def bits_of(ckpt, args, model):
-    """({tensor: bits}, bits of activations) of the file; if it is not quantized those of the flags, else 32."""
-    at = max((entry["bits"] for entry in (ckpt.get("activations") or {}).values()), default=None)
-    if ckpt.get("quant"):
-        return {name: entry["bits"] for name, entry in ckpt["quant"].items()}, at or 32
-    floats = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
-    return dict.fromkeys(floats, args.param_bits or 32), at or args.input_bits or 32
-
-
 def quantized_storage(model, bits, legacy=False):
     """Words of 32 bits of a quantized network as the original counts them: non-zero weights, and the batch norm after
     them, at the bits of their layer."""
@@ -195,14 +186,16 @@ def main(argv=None):
               f"that it is near {(mults + adds) / 1e6:.2f}M is chance")
 
     # the network of the file
-    bits, at = bits_of(ckpt, args, model)
-    rows = scores.operations(model)
-    masks = ckpt.get("masks")
+    quant, masks, rows = ckpt.get("quant") or {}, ckpt.get("masks"), scores.operations(model)
+    floats = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
+    bits = {name: entry["bits"] for name, entry in quant.items()} or dict.fromkeys(floats, args.param_bits or 32)
+    at = max((entry["bits"] for entry in (ckpt.get("activations") or {}).values()),
+             default=32 if quant else args.input_bits or 32)
     print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
     print(table(true(model, rows, bits, at), 32, add_bits))
     t = totals(model, args.legacy_count)
-    storage = quantized_storage(model, bits, args.legacy_count) if ckpt.get("quant") else t.storage(param_bits)
-    counted = (scores.of_checkpoint(ckpt, model, rows, add_bits) if ckpt.get("quant") else
+    storage = quantized_storage(model, bits, args.legacy_count) if quant else t.storage(param_bits)
+    counted = (scores.of_checkpoint(ckpt, model, rows, add_bits) if quant else
                scores.rules(model, masks, bits, at, add_bits, rows=rows))
     print(f"\nThe total number of parameters is {t.weights + t.norms:,}. Among them, there are "
           f"{t.weights - t.nonzeros:,} zero parameters and {t.nonzeros + t.norms:,} non-zero parameters.")
