@@ -273,7 +273,7 @@ REFUSALS = [  # script, flags, message
       for schedule in ("soon", "cosine 5")],
     ("hoyer.sweep", "--regs none", "invalid choice"),
     ("hoyer.sweep", "--decays -1", "number from 0 up"),
-    ("hoyer.sweep", "--schedule cosine 3", "not both"),
+    ("hoyer.sweep", "--schedule cosine 3 --holdout 5", "not both"),
     ("hoyer.sweep", "--refit x", "--target PERCENT"),
     ("hoyer.sweep", "--pretrained nowhere", "nowhere"),
 
