@@ -61,7 +61,8 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
     add("--mean", type=numbers, help="mean to normalize images by, one number per channel of pixels in [0, 1]: "
         "0.49,0.48,0.45 (default: what the network was trained with, else the data set's)")
     add("--std", type=numbers, help="standard deviation to normalize images by, in the same form")
-    add("--test-batch-size", type=positive, default=256, help="test images per batch")
+    add("--test-batch-size", type=positive, default=256,
+        help="test images per batch (default: %(default)s)")
     add("--subset", type=positive, help="this many training and test images, classes balanced (a trial run)")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
     if train or writes:
