@@ -104,30 +104,24 @@ def main(argv=None):
 def train(args):
     if args.rew != bool(args.pretrained):
         raise UserError("--rew and --pretrained FILE go together: the second phase starts from a dense network")
+    start = None
     if args.rew:
-        ckpt = checkpoint.load(args.pretrained, lambda arch, depth: network(arch, depth, args.width), args.arch,
-                              args.depth, args.image_size)
-        args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
+        start = checkpoint.load(args.pretrained, network, args.arch, args.depth, args.image_size)
+        start["masks"] = zeros.kept(start, args.keep_zeros, args.dense)
         if args.lam is None:                                 # fewer steps need a larger lambda
             args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
-        ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense)
-        dataset = data.for_arch(ckpt["arch"], ckpt["cfg"], start=ckpt, **cli.data_flags(args))
-        torch.manual_seed(args.seed)
-        ckpt = checkpoint.to_classes(ckpt, dataset)
-        model, masks = checkpoint.to_model(ckpt), ckpt["masks"]
-        data.adapt(model, dataset, args.pretrained)
-        dense = ckpt["dense"] or compute_flops.summary(model)
-    else:
-        args.dataset = args.dataset or "cifar100"
-        arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)
-        dataset = data.for_arch(arch, cfg, **cli.data_flags(args))
-        torch.manual_seed(args.seed)
-        model, masks = models.build(arch, num_classes=dataset.num_classes, **cfg), {}
-        dense = compute_flops.summary(model)
-        data.adapt(model, dataset, args.arch or "mobilenetv2")
+    args.dataset = args.dataset or (checkpoint.dataset_of(start) if start else "cifar100")
+    arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "mobilenetv2", args.depth, args.width)
+
+    # data and network
+    dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     recipe.check(args, dataset.num_classes)
+    torch.manual_seed(args.seed)
+    start = start and checkpoint.to_classes(start, dataset)
+    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
+    data.adapt(model, dataset, args.pretrained or args.arch or "mobilenetv2")
     run = Run("reweighted", "sparse" if args.rew else "dense", models.name(model.arch, model.cfg),
-              dense, **vars(args))
+              start and start["dense"] or compute_flops.summary(model), **vars(args))
     model = run.place(model)
     run.describe(model)
     if not args.rew:
@@ -139,7 +133,7 @@ def train(args):
     if args.rew and not weights:
         raise UserError(f"{args.pretrained}: a {model.arch} has no convolution, and the penalty acts on their weights")
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in masks.items()}
+    masks = {name: mask.to(run.device) for name, mask in (start or {}).get("masks", {}).items()}
     optimizer = make_optimizer(args, model)
     if args.rew and args.lr_scheduler != "onecycle":
         factor = reweighted_schedule(args.epochs, len(train), args.faithful)

@@ -1,5 +1,6 @@
 """A folder of images of any size trains, prunes and is evaluated; what is odd in it is passed over or named."""
 import csv
+import importlib
 import os
 import struct
 import sys
@@ -371,6 +372,18 @@ def test_arrays_of_another_size_are_counted_so_and_one_size_is_refused(tmp_path)
     np.savez(tmp_path / "small.npz", **small)
     with pytest.raises(UserError, match="images of 8 x 8, too small for a vgg"):
         data.for_network(models.build("vgg", depth=11, num_classes=3), "f.pth", str(tmp_path / "small.npz"))
+
+
+@pytest.mark.parametrize("method", ["magnitude", "hoyer", "slimming", "softmask", "reweighted"])
+def test_a_dense_network_is_recorded_with_its_cost_at_the_size_it_is_trained_on(method, tmp_path):
+    x, y = np.zeros((6, 40, 40, 3), np.uint8), np.arange(6) % 3
+    np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
+    importlib.import_module(f"{method}.main").main([
+        "--dataset", str(tmp_path / "set.npz"), "--arch", "resnet20", "--epochs", "1", "--batch-size", "3", "--device",
+        "cpu", "--precision", "fp32", "--save", str(tmp_path / "run")])
+    ckpt = checkpoint.load(tmp_path / "run/checkpoint.pth.tar")
+    assert ckpt["cfg"]["image_size"] == 40
+    assert ckpt["dense"]["macs"] == compute_flops.count(checkpoint.to_model(ckpt)).total.macs
 
 
 def test_the_size_survives_narrowing_and_the_file(tmp_path):
