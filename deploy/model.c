@@ -1,74 +1,103 @@
-/* HEAD */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-/* the processor's widest vector; a wider one would be kept in memory */
-#ifdef __AVX512F__
+#ifdef __AVX512F__                 /* floats in the processor's widest vector: a wider one would be kept in memory */
 #define LANES 16
 #elif defined __AVX__
 #define LANES 8
 #else
 #define LANES 4
 #endif
-typedef float lanes __attribute__((vector_size(4 * LANES)));
-typedef int ints __attribute__((vector_size(4 * LANES)));
-typedef struct { int shift; float weight; } tap;
+#if LANES > 8                      /* the same, where rows are of eight floats */
+#define NARROW 8
+#else
+#define NARROW LANES
+#endif
+enum { MOST = LANES == 16 ? 16 : 12 };                           /* vectors of sums that the registers hold */
+
+#ifdef __clang__
+#define SHUFFLE(a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(a, b, ...) __builtin_shuffle(a, b, (ints){__VA_ARGS__})
+#endif
+#define RIGHT_4 3, 4, 5, 6
+#define RIGHT_8 7, 8, 9, 10, 11, 12, 13, 14
+#define RIGHT_16 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30
+#define LEFT_4 1, 2, 3, 4
+#define LEFT_8 1, 2, 3, 4, 5, 6, 7, 8
+#define LEFT_16 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16
 #define MAY_BE_UNUSED __attribute__((unused)) static
 
-/* Every channel of every layer is a plane in here: its rows are `pitch` floats apart, and what lies between them, above
-   and below is zero, so that a convolution reads its border there. Each thread has its own. */
+/* Every channel of every layer is a plane in here: rows of `pitch` floats, zero beyond the width, and rows of zeros above
+   and below, so that a convolution reads its border there. Each thread has its own. */
 static _Thread_local _Alignas(64) float arena[ARENA];
 
-/* a layer's output: plane o from y + o * plane on, rows of width; its taps are start[o] to start[o + 1] */
-typedef struct { float *y; int plane, out, height, width, pitch, relu; } layer;
+typedef struct { int shift; float weight; } tap;
+typedef struct { float *y; int plane, count, height, width, pitch; } layer;    /* channel o begins at y + o * plane */
 
-/* y[p] = bias + the sum of weight * arena[p + shift] for all p of a plane, N vectors at a time: N is a constant, and the
-   sums stay in registers. The last N vectors overlap those before them. */
-#define SUMS(N) \
-static void sums##N(layer l, int vectors, const int *start, const tap *taps, const float *bias) { \
-    const ints negative = (ints){0} - !l.relu; \
-    for (int v = 0; v < vectors; v += N) { \
-        const int p = LANES * (v + N < vectors ? v : vectors - N); \
-        for (int o = 0; o < l.out; o++) { \
-            lanes sum[N], x; \
-            for (int i = 0; i < N; i++) sum[i] = bias[o] - (lanes){0}; \
-            for (const tap *t = taps + start[o], *end = taps + start[o + 1]; t < end; t++) \
-                for (int i = 0; i < N; i++) { \
-                    memcpy(&x, arena + p + t->shift + LANES * i, sizeof x); \
-                    sum[i] += t->weight * x; \
+/* y[p] = bias + the sum of weight * arena[p + shift + dx] over the taps of a channel, and ReLU. A load at p + dx crosses
+   cache lines and takes twice the time, so the sums move instead: the taps are in groups of equal dx, -left ... 0, then
+   right ... 1, and after each but 0 the sums so far move by one column. Those up to 0 wait in y for the others.
+   A block of rows stays in registers: N vectors, K in a row. Where N is small each vector has several sums, as an
+   addition must wait for the one before. */
+#define SUMS(HEIGHT, PITCH, L) SUMS_OF(HEIGHT, PITCH, L)
+#define SUMS_OF(HEIGHT, PITCH, L) \
+static void sums_##HEIGHT##x##PITCH(layer l, int relu, int left, int right, const int *ends, const tap *taps, \
+                                    const float *bias) { \
+    typedef float lanes __attribute__((vector_size(4 * L))); \
+    typedef int ints __attribute__((vector_size(4 * L))); \
+    enum { K = PITCH / L, BLOCKS = (HEIGHT - 1) / (K < MOST ? MOST / K : 1) + 1, ROWS = (HEIGHT - 1) / BLOCKS + 1, \
+           N = ROWS * K, PARTS = N < 4 ? 4 : 1 }; \
+    ints inside[K]; \
+    for (int j = 0; j < PITCH; j++) inside[j / L][j % L] = -(j % l.pitch < l.width); \
+    for (int b = 0; b < BLOCKS; b++) { \
+        const int p = PITCH * (b < BLOCKS - 1 ? b * ROWS : HEIGHT - ROWS), *end = ends; \
+        const tap *t = taps; \
+        for (int o = 0; o < l.count; o++) { \
+            float *y = l.y + o * l.plane + p; \
+            lanes sum[PARTS][N], x, zero = {0}; \
+            for (int i = 0; i < PARTS * N; i++) sum[i / N][i % N] = zero; \
+            for (int dx = -left; dx <= right; dx++, end++) { \
+                for (; t < taps + *end; t += PARTS) \
+                    for (int part = 0; part < PARTS && t + part < taps + *end; part++) \
+                        for (int i = 0; i < N; i++) { \
+                            memcpy(&x, arena + p + t[part].shift + L * i, sizeof x); \
+                            sum[part][i] += t[part].weight * x; \
+                        } \
+                t = taps + *end; \
+                for (int i = N; i < PARTS * N; i++) { sum[0][i % N] += sum[i / N][i % N]; sum[i / N][i % N] = zero; } \
+                for (int i = N - 1; i >= 0 && dx < 0; i--) \
+                    sum[0][i] = SHUFFLE(i % K ? sum[0][i - 1] : zero, sum[0][i], RIGHT_##L); \
+                for (int i = 0; i < N && dx > 0; i++) \
+                    sum[0][i] = SHUFFLE(sum[0][i], (i + 1) % K ? sum[0][i + 1] : zero, LEFT_##L); \
+                for (int i = 0; i < N && dx == 0 && right; i++) { \
+                    x = sum[0][i]; \
+                    memcpy(y + L * i, &x, sizeof x); \
+                    sum[0][i] = zero; \
                 } \
+            } \
             for (int i = 0; i < N; i++) { \
-                x = (lanes)((ints)sum[i] & ((sum[i] > 0) | negative)); \
-                memcpy(l.y + o * l.plane + p + LANES * i, &x, sizeof x); \
+                memcpy(&x, y + L * i, sizeof x); \
+                x = sum[0][i] + bias[o] + (right ? x : zero); \
+                x = (lanes)((ints)x & inside[i % K] & ((x > 0) | (relu - 1))); \
+                memcpy(y + L * i, &x, sizeof x); \
             } \
         } \
     } \
-}
-#define CASE(N) case N: sums##N(l, vectors, start, taps, bias); break;
-#define FOR_EACH_N(DO) DO(1) DO(2) DO(3) DO(4) DO(5) DO(6) DO(7) DO(8) DO(9) DO(10) DO(11) DO(12)
-FOR_EACH_N(SUMS)
-
-static void sums(layer l, const int *start, const tap *taps, const float *bias) {
-    const int end = (l.height - 1) * l.pitch + l.width, vectors = (end + LANES - 1) / LANES, blocks = (vectors + 11) / 12;
-    switch ((vectors + blocks - 1) / blocks) { FOR_EACH_N(CASE) }
-    for (int o = 0; o < l.out && l.pitch > l.width; o++) {
-        float *border = l.y + o * l.plane + l.width;
-        for (int j = 0; j < l.pitch - l.width; j++)
-            for (int i = 0; i < l.height; i++) border[i * l.pitch + j] = 0;
-        memset(border + end - l.width, 0, sizeof(lanes));
-    }
 }
 
 /* the planes at from[c], each as stride * stride planes of every stride-th row and column */
 MAY_BE_UNUSED void split(layer l, int channels, const int *from, int height, int width, int pitch, int stride) {
     for (int c = 0; c < channels; c++)
-        for (int i = 0; i < l.height * stride; i++)
+        for (int i = 0; i < height; i++)
             for (int r = 0; r < stride; r++) {
                 const float *x = arena + from[c] + i * pitch + r;
                 float *y = l.y + ((c * stride + i % stride) * stride + r) * l.plane + i / stride * l.pitch;
-                for (int j = 0; j < l.width; j++) y[j] = i < height && j * stride + r < width ? x[j * stride] : 0;
+                const int columns = (width - r + stride - 1) / stride;
+                if (stride == 2) for (int j = 0; j < columns; j++) y[j] = x[2 * j];    /* compilers use vectors here */
+                else for (int j = 0; j < columns; j++) y[j] = x[stride * j];
             }
 }
 

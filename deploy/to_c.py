@@ -5,7 +5,7 @@
 Everything linear (convolutions of any stride and groups, linear layers, batch norms, additions, average pooling) is a
 sum of taps: output channel = bias + the sum of weight * an earlier channel, shifted by dy rows and dx columns. Sums are
 computed only where something reads them: a residual addition adds its taps to those of the convolution before it, and
-selections, concatenations and added zero channels only change which channels the taps read.
+selections, concatenations and added zero channels only change which channels the taps read. model.c has the loops.
 """
 import math
 from collections import Counter
@@ -19,32 +19,31 @@ from deploy.graph import operations
 from deploy.spread import spread
 
 TEMPLATE = Path(__file__).with_name("model.c")
-ROOM = 16                                                    # floats in the widest vector
 
 
 @dataclass(eq=False)
 class Planes:
-    """Channels of one size in the arena. group: all Planes with equal pitch, since some sum reads or writes both."""
+    """Channels of one size in the arena, with rows of zeros above and below each."""
     first: int                                               # number of the first channel among all of the network
     count: int
     height: int
     width: int
-    group: list
-    border: int = 0                                          # zeros around it that taps read
+    pitch: int                                               # floats from row to row: 4, 8 or 16 n
+    border: int = 1                                          # rows of zeros, as many as taps read
     start: int = 0                                           # where in the arena it begins
 
-    def struct(self, relu=False):
-        """As the C struct `layer`."""
-        pitch, lead, plane = self.layout()
-        return (f"(layer){{arena + {self.start + lead}, {plane}, {self.count}, {self.height}, {self.width}, {pitch}, "
-                f"{int(relu)}}}")
+    def plane(self):
+        """Floats from channel to channel."""
+        return rounded((self.height + self.border) * self.pitch)
 
-    def layout(self):
-        """In floats: from row to row, from the start to pixel (0, 0), from channel to channel."""
-        border = max(p.border for p in self.group)
-        pitch = max(p.width for p in self.group) + border
-        lead = rounded(border * (pitch + 1))
-        return pitch, lead, rounded(lead + (self.height + border) * pitch + ROOM)
+    def address(self, channel):
+        """Where in the arena pixel (0, 0) of the channel is."""
+        return self.start + rounded(self.border * self.pitch) + (channel - self.first) * self.plane()
+
+    def layer(self):
+        """As the C struct."""
+        return (f"(layer){{arena + {self.address(self.first)}, {self.plane()}, {self.count}, {self.height}, "
+                f"{self.width}, {self.pitch}}}")
 
 
 @dataclass
@@ -58,14 +57,15 @@ class Value:
 
 
 def rounded(floats):
-    return -(-floats // ROOM) * ROOM
+    """At least so many floats, in whole vectors."""
+    return -(-floats // 16) * 16
 
 
 def table(kind, name, values):
     return f"static const {kind} {name}[] = {{{', '.join(map(str, values)) or '{0, 0}'}}};"
 
 
-def plain(height, width, place):
+def copied(height, width, place):
     """The Value with one tap of weight 1 for each channel, each as a row of place says."""
     place = torch.cat([torch.arange(len(place))[:, None], place[:, 1:]], 1)
     return Value(height, width, torch.zeros(len(place)).double(), place, torch.ones(len(place)).double())
@@ -74,10 +74,10 @@ def plain(height, width, place):
 def joined(values, firsts, count):
     """The sum of the Values in `count` channels; each Value begins at its own channel, one of firsts."""
     place = torch.cat([v.place + torch.tensor([first, 0, 0, 0]) for v, first in zip(values, firsts, strict=True)])
-    order, bias = place[:, 0].argsort(stable=True), torch.zeros(count).double()
+    bias = torch.zeros(count).double()
     for value, first in zip(values, firsts, strict=True):
         bias[first:first + len(value.bias)] += value.bias
-    return Value(values[0].height, values[0].width, bias, place[order], torch.cat([v.weight for v in values])[order])
+    return Value(values[0].height, values[0].width, bias, place, torch.cat([v.weight for v in values]))
 
 
 class Program:
@@ -87,64 +87,65 @@ class Program:
         self.owners, self.steps, self.parts = [], [], {}     # owners: the Planes of every channel
         self.images, self.value_of_images = self.new(*shape)
 
-    def new(self, count, height, width):
+    def new(self, count, height, width, pitch=None):
         """New Planes, and the Value that they are."""
-        made = Planes(len(self.owners), count, height, width, [])
-        made.group.append(made)
+        pitch = pitch or next((n for n in (4, 8) if width <= n), rounded(width))
+        made = Planes(len(self.owners), count, height, width, pitch)
         self.owners += [made] * count
         place = torch.arange(made.first, made.first + count)[:, None] * torch.tensor([0, 1, 0, 0])
-        return made, plain(height, width, place)
+        return made, copied(height, width, place)
 
-    def add(self, out, channels, united, code):
-        """Adds a step that reads the channels; united: Planes that get the same pitch as those."""
-        sources = {self.owners[c]: None for c in channels.unique().tolist()}
-        group = [p for g in {id(p.group): p.group for p in [*united, *sources]}.values() for p in g]
-        for planes in group:
-            planes.group = group
-        self.steps.append((out, sources, code))
+    def sources(self, channels):
+        """The Planes that hold the channels."""
+        return list({self.owners[c]: None for c in channels.unique().tolist()})
 
     def address(self, channels):
-        """Where in the arena pixel (0, 0) of each channel is."""
         unique, inverse = channels.unique(return_inverse=True)
-        owners = [self.owners[c] for c in unique.tolist()]
-        return torch.tensor([p.start + p.layout()[1] + (c - p.first) * p.layout()[2] for c, p in zip(
-            unique.tolist(), owners, strict=True)])[inverse]
+        return torch.tensor([self.owners[c].address(c) for c in unique.tolist()])[inverse]
 
     def compute(self, value, relu=False):
         """The Value after a step that sums its taps."""
-        out, result = self.new(len(value.bias), value.height, value.width)
         (to, channel, dy, dx), weight = value.place[value.weight != 0].T, value.weight[value.weight != 0]
-        height, width = (torch.tensor([getattr(p, side) for p in self.owners])[channel] for side in ("height", "width"))
-        beyond = torch.cat([-dy, -dx, out.height - height + dy, out.width - width + dx])
-        out.border = max(0, int(beyond.max())) if len(beyond) else 0
+        sources = self.sources(channel)
+        pitch, = {planes.pitch for planes in sources} or {None}
+        out, result = self.new(len(value.bias), value.height, value.width, pitch)
+        assert out.width <= out.pitch
+        for planes in sources:
+            planes.border = max(planes.border, -int(dy.min()), int(dy.max()) + out.height - planes.height)
+        left, right = (max([0, *far.tolist()]) for far in (-dx, dx))
+        group = to * (left + right + 1) + torch.where(dx > 0, left + right + 1 - dx, left + dx)
+        order = group.argsort(stable=True)
+        rows, width = out.height, out.pitch
+        if left == right == 0 and out.width == width and rows * width % 16 == 0:
+            rows, width = rows * width // 16, 16             # no column differs: wider vectors than the rows
+        lanes = {4: "4", 8: "NARROW"}.get(width, "LANES")
 
         def code(i):
-            shift = self.address(channel) + dy * out.layout()[0] + dx
-            taps = [f"{{{s}, {w:.9g}}}" for s, w in zip(shift.tolist(), weight.tolist(), strict=True)]
-            ends = torch.bincount(to, minlength=out.count).cumsum(0).tolist()
-            bias = [f"{b:.9g}" for b in value.bias.tolist()]
-            return [f"sums({out.struct(relu)}, start{i}, taps{i}, bias{i});", table("int", f"start{i}", [0, *ends]),
-                    table("tap", f"taps{i}", taps), table("float", f"bias{i}", bias)]
-        self.add(out, channel, [out], code)
+            shift = (self.address(channel) + dy * out.pitch)[order]
+            taps = [f"{{{s}, {w:.9g}}}" for s, w in zip(shift.tolist(), weight[order].tolist(), strict=True)]
+            ends = torch.bincount(group, minlength=out.count * (left + right + 1)).cumsum(0)
+            call = f"{out.layer()}, {int(relu)}, {left}, {right}, ends{i}, taps{i}, bias{i}"
+            return [f"sums_{rows}x{width}({call});", f"SUMS({rows}, {width}, {lanes})",
+                    table("int", f"ends{i}", ends.tolist()), table("tap", f"taps{i}", taps),
+                    table("float", f"bias{i}", [f"{b:.9g}" for b in value.bias.tolist()])]
+        self.steps.append((out, sources, code))
         return result
 
     def plain(self, value):
         """The Value with one tap of weight 1 for each channel: computed, unless it is that already."""
-        if (torch.equal(value.place[:, 0], torch.arange(len(value.bias))) and bool((value.weight == 1).all())
-                and not value.bias.any()):
-            return value
-        return self.compute(value)
+        one_each = torch.equal(value.place[:, 0], torch.arange(len(value.bias)))
+        return value if one_each and (value.weight == 1).all() and not value.bias.any() else self.compute(value)
 
     def call(self, function, value, count, height, width, *numbers):
         """The Value after a step that is no sum: a C function of the channels in the table from<i>."""
         (out, result), channel = self.new(count, height, width), value.place[:, 1]
+        sources = self.sources(channel)
 
         def code(i):
-            pitch = self.owners[channel[0]].layout()[0]
-            words = [f"from{i}", value.height, value.width, pitch, *numbers]
-            return [f"{function}({out.struct()}, {len(channel)}, {', '.join(map(str, words))});",
+            words = [out.layer(), len(channel), f"from{i}", value.height, value.width, sources[0].pitch, *numbers]
+            return [f"{function}({', '.join(map(str, words))});",
                     table("int", f"from{i}", self.address(channel).tolist())]
-        self.add(out, channel, [], code)
+        self.steps.append((out, sources, code))
         return result
 
     def conv(self, value, weight, bias=None, stride=1, padding=0, groups=1):
@@ -169,86 +170,79 @@ class Program:
         weight = torch.full((len(value.bias), 1, height, width), 1 / (height * width)).double()
         return self.conv(value, weight, None, stride, padding, len(weight))
 
-    def value(self, node, x, *others):
-        """What the Node computes from the Values that it reads."""
-        settings, count = node.settings, len(x.bias)
-        if node.op == "conv":
-            return self.conv(x, node.weight, node.bias, **settings)
-        if node.op == "linear":
-            return self.conv(x, node.weight[:, :, None, None], node.bias)
-        if node.op == "norm":
-            weight = x.weight * node.weight[x.place[:, 0]]
-            return Value(x.height, x.width, x.bias * node.weight + node.bias, x.place, weight)
-        if node.op == "relu":
-            return self.compute(x, relu=True)
-        if node.op == "add":
-            return joined([x, *others], [0, 0], count)
-        if node.op == "concat":
-            counts = [len(value.bias) for value in (x, *others)]
-            return joined([x, *others], [sum(counts[:i]) for i in range(len(counts))], sum(counts))
-        if node.op == "pad":
-            return joined([x], [settings["before"]], settings["before"] + count + settings["after"])
-        if node.op == "skip":
-            return self.mean(x, 1, 1, settings["step"])
-        if node.op == "avg_pool" and not settings["size"]:   # columns, then rows: fewer taps than all at once
+    def avg_pool(self, x, size, stride, padding):
+        if not size:                                         # of all: columns, then rows, which are fewer taps
             return self.mean(self.mean(x, x.height, 1), 1, x.width)
-        if node.op == "avg_pool":
-            return self.mean(x, settings["size"], settings["size"], settings["stride"], settings["padding"])
-        x = self.plain(x)
-        if node.op == "max_pool":
-            size, stride, padding = (settings[key] for key in ("size", "stride", "padding"))
-            height, width = ((side + 2 * padding - size) // stride + 1 for side in (x.height, x.width))
-            return self.call("max_pool", x, count, height, width, size, stride, padding)
-        if node.op == "gather":
-            return plain(x.height, x.width, x.place[node.weight])
-        pixels = torch.cartesian_prod(*(torch.arange(n) for n in (1, 1, x.height, x.width)))         # flatten
-        return plain(1, 1, (x.place[:, None] + pixels).flatten(0, 1))
+        return self.mean(x, size, size, stride, padding)
 
+    def max_pool(self, x, size, stride, padding):
+        height, width = ((side + 2 * padding - size) // stride + 1 for side in (x.height, x.width))
+        return self.call("max_pool", self.plain(x), len(x.bias), height, width, size, stride, padding)
 
-def allocate(program):
-    """Sets where in the arena all Planes start, and returns its size. Planes that nothing reads any more are reused by
-    others of the same layout: their borders are zero."""
-    def key(planes):
-        return planes.count, planes.height, planes.width, planes.layout()
+    def flatten(self, x):
+        pixels = torch.cartesian_prod(*(torch.arange(n) for n in (1, 1, x.height, x.width)))
+        return copied(1, 1, (self.plain(x).place[:, None] + pixels).flatten(0, 1))
 
-    free, size = {}, ROOM
-    last = {planes: i for i, (_, sources, _) in enumerate(program.steps) for planes in sources}
-    for i, (out, sources) in enumerate([(program.images, ()), *(step[:2] for step in program.steps)], -1):
-        spare = free.get(key(out))
-        out.start = spare.pop() if spare else size
-        size = max(size, out.start + out.count * out.layout()[2])
-        for planes in sources:
-            if last[planes] == i:
-                free.setdefault(key(planes), []).append(planes.start)
-    return size + ROOM
+    def value(self, node, *values):
+        """What the Node computes from the Values that it reads."""
+        x, counts, settings = values[0], [len(v.bias) for v in values], node.settings
+        return {
+            "conv": lambda: self.conv(x, node.weight, node.bias, **settings),
+            "linear": lambda: self.conv(x, node.weight[:, :, None, None], node.bias),
+            "norm": lambda: Value(x.height, x.width, x.bias * node.weight + node.bias, x.place,
+                                  x.weight * node.weight[x.place[:, 0]]),
+            "relu": lambda: self.compute(x, relu=True),
+            "add": lambda: joined(values, [0, 0], counts[0]),
+            "concat": lambda: joined(values, [sum(counts[:i]) for i in range(len(counts))], sum(counts)),
+            "pad": lambda: joined(values, [settings["before"]], sum([*settings.values(), *counts])),
+            "gather": lambda: copied(x.height, x.width, self.plain(x).place[node.weight]),
+            "flatten": lambda: self.flatten(x),
+            "skip": lambda: self.mean(x, 1, 1, settings["step"]),
+            "avg_pool": lambda: self.avg_pool(x, **settings),
+            "max_pool": lambda: self.max_pool(x, **settings)}[node.op]()
+
+    def allocate(self):
+        """Sets where in the arena all Planes start, and returns its size. Planes that nothing reads any more are reused
+        by others of the same layout: their borders are zero."""
+        def layout(planes):
+            return planes.count, planes.height, planes.width, planes.pitch, planes.border
+
+        free, size = {}, 0
+        last = {planes: i for i, (_, sources, _) in enumerate(self.steps) for planes in sources}
+        for i, (out, sources, _) in enumerate([(self.images, (), None), *self.steps], -1):
+            spare = free.get(layout(out))
+            out.start = spare.pop() if spare else size
+            size = max(size, out.address(out.first + out.count))
+            for planes in sources:
+                if last[planes] == i:
+                    free.setdefault(layout(planes), []).append(planes.start)
+        return size
 
 
 def source(model):
     """The C file as text."""
-    shape, classes = models.input_shape(model.arch, model.cfg), model.cfg["num_classes"]
     nodes = operations(spread(model, lambda layer: False).cpu().eval())
     reads = Counter(name for node in nodes for name in node.inputs)
+    shape = channels, height, width = models.input_shape(model.arch, model.cfg)
     program = Program(shape)
     values = {"images": program.value_of_images}
     for node in nodes:
         value = program.value(node, *(values[name] for name in node.inputs))
         values[node.name] = program.plain(value) if reads[node.name] > 1 else value
     logits = program.plain(value).place[:, 1]
-    arena = allocate(program)
+    arena, images = program.allocate(), program.images
     made = [code(i) for i, (_, _, code) in enumerate(program.steps)]
-    pitch, lead, plane = program.images.layout()
-    channels, height, width = shape
+    row = f"arena + {images.address(0)} + i / {height} * {images.plane()} + i % {height} * {images.pitch}"
     lines = [f"for (int i = 0; i < {channels * height}; i++)",
-             f"    memcpy(arena + {program.images.start + lead} + i / {height} * {plane} + i % {height} * {pitch}, "
-             f"images + i * {width}, sizeof(float) * {width});", *(line for line, *_ in made),
-             f"for (int i = 0; i < {classes}; i++) out[i] = arena[logit[i]];"]
-    tables = [*(line for _, *more in made for line in more), table("int", "logit", program.address(logits).tolist())]
-    head = (f"/* {model.arch}: {math.prod(shape)} floats of an image -> {classes} logits */\n#define ARENA {arena}\n"
-            f"#define IMAGE {math.prod(shape)}\n#define CLASSES {classes}")
+             f"    memcpy({row}, images + i * {width}, sizeof(float) * {width});", *(line for line, *_ in made),
+             f"for (int i = 0; i < {len(logits)}; i++) out[i] = arena[logit[i]];"]
+    tables = dict.fromkeys(line for _, *more in made for line in more)       # the loops for one size only once
+    tables = [*tables, table("int", "logit", program.address(logits).tolist())]
     text = TEMPLATE.read_text()
-    for mark, part in (("HEAD", head), ("TABLES", "\n".join(tables)), ("LAYERS", "\n        ".join(lines))):
+    for mark, part in (("TABLES", "\n".join(tables)), ("LAYERS", "\n        ".join(lines))):
         text = text.replace(f"/* {mark} */", part)
-    return text
+    return (f"/* {model.arch}: {math.prod(shape)} floats of an image -> {len(logits)} logits */\n"
+            f"#define ARENA {arena}\n#define IMAGE {math.prod(shape)}\n#define CLASSES {len(logits)}\n{text}")
 
 
 def export(model, path):
@@ -256,8 +250,7 @@ def export(model, path):
     text = source(model)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     try:
-        with open(path, "w") as file:
-            file.write(text)
+        Path(path).write_text(text)
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror})") from error
     print(f"wrote {path}, {len(text):,} bytes; cc -O3 -march=native -o model {path} -lm")
