@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+import torch.nn.functional as F
 
 from common import UserError, models
 from deploy.graph import operations
@@ -65,18 +66,16 @@ def table(kind, name, values):
     return f"static const {kind} {name}[] = {{{', '.join(map(str, values)) or '{0, 0}'}}};"
 
 
-def copied(height, width, place):
-    """The Value with one tap of weight 1 for each channel, each as a row of place says."""
-    place = torch.cat([torch.arange(len(place))[:, None], place[:, 1:]], 1)
+def copied(height, width, channels):
+    """The Value with one tap of weight 1 for each of the channels."""
+    place = torch.stack([torch.arange(len(channels)), channels, *[torch.zeros_like(channels)] * 2], 1)
     return Value(height, width, torch.zeros(len(place)).double(), place, torch.ones(len(place)).double())
 
 
 def joined(values, firsts, count):
     """The sum of the Values in `count` channels; each Value begins at its own channel, one of firsts."""
     place = torch.cat([v.place + torch.tensor([first, 0, 0, 0]) for v, first in zip(values, firsts, strict=True)])
-    bias = torch.zeros(count).double()
-    for value, first in zip(values, firsts, strict=True):
-        bias[first:first + len(value.bias)] += value.bias
+    bias = sum(F.pad(v.bias, (first, count - first - len(v.bias))) for v, first in zip(values, firsts, strict=True))
     return Value(values[0].height, values[0].width, bias, place, torch.cat([v.weight for v in values]))
 
 
@@ -92,8 +91,7 @@ class Program:
         pitch = pitch or next((n for n in (4, 8) if width <= n), rounded(width))
         made = Planes(len(self.owners), count, height, width, pitch)
         self.owners += [made] * count
-        place = torch.arange(made.first, made.first + count)[:, None] * torch.tensor([0, 1, 0, 0])
-        return made, copied(height, width, place)
+        return made, copied(height, width, torch.arange(made.first, made.first + count))
 
     def sources(self, channels):
         """The Planes that hold the channels."""
@@ -133,8 +131,8 @@ class Program:
 
     def plain(self, value):
         """The Value with one tap of weight 1 for each channel: computed, unless it is that already."""
-        one_each = torch.equal(value.place[:, 0], torch.arange(len(value.bias)))
-        return value if one_each and (value.weight == 1).all() and not value.bias.any() else self.compute(value)
+        one_each = torch.equal(value.place[:, 0], torch.arange(len(value.bias))) and (value.weight == 1).all()
+        return value if one_each and not value.place[:, 2:].any() and not value.bias.any() else self.compute(value)
 
     def call(self, function, value, count, height, width, *numbers):
         """The Value after a step that is no sum: a C function of the channels in the table from<i>."""
@@ -161,10 +159,9 @@ class Program:
                                             -(-value.width // stride), stride)
             value = self.parts[key]
             channel, dy, dx = (channel * stride + dy % stride) * stride + dx % stride, dy // stride, dx // stride
-        read = value.place[channel]
         bias = torch.zeros(len(weight)).double() if bias is None else bias
-        return Value(height, width, bias, torch.stack([to, read[:, 1], read[:, 2] + dy, read[:, 3] + dx], 1),
-                     weight[weight != 0])
+        place = torch.stack([to, value.place[channel, 1], dy, dx], 1)
+        return Value(height, width, bias, place, weight[weight != 0])
 
     def mean(self, value, height, width, stride=1, padding=0):
         weight = torch.full((len(value.bias), 1, height, width), 1 / (height * width)).double()
@@ -180,8 +177,20 @@ class Program:
         return self.call("max_pool", self.plain(x), len(x.bias), height, width, size, stride, padding)
 
     def flatten(self, x):
-        pixels = torch.cartesian_prod(*(torch.arange(n) for n in (1, 1, x.height, x.width)))
-        return copied(1, 1, (self.plain(x).place[:, None] + pixels).flatten(0, 1))
+        """A step that copies the pixels, since taps of as many columns are slow."""
+        if x.height == x.width == 1:
+            return x
+        channel = self.plain(x).place[:, 1]
+        sources = self.sources(channel)
+        out, result = self.new(len(channel) * x.height * x.width, 1, 1)
+
+        def code(i):
+            pixels = torch.arange(x.height)[:, None] * sources[0].pitch + torch.arange(x.width)
+            return [f"for (int i = 0; i < {out.count}; i++) arena[{out.address(out.first)} + {out.plane()} * i] = "
+                    f"arena[from{i}[i]];",
+                    table("int", f"from{i}", (self.address(channel)[:, None] + pixels.flatten()).flatten().tolist())]
+        self.steps.append((out, sources, code))
+        return result
 
     def value(self, node, *values):
         """What the Node computes from the Values that it reads."""
@@ -194,8 +203,8 @@ class Program:
             "relu": lambda: self.compute(x, relu=True),
             "add": lambda: joined(values, [0, 0], counts[0]),
             "concat": lambda: joined(values, [sum(counts[:i]) for i in range(len(counts))], sum(counts)),
-            "pad": lambda: joined(values, [settings["before"]], sum([*settings.values(), *counts])),
-            "gather": lambda: copied(x.height, x.width, self.plain(x).place[node.weight]),
+            "pad": lambda: joined(values, [settings["before"]], settings["before"] + counts[0] + settings["after"]),
+            "gather": lambda: copied(x.height, x.width, self.plain(x).place[node.weight, 1]),
             "flatten": lambda: self.flatten(x),
             "skip": lambda: self.mean(x, 1, 1, settings["step"]),
             "avg_pool": lambda: self.avg_pool(x, **settings),

@@ -419,27 +419,29 @@ int main(void) {
 @CC
 @torch.no_grad()
 def test_c_is_faster_than_a_plain_loop_over_the_same_weights(tmp_path):
-    """The plain loops are the convolutions alone, without borders, batch norms, ReLU and additions."""
+    """The plain loops are the convolutions alone, without borders, batch norms, ReLU and additions. GCC compiles them
+    best for AVX2, even where there is AVX-512."""
     model = models.build("resnet", depth=8).eval()
     tables, layers = [], []
     for m in model.modules():
         if isinstance(m, torch.nn.Conv2d):
-            m.weight.mul_(torch.rand_like(m.weight) > 0.9)
+            m.weight.mul_(torch.rand_like(m.weight) > 0.5)
             taps = [f"{{{', '.join(map(str, place))}, {m.weight[tuple(place)]:.9g}}}"
                     for place in m.weight.nonzero().tolist()]
             size = {16: 32, 32: 16, 64: 8}[m.out_channels]
             layers.append(f"LAYER(taps{len(tables)}, {size}, {m.stride[0]})")
             tables.append(f"static const struct tap taps{len(tables)}[] = {{{', '.join(taps)}}};")
-    (tmp_path / "plain").mkdir()
-    plain = compiled(PLAIN.replace("TABLES", "\n".join(tables)).replace("LAYERS", "\n".join(layers)),
-                     tmp_path / "plain", "-O3", "-march=native")
-    ours = compiled(to_c.source(model), tmp_path, "-O3", "-march=native")
-    image, times = images_for(model)[:1].numpy().tobytes(), {"plain": [], "ours": []}
+    plain, programs = PLAIN.replace("TABLES", "\n".join(tables)).replace("LAYERS", "\n".join(layers)), {}
+    for name, text, flags in (("ours", to_c.source(model), ["-march=native"]), ("plain", plain, ["-march=native"]),
+                              *[("avx2", plain, ["-mavx2", "-mfma"])] * ("avx2" in CPU)):
+        (tmp_path / name).mkdir()
+        programs[name] = [compiled(text, tmp_path / name, "-O3", *flags), *["50"] * (name == "ours")]
+    image, times = images_for(model)[:1].numpy().tobytes(), {name: [] for name in programs}
     for _ in range(5):                                       # processor time, taking turns
-        for name, words in (("plain", [plain]), ("ours", [ours, "50"])):
+        for name, words in programs.items():
             done = subprocess.run(words, input=image, capture_output=True, check=True)
             times[name].append(float(done.stdout.split()[0]))
-    assert min(times["ours"]) < min(times["plain"])
+    assert min(times.pop("ours")) < min(map(min, times.values()))
 
 
 @CC
