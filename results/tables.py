@@ -65,15 +65,40 @@ def dense_of(row, ledger):
 def one_shot(ledger):
     """The public ResNet-20 right after pruning, without training."""
     cells = []
+    tuned = {row["args"]["save"] for row, _ in questions(ledger)}
     for row in ledger:
         args = row["args"]
-        if row["stage"] != "pruned" or "data/resnet20-12fca82f.th" not in args.values():
+        if row["stage"] != "pruned" or "data/resnet20-12fca82f.th" not in args.values() or args["save"] in tuned:
             continue
-        weights, macs = args.get("keep_weights"), args.get("keep_macs")
-        kept = f"{100 * weights:g} % of the weights" if weights else f"{100 * macs:g} % of the MACs" if macs else ""
-        cells.append([row["method"], kept, f"{args['recalibrate']:,} images" if args.get("recalibrate") else "",
+        cells.append([row["method"], kept(args), f"{args['recalibrate']:,} images" if args.get("recalibrate") else "",
                       row["accuracy"], f"{int(row['bytes']) / 1024:,.0f}"])
     return ["method", "kept", "recalibrated on", "top-1, %", "KiB"], cells
+
+
+def kept(args):
+    """'10 % of the weights', of the settings of a prune.py."""
+    weights, macs = args.get("keep_weights"), args.get("keep_macs")
+    return f"{100 * weights:g} % of the weights" if weights else f"{100 * macs:g} % of the MACs" if macs else ""
+
+
+def questions(ledger):
+    """(pruned row, fine-tuned row) of the public ResNet-20, without the comparison of all methods."""
+    pruned = {f"{row['args']['save']}/pruned.pth.tar": row for row in ledger
+              if row["stage"] == "pruned" and "data/resnet20-12fca82f.th" in row["args"].values()}
+    pairs = [(pruned.get(row["args"].get("model") or row["args"].get("refine")), row) for row in ledger
+             if row["stage"] == "finetuned" and not compared(row)]
+    return [(before, row) for before, row in pairs if before]
+
+
+def ratios_and_teacher(ledger):
+    """Fractions of each layer, and a teacher: the public ResNet-20 right after pruning and fine-tuned."""
+    cells = []
+    for before, row in questions(ledger):
+        ratios = before["args"]["ratios"] or ""
+        cells.append([row["method"], kept(before["args"]), "of sensitivity.py" if "sensitivity" in ratios else
+                      "equal" if ratios else "one threshold", "dense" if row["args"]["teacher"] else "",
+                      before["accuracy"], row["accuracy"], row["epochs"]])
+    return ["method", "kept", "fractions of the layers", "teacher", "top-1, %, pruned", "fine-tuned", "epochs"], cells
 
 
 def softmask_bits(ledger):
@@ -119,12 +144,13 @@ def slimming_cifar10(ledger):
 
 
 def magnitude_groups(ledger):
-    """{(network, -percent of weights left, rule, training, recipe): rows of all seeds} on all of CIFAR-10."""
-    found = {}
+    """{(network, -percent of weights left, rule, training, recipe): rows of all seeds} on all of CIFAR-10, without
+    those of ratios_and_teacher."""
+    found, others = {}, [row for _, row in questions(ledger)]
     for row in ledger:
         args = row["args"]
         if ((row["method"], row["dataset"]) != ("magnitude", "cifar10") or row["stage"] == "pruned" or args["subset"]
-                or compared(row)):
+                or compared(row) or row in others):
             continue
         training = "dense" if row["stage"] == "dense" else args["retrain"]
         if training == "weight-rewind":
