@@ -30,11 +30,11 @@ from softmask.quantizers import METHODS, calibrate, quantize
 
 def parse(argv=None):
     parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    cli.add_flags(parser, train=False, arch=cli.RECORDED)
     add = parser.add_argument
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="the network to quantize")
     add("--wbit", type=int, default=8, help="bits of a weight, 2 to 16; 32: not quantized")
-    add("--method", choices=tuple(METHODS), default="linear")
+    add("--method", choices=tuple(METHODS), default="linear", help="quantizer of the weights (default: linear)")
     add("--clip", type=cli.fraction, default=0.0, help="fraction of weights that --method linear clips at either "
         "end of each tensor; the original has 0.001")
     add("--per-channel", action="store_true", help="a scale or a codebook for each output channel")
@@ -44,8 +44,6 @@ def parse(argv=None):
     add("--calibrate", type=cli.positive, default=1000, help="training images to find the ranges of --abit with")
     add("--save", help="folder to write to (default: that of the file)")
     add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
-    add("--arch", help="architecture, if the checkpoint does not record it")
-    add("--depth", type=int)
     return parser.parse_args(argv)
 
 
