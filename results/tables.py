@@ -68,11 +68,16 @@ def one_shot(ledger):
     tuned = {row["args"]["save"] for row, _ in questions(ledger)}
     for row in ledger:
         args = row["args"]
-        if row["stage"] != "pruned" or "data/resnet20-12fca82f.th" not in args.values() or args["save"] in tuned:
+        if row["stage"] != "pruned" or not public(args) or args["save"] in tuned:
             continue
         cells.append([row["method"], kept(args), f"{args['recalibrate']:,} images" if args.get("recalibrate") else "",
                       row["accuracy"], f"{int(row['bytes']) / 1024:,.0f}"])
     return ["method", "kept", "recalibrated on", "top-1, %", "KiB"], cells
+
+
+def public(args):
+    """Whether a prune.py with these settings read the public ResNet-20."""
+    return "data/resnet20-12fca82f.th" in (args.get("model"), args.get("resume"))
 
 
 def kept(args):
@@ -84,7 +89,7 @@ def kept(args):
 def questions(ledger):
     """(pruned row, fine-tuned row) of the public ResNet-20, without the comparison of all methods."""
     pruned = {f"{row['args']['save']}/pruned.pth.tar": row for row in ledger
-              if row["stage"] == "pruned" and "data/resnet20-12fca82f.th" in row["args"].values()}
+              if row["stage"] == "pruned" and public(row["args"])}
     pairs = [(pruned.get(row["args"].get("model") or row["args"].get("refine")), row) for row in ledger
              if row["stage"] == "finetuned" and not compared(row)]
     return [(before, row) for before, row in pairs if before]

@@ -31,6 +31,8 @@ def test_what_the_front_page_says_of_the_comparison_is_in_its_rows():
                  f"8 bits then cost {of(both, *chain) - of(bits, *chain):.1f} points"):
         assert said in text
     assert "35 times" in text and "| 35.32 |" in (ROOT / "results/deploy.md").read_text()
+    assert "5.15 times" in text and "2.25 times" in text
+    assert "| 5.15 | 2.25 |" in (ROOT / "results/deploy-sparse.md").read_text()
 
 
 def test_a_table_that_drifted_is_named_and_mended(tmp_path, monkeypatch, capsys):

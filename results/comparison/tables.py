@@ -19,10 +19,9 @@ DENSE = {"dense": ":", "dense, trained on": "-."}            # the lines of dens
 # rows of the digest on the front page: (name, percent of weights, of MACs to keep)
 DIGEST = (("dense, trained on", 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
           ("network slimming", 0, 50), ("random channels", 0, 50))
-# the front page's first table: (folder, name, percent of weights, of MACs to keep, more flags of prune.py)
-FRONT = (("slimming", "network slimming", 0, 50, ""), ("hoyer", "group-HS", 0, 50, "--granularity channel "),
-         ("magnitude", "magnitude", 10, 0, ""), ("softmask", "soft mask of channels", 0, 50, ""),
-         ("reweighted", "reweighted L1", 10, 0, ""))
+# the front page's first table: (folder, name, percent of weights, of MACs to keep)
+FRONT = (("slimming", "network slimming", 0, 50), ("softmask", "soft mask of channels", 0, 50),
+         ("magnitude", "magnitude", 10, 0), ("hoyer", "Hoyer-Square", 10, 0), ("reweighted", "reweighted L1", 10, 0))
 
 
 def read(path):
@@ -97,18 +96,28 @@ def published_resnet20(ledger):
     return ["method", "FLOPs left, %", "dense, %", "pruned, %", "epochs", "source"], [[*row.values()] for row in rows]
 
 
+def chosen(rows, name, weights, macs):
+    """The rows of a method and target, with the large learning rate."""
+    found = [row for row in rows if (row["name"], row["weights_asked"], row["macs_asked"]) == (name, weights, macs)]
+    return [row for row in found if row["peak_lr"] == max(row["peak_lr"] for row in found)]
+
+
 def front(ledger):
     """The front page's first table: a row for each method."""
-    rows, cells = read(SHORT), []
-    dense = [row for row in rows if row["name"] == "dense, trained on"]
-    for folder, name, weights, macs, flags in FRONT:
-        runs = [row for row in rows if (row["name"], row["weights_asked"], row["macs_asked"]) == (name, weights, macs)]
-        what, percent = ("weights", weights) if weights else ("macs", macs)
+    rows, cells = read(PATH), []
+    with open(PATH.with_name("runtimes.csv"), newline="") as file:
+        ms = {row["name"]: row for row in csv.DictReader(file)}
+    dense = chosen(rows, "dense, trained on", 0, 0)
+    for folder, name, weights, macs in FRONT:
+        runs, (what, percent) = chosen(rows, name, weights, macs), ("weights", weights) if weights else ("macs", macs)
+        best = min(("ONNX Runtime", "C"), key=lambda runtime: float(ms[name][runtime]))
         cells.append([f"[{name}]({folder}/README.md)", f"{mean(dense, 'accuracy'):.2f} -> {mean(runs, 'accuracy'):.2f}",
                       f"{percent} % of the {'weights' if weights else 'MACs'}, {mean(runs, 'kib'):,.0f} KiB",
-                      f"{mean(dense, 'ms_128'):.1f} -> {mean(runs, 'ms_128'):.1f}",
-                      f"`python {folder}/prune.py --keep-{what} {percent / 100:g} {flags}--model FILE`"])
-    return ["method", "top-1, %, dense -> pruned", "kept", "ms for 128 images, dense -> pruned", "prune with"], cells
+                      f"{float(ms['dense']['torch']):.2f}, {float(ms['dense'][best]):.2f} -> "
+                      f"{float(ms[name][best]):.2f} in {best}",
+                      f"`python {folder}/prune.py --keep-{what} {percent / 100:g} --model FILE`"])
+    return ["method", "top-1, %, dense -> pruned", "kept", "ms per image: dense in torch, dense -> pruned",
+            "prune with"], cells
 
 
 def digest(ledger):
