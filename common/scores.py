@@ -1,11 +1,11 @@
-"""Multiplications and additions of one image, and the MicroNet score, in two tallies that are never mixed.
+"""Multiplications and additions of one image, and the MicroNet score, counted separately.
 
     counted = rules(model, masks=masks, bits={"conv1.weight": 8}, activation_bits=8, accumulator_bits=32)
     counted.storage, counted.mults, counted.adds, counted.score
 
 `rules` follows the challenge (https://micronet-challenge.github.io): storage and operations in units of 32 bits, as
-fractions of what WideResNet-28-10 needs on CIFAR-100; the smaller the sum the better. `published` is the arithmetic of
-the original READMEs, which takes whatever was counted there.
+fractions of what WideResNet-28-10 needs on CIFAR-100; a smaller sum is better. `published` divides what the original
+READMEs counted, as they do.
 """
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_flatten
 from common import UserError, models
 
 PARAMETERS, OPERATIONS = 36.5e6, 10.49e9                     # of WideResNet-28-10
-# what moves numbers without computing any; rounding to the bits of the next operation is part of that operation
+# they move numbers without computing; rounding to the bits of the next operation is part of that operation
 FREE = {"view", "_unsafe_view", "reshape", "t", "transpose", "permute", "clone", "cat", "index_select", "select",
         "slice", "index", "constant_pad_nd", "zeros", "empty", "detach", "alias", "expand", "unsqueeze", "squeeze",
         "_to_copy", "contiguous", "_reshape_alias", "as_strided", "as_strided_", "copy_",
@@ -31,8 +31,8 @@ class Operations:
     mults: int
     adds: int
     weight: str = ""
-    size: int = 1           # height of what it reads, square
-    folded: bool = False    # a batch norm right after its convolution costs one addition, as the bias that it becomes
+    size: int = 1           # height of its input, which is square
+    folded: bool = False    # a batch norm after a convolution: it becomes a bias, one addition
 
 
 class Counter(TorchDispatchMode):
@@ -41,7 +41,7 @@ class Counter(TorchDispatchMode):
     def __init__(self, names):
         super().__init__()
         self.names, self.inside, self.rows = names, [], []
-        # by the identity of a convolution's output: (output, what folding costs), its readers, the norm after it
+        # by the identity of a convolution's output: (output, additions of a folded norm), readers, norm after it
         self.made, self.uses, self.norms = {}, {}, {}
 
     def __torch_dispatch__(self, op, types, args=(), kwargs=None):
@@ -86,7 +86,7 @@ class Counter(TorchDispatchMode):
         self.rows.append(row)
 
     def fold(self):
-        """A batch norm that alone reads a convolution is an addition: its scale goes into the weights."""
+        """A batch norm that alone reads a convolution costs additions only: its scale is merged into the weights."""
         for source, (_, adds) in self.made.items():
             if source in self.norms and self.uses[source] == 1:
                 row = self.norms[source]
@@ -98,8 +98,8 @@ def operations(model, input_shape=None):
     """[Operations, ...] of one image (C, H, W), in the order they run; the model is left as it was.
 
     Convolution and linear layer: one multiplication for each weight that is not zero, at each position, and one
-    addition less for each output; ReLU: one multiplication for each element; residual connections and pooling: their
-    additions. UserError names an operation that is not known here.
+    addition fewer per output; ReLU: one multiplication for each element; residual connections and pooling: their
+    additions. UserError names an unknown operation.
     """
     weight = next(model.parameters())
     counter = Counter({p.data_ptr(): name for name, p in model.named_parameters()})
@@ -141,8 +141,8 @@ class Score:
 def words(model, masks=None, bits=None, default=32):
     """32-bit words of everything that inference reads: parameters and statistics of batch norms at their bits.
 
-    A tensor with a mask (bool, True: kept) takes its values and one bit for each element, or all its values where that
-    is less. bits: {tensor name: bits}, `default` for those that are not named; indices have 32.
+    A tensor with a mask (bool, True: kept) costs its kept values and one bit per element, or all its values if that is
+    less. bits: {tensor name: bits}, `default` for the others; indices have 32.
     """
     masks, bits, total = masks or {}, bits or {}, 0
     for name, tensor in model.state_dict().items():
@@ -159,11 +159,11 @@ def words(model, masks=None, bits=None, default=32):
 def rules(model, masks=None, bits=None, activation_bits=32, accumulator_bits=32, freebie=False, scales=0, rows=None):
     """The Score of a network by the challenge's rules.
 
-    bits: {tensor name: bits}, 32 for those that are not named; a multiplication has the bits of the larger of its two
-    operands, an addition those of the accumulator (a fraction where they differ). freebie: parameters and
-    multiplications count as 16 bits in a network that has nothing below; additions do not. scales: 32-bit words of
-    scales, zero points and codebooks. rows: what `operations` gave, where that is there already.
-    UserError where the freebie is asked for a quantized network, or a name in bits is no tensor of it.
+    bits: {tensor name: bits}, 32 for the others; a multiplication has the bits of the larger of its two operands, an
+    addition those of the accumulator (a fraction where they differ). freebie: parameters and multiplications count as
+    16 bits if nothing in the network has fewer; additions do not. scales: 32-bit words of scales, zero points and
+    codebooks. rows: the result of `operations`, if already computed.
+    UserError if freebie is set for a quantized network, or bits names an unknown tensor.
     """
     bits = bits or {}
     unknown = [name for name in bits if name not in model.state_dict()]

@@ -1,9 +1,9 @@
-"""Batches of a data set kept on the device: order, crops, flips and Cutout from the seed and the epoch alone."""
+"""Batches of a data set on the device; order, crops, flips and Cutout depend only on the seed and the epoch."""
 import torch
 
 
 class Batches:
-    """An iterator that knows how many batches it gives, for the progress bar."""
+    """An iterator with a length, for the progress bar."""
 
     def __init__(self, batches, count):
         self.batches, self.count = batches, count
@@ -20,7 +20,7 @@ class Loader:
 
     split: "train" (shuffled) or "test" (in order). crop: pixels of zero padding for random crops; flip: random
     horizontal flips; cutout: side of a square set to zero. Order and augmentation of epoch e depend on (seed, e)
-    alone, so a resumed run continues as if it had never stopped. Under torchrun each rank takes its part.
+    alone, so a resumed run continues as if it had never stopped. Under torchrun each rank reads its part.
     """
 
     def __init__(self, dataset, split, batch_size, device="cpu", crop=0, flip=False, cutout=0, shuffle=None, seed=0,
@@ -46,7 +46,7 @@ class Loader:
 
     def _count(self):
         count = len(range(self.rank, len(self.labels), self.world))
-        # A batch of one image has no variance for batch norm; and all ranks need as many batches.
+        # Batch norm needs more than one image in a batch, and all ranks need equally many batches.
         smallest = len(self.labels) // self.world
         whole = smallest - smallest % self.batch_size
         return whole if self.shuffle and whole and smallest - whole < 2 else count

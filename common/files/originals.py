@@ -1,4 +1,4 @@
-"""The table of repositories: how they name the layers of their networks, and by which mean and std they normalize."""
+"""Other repositories: the layer names of their networks, and the mean and std they normalize images with."""
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 CIFAR10 = ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 CIFAR100 = ((0.507075, 0.486549, 0.440918), (0.267334, 0.256438, 0.276150))
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-# Mean and std by which each repository's own scripts normalize images: of 10 classes (CIFAR-10), of 100 (CIFAR-100), of
-# other data sets; None: those of the data set. Slimming, l1-norm, DeepHoyer and the soft mask do as bearpaw does.
+# Mean and std that each repository's scripts use for 10 classes (CIFAR-10), for 100 (CIFAR-100) and for others; None:
+# the data set's own. Slimming, l1-norm, DeepHoyer and soft mask use bearpaw's.
 PIXELS = {
     "kuangliu": (CIFAR10, CIFAR10, None),
     "bearpaw": (CIFAR10, CIFAR10, None),
@@ -21,10 +21,10 @@ PIXELS = {
 
 @dataclass
 class Format:
-    """Names of layers: `has` are some that the file has, `lacks` some that it has not, `names` their way to ours.
+    """Names of layers: the file has those in `has` and none in `lacks`; `names` translates them to ours.
 
-    pixels: the key of PIXELS; fits: (cfg, whether the file is nothing but a state_dict) -> bool, of two repositories
-    with the same names.
+    pixels: the key of PIXELS; fits: (cfg, whether the file is only a state_dict) -> bool, which tells two repositories
+    with the same names apart.
     """
     who: str
     arch: str

@@ -1,4 +1,4 @@
-"""Find a state_dict's network from its names and shapes.
+"""Recognize the network of a state_dict by its names and shapes.
 
     told("resnet", state)                  # {"depth": 20, "block": "basic"}: options of models.build
     model = sized("resnet", cfg, state)    # with as many channels and classes as the tensors have, on the meta device
@@ -18,7 +18,7 @@ from common.models.vgg import CONVS
 
 
 def told(arch, state):
-    """What names and shapes say about the network, but for its widths: options of models.build."""
+    """Options of models.build, apart from widths, from the names and shapes of a state_dict."""
     def blocks(pattern):
         return len({m[0] for name in state if (m := re.match(pattern, name))})
 
@@ -67,7 +67,7 @@ def told(arch, state):
 
 
 def sized(arch, cfg, state):
-    """The network on the meta device, as many channels in every layer and as many classes as the state_dict has."""
+    """The network on the meta device, with the channels and classes of the state_dict."""
     model = models.sketch(arch, **cfg)
     cfg = copy.deepcopy(model.cfg)
     last = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
@@ -81,7 +81,7 @@ def sized(arch, cfg, state):
 
 
 def complete(model, state):
-    """The state_dict with what some files leave out: selections where all is kept, and batch counts (torch < 0.4.1)."""
+    """The state_dict with entries that some files lack: selections that keep all, and batch counts (torch < 0.4.1)."""
     state = dict(state)
     for name, tensor in model.state_dict().items():
         if name not in state and name.endswith(".indices"):
@@ -92,8 +92,8 @@ def complete(model, state):
 
 
 def likeness(model, state):
-    """The fraction of the weights of a network or a state_dict, whichever has more, that the other has by name and
-    number of dimensions, or of a state_dict's by shape, whichever is larger."""
+    """Fraction of the weights that a network and a state_dict have in common, by name and number of dimensions or by
+    shape, whichever is larger."""
     ours, theirs = ({name: t for name, t in d.items() if name.endswith("weight")} for d in (model.state_dict(), state))
     named = sum(name in theirs and theirs[name].dim() == t.dim() for name, t in ours.items())
     shapes = Counter(tuple(t.shape) for t in theirs.values() if t.dim() > 1)
@@ -102,7 +102,7 @@ def likeness(model, state):
 
 
 def misfits(model, state, theirs):
-    """What differs between a network and a state_dict, in the words of the file; of a head of several layers as one."""
+    """Differences between a network and a state_dict, by the file's names; a head of several layers is one."""
     own, wrong = model.state_dict(), []
     head = [name for name, m in model.named_modules() if isinstance(m, nn.Linear)][-1]
     inside = [name for name in state if name.startswith(f"{head}.") and name not in own]
@@ -118,11 +118,11 @@ def misfits(model, state, theirs):
 
 
 def recognize(path, state, asked=None, asked_cfg=None, wide=None, alone=True):
-    """(the network without its weights, its state_dict in our names, the format) of the first that fits.
+    """(network on the meta device, state_dict in our names, format) of the first format that fits.
 
-    asked: an arch whose options are taken where the file does not say; wide: a widen factor that a narrowed network was
-    trained with, of which its widths only say how large it is at least; alone: whether the file is nothing but these
-    weights. UserError names the nearest format, if any is near, and the first two misfits.
+    asked: an arch whose options are used if the file does not record them; wide: the widen factor of the dense network,
+    for which narrowed widths only give a lower bound; alone: whether the file is only a state_dict. UserError names the
+    nearest format, if any is near, and the first two differences.
     """
     def is_there(names):
         return [any(name.startswith(f"{sign}.") or name == sign for name in state) for sign in names.split()]
