@@ -57,13 +57,13 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="folder of the data sets (default: $DATA_DIR, else data/ in the repository)")
     add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
-        "what the network reads; in training their own size, if all are square, alike and at most 512 wide)")
-    add("--mean", type=numbers, help="mean to normalize images by, one number per channel of pixels in [0, 1]: "
+        "the network's; in training the size of the images, if all are square, equal and at most 512 wide)")
+    add("--mean", type=numbers, help="mean to normalize images with, one number per channel of pixels in [0, 1]: "
         "0.49,0.48,0.45 (default: what the network was trained with, else the data set's)")
-    add("--std", type=numbers, help="standard deviation to normalize images by, in the same form")
+    add("--std", type=numbers, help="standard deviation to normalize images with, in the same form")
     add("--test-batch-size", type=positive, default=256,
         help="test images per batch (default: %(default)s)")
-    add("--subset", type=positive, help="this many training and test images, classes balanced (a trial run)")
+    add("--subset", type=positive, help="for a trial run: so many training and test images, of balanced classes")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
     if train or writes:
         add("--save", help="folder to write to (default: logs/<dataset>-<network>-<what>)")

@@ -11,16 +11,16 @@ def add_flags(parser):
     amount.add_argument("--percent", type=cli.fraction, help="fraction of the weights that are zero afterwards "
                         "(default: 0.6)")
     amount.add_argument("--pattern", type=pattern, metavar="N:M", help="keep the N largest of each M consecutive input "
-                        "channels, at every position of a filter (2:4: some GPUs multiply faster); layers whose inputs "
-                        "are no multiple of M are left whole")
+                        "channels, at every position of a filter (2:4: some GPUs multiply faster); layers whose "
+                        "input channels are not a multiple of M are not pruned")
     keep.add_flags(amount, macs=False)
-    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction to keep of the dense "
-                        "network's MACs; a weight of a layer with P output positions costs P of them")
+    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's "
+                        "MACs to keep; a weight of a layer with P output positions costs P of them")
     how.add_argument("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="score |w| / P^A instead of "
-                     "|w|: at the same MACs more weights are kept, in small layers (default: 0)")
+                     "|w|, which keeps more weights for the same MACs (default: 0)")
     how.add_argument("--ratios", metavar="FILE", help="prune each layer by its own fraction, in a csv file with the "
-                     "columns layer,fraction such as sensitivity.py's ratios.csv; others are left whole; with "
-                     "--keep-weights or --keep-macs all fractions times one factor")
+                     "columns layer,fraction such as sensitivity.py's ratios.csv; others are not pruned; "
+                     "--keep-weights or --keep-macs multiply all fractions by one factor")
     return how
 
 
@@ -66,7 +66,7 @@ def layers(args, model):
         raise UserError(f"{args.resume}: a {model.arch} has no convolution; give --scope conv+linear")
     m = int(args.pattern.split(":")[1]) if args.pattern else 1
     if whole := [name.removesuffix(".weight") for name, w in weights.items() if w.shape[1] % m]:
-        print(f"--pattern {args.pattern}: left whole, as their input channels are no multiple of {m}: "
+        print(f"--pattern {args.pattern}: not pruned, since their input channels are not a multiple of {m}: "
               f"{', '.join(whole)}")
     if len(whole) == len(weights):
         raise UserError(f"--pattern {args.pattern}: no layer is left to prune; give another one")

@@ -147,7 +147,7 @@ def add_rule(parser, how):
     how.add_argument("--per-layer", action="store_true", help="prune the same fraction of every layer, instead of by "
                      "one threshold")
     add("--criterion", choices=("magnitude", "random"), default="magnitude", help="random: the control, which keeps as "
-        "many weights of every layer, chosen at random (default: magnitude)")
+        "many weights in every layer, at random positions (default: magnitude)")
     add("--faithful", action="store_true", help="prune every |w| up to the (k+1)-th smallest, as the original does: "
         "one weight more, and every tie")
 

@@ -313,7 +313,7 @@ def test_two_of_four(pattern, tmp_path, capsys):
     n, m = map(int, pattern.split(":"))
     file = file_of(tmp_path, "magnitude", models.build("resnet", depth=8))
     ckpt = pruned(tmp_path / "p", "magnitude", file, "--pattern", pattern, "--scope", "conv+linear")
-    assert f"left whole, as their input channels are no multiple of {m}: conv1\n" in capsys.readouterr().out
+    assert f"not pruned, since their input channels are not a multiple of {m}: conv1\n" in capsys.readouterr().out
     assert ckpt["rule"] == f"magnitude, conv+linear, {pattern}" and ckpt["args"]["percent"] is None
     masks, names = ckpt["masks"], {name for name, tensor in ckpt["state_dict"].items() if tensor.dim() > 1}
     assert masks.keys() == names - {"conv1.weight"}
