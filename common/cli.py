@@ -37,7 +37,7 @@ def add_network(parser, arch=None):
         "torchvision:NAME or timm:NAME; see docs/own-network.md")
     if arch:
         add("-a", "--arch", help=arch)
-        add("--depth", type=positive, help="its number of layers, if --arch is a name without one")
+        add("--depth", type=positive, help="number of layers, if the name in --arch has none")
 
 
 def add_file(parser, *names, default=None):
@@ -61,9 +61,8 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
     add("--mean", type=numbers, help="mean to normalize images with, one number per channel of pixels in [0, 1]: "
         "0.49,0.48,0.45 (default: what the network was trained with, else the data set's)")
     add("--std", type=numbers, help="standard deviation to normalize images with, in the same form")
-    add("--test-batch-size", type=positive, default=256,
-        help="test images per batch (default: %(default)s)")
-    add("--subset", type=positive, help="for a trial run: so many training and test images, of balanced classes")
+    add("--test-batch-size", type=positive, default=256, help="test images per batch (default: 256)")
+    add("--subset", type=positive, help="for a trial run: number of training and of test images, classes balanced")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
     if train or writes:
         add("--save", help="folder to write to (default: logs/<dataset>-<network>-<what>)")

@@ -44,19 +44,19 @@ class Counter(TorchDispatchMode):
         # by the identity of a convolution's output: (output, additions of a folded norm), readers, norm after it
         self.made, self.uses, self.norms = {}, {}, {}
 
-    def __torch_dispatch__(self, op, types, args=(), kwargs=None):
-        out = op(*args, **(kwargs or {}))
-        tensors = [x for x in tree_flatten(args)[0] if isinstance(x, torch.Tensor)]
+    def __torch_dispatch__(self, op, types, operands=(), options=None):
+        out = op(*operands, **(options or {}))
+        tensors = [x for x in tree_flatten(operands)[0] if isinstance(x, torch.Tensor)]
         for x in tensors:
             self.uses[id(x)] = self.uses.get(id(x), 0) + 1
-        self.record(op._schema.name.removeprefix("aten::"), args, tensors, out)
+        self.record(op._schema.name.removeprefix("aten::"), operands, tensors, out)
         return out
 
-    def record(self, op, args, tensors, out):
+    def record(self, op, operands, tensors, out):
         name, x = self.inside[-1] if self.inside else "", tensors[0] if tensors else out
         if op in ("convolution", "addmm", "mm"):
             weight = tensors[2 if op == "addmm" else 1]
-            bias = args[2] if op == "convolution" else tensors[0] if op == "addmm" else None
+            bias = operands[2] if op == "convolution" else tensors[0] if op == "addmm" else None
             rows = weight.flatten(1) if op == "convolution" else weight.t()
             left = rows.count_nonzero(1)                     # a weight that is zero needs no operation
             alive = left > 0
@@ -77,7 +77,7 @@ class Counter(TorchDispatchMode):
         elif op in ("mean", "avg_pool2d", "_adaptive_avg_pool2d"):      # windows that do not overlap
             row = Operations(name, "pool", out[0].numel(), x[0].numel() - out[0].numel(), size=x.shape[-1])
         elif op.startswith("max_pool2d"):                               # a comparison is counted as an addition
-            kernel = args[1][0] * args[1][-1]
+            kernel = operands[1][0] * operands[1][-1]
             row = Operations(name, "pool", 0, out[0][0].numel() * (kernel - 1), size=x.shape[-1])
         elif op in FREE:
             return

@@ -208,7 +208,7 @@ def add_flags(parser, sensitivity=None):
     add("--model", metavar="FILE", required=True, help="trained network, with or without its suffix")
     amount.add_argument("--sensitivity", type=cli.nonnegative, default=sensitivity, help="threshold, or its ratio to "
                         "the standard deviation" + (f" (default: {sensitivity:g})" if sensitivity else ""))
-    add("--granularity", choices=("element", "group", "channel"), default="element", help="what to prune: single "
+    add("--granularity", choices=("element", "group", "channel"), default="element", help="prune single "
         "weights, filters and input channels, or channels inside blocks (default: element)")
     add("--criterion", choices=("magnitude", "random"), default="magnitude", help="random: the control, which prunes "
         "as many entries of every tensor, chosen at random (default: magnitude)")
