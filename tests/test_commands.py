@@ -202,7 +202,8 @@ REFUSALS = [  # script, flags, message
     ("slimming.main", f"{MAIN} --save file", "cannot write to file.*--save"),
     ("slimming.main", f"{MAIN} --resume none.pth.tar", "no checkpoint none.pth.tar"),
     ("slimming.main", f"{MAIN} --resume net.pth.tar", "net.pth.tar holds no optimizer state"),
-    ("slimming.main", f"{MAIN} --device abacus", "--device abacus is not available"),
+    *[("slimming.main", f"{MAIN} --device {device}", f"--device {device} is not available")
+      for device in ("abacus", "cuda:99")],
     ("slimming.main", "--precision fp8", "--precision"),
     ("slimming.main", "--epoch5 1", "--epoch5"),
     ("slimming.main", "--refine none.pth.tar", "no checkpoint none.pth.tar"),
