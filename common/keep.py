@@ -76,11 +76,12 @@ def percentile(fraction, ckpt, model, weights, otherwise=""):
     return max(0, size - left + 0.5) / size                  # + 0.5, so that rounding changes no count
 
 
-def read_ratios(path, weights):
-    """{name: fraction of it to prune, in [0, 1)} of a file of --ratios, of some of `weights`, {name: tensor}.
+def read_ratios(path, weights, prunable=None):
+    """{name: fraction of it to prune, in [0, 1)} from a file of --ratios, for some of `weights`, names of parameters.
 
-    Its lines are "layer,fraction", or "name: fraction" as in the reweighted original; # begins a comment. UserError
-    names a line that is neither, or a layer that is not there.
+    Its lines are "layer,fraction", or "name: fraction" as in the reweighted original; # begins a comment. prunable:
+    the names that this method prunes; prints which others the file prunes, and leaves them out. UserError names a line
+    that is neither, or a layer that is not there.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
@@ -111,6 +112,13 @@ def read_ratios(path, weights):
     if not any(ratios.values()):
         raise UserError(f"--ratios {path} " + ("prunes no layer; give a fraction above 0" if ratios else
                                                "has no line \"layer,fraction\""))
+    prunable = ratios if prunable is None else prunable
+    if whole := [name.removesuffix(".weight") for name in ratios if ratios[name] and name not in prunable]:
+        print(f"note: --ratios: not pruned, since this method cannot prune them: {', '.join(whole)}")
+    ratios = {name: ratio for name, ratio in ratios.items() if name in prunable}
+    if not any(ratios.values()):
+        raise UserError(f"--ratios {path} prunes no layer; these can be pruned: "
+                        f"{', '.join(name.removesuffix('.weight') for name in prunable)}")
     return ratios
 
 
@@ -118,16 +126,11 @@ def channel_ratios(path, model, removable):
     """{layer: fraction of its channels to remove} for `removable`, names of layers, from a file of --ratios.
 
     A layer has the name that sensitivity.py --channels gives it, the first one that makes these channels; before a
-    channel selection it is the batch norm. Prints which of the file's are not removable.
+    channel selection it is the batch norm.
     """
     names = [record.producers[0][0] if record.producers else record.names()[0] for record in model.channels()]
-    ratios = read_ratios(path, [f"{name}.weight" for name in names])
-    ratios = {name.removesuffix(".weight"): ratio for name, ratio in ratios.items() if ratio}
-    if whole := [name for name in ratios if name not in removable]:
-        print(f"note: --ratios: the channels of {', '.join(whole)} are kept, since this method does not remove them")
-    if len(whole) == len(ratios):
-        raise UserError(f"--ratios {path} prunes no layer; the channels of {', '.join(removable)} can be removed")
-    return {name: ratios.get(name, 0.0) for name in removable}
+    ratios = read_ratios(path, [f"{name}.weight" for name in names], [f"{name}.weight" for name in removable])
+    return {name: ratios.get(f"{name}.weight", 0.0) for name in removable}
 
 
 def scaled(ratios, left, wanted):

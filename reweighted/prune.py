@@ -84,7 +84,8 @@ def prune(args):
     kind = args.sparsity_type = args.sparsity_type or phase or "irregular"
 
     # choose the weights to keep
-    ratios = keeping.read_ratios(args.ratios, weights) if args.ratios else None
+    layers = [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    ratios = keeping.read_ratios(args.ratios, layers, weights) if args.ratios else None
     if args.ratio is not None:
         ratios = dict.fromkeys(weights, args.ratio)
     if args.keep_weights or args.keep_macs:

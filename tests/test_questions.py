@@ -223,7 +223,7 @@ def test_channels_are_removed_by_the_ratio_of_their_layer(method, tmp_path, caps
     kept = [i for i in range(16) if i not in (3, 0, 1, 2, 4, 5, 6)]
     before, after = model.get_parameter(name).detach(), small_of(ckpt).get_parameter(name).detach()
     torch.testing.assert_close(after, before[kept])
-    assert "are kept" not in capsys.readouterr().out
+    assert "not pruned" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("method", CHANNELS)
@@ -234,7 +234,18 @@ def test_the_ratios_that_sensitivity_finds_are_read(method, tmp_path, capsys):
     ckpt = pruned(tmp_path / "p", method, file, *CHANNELS[method], "--ratios", tmp_path / "s/ratios.csv")
     assert small_of(ckpt).cfg["widths"] == [2, 4, 7]         # 16, 32, 64 without 90 %
     out = capsys.readouterr().out
-    assert ("note: --ratios: the channels of conv1, layer2.0" in out) == (method != "reweighted")
+    assert ("cannot prune them: conv1, layer2.0" in out) == (method != "reweighted")
+
+
+def test_reweighted_reads_the_ratios_of_sensitivity_without_the_linear_layers(tmp_path, capsys):
+    """It prunes convolutions alone, and says which lines of the file it leaves out."""
+    torch.manual_seed(0)
+    file = file_of(tmp_path, "reweighted", models.build("resnet", depth=8))
+    sensitivity.main([str(file), *TINY, "--floor", "100", "--save", str(tmp_path / "s")])
+    model = checkpoint.to_model(pruned(tmp_path / "p", "reweighted", file, "--ratios", tmp_path / "s/ratios.csv"))
+    assert "cannot prune them: fc\n" in capsys.readouterr().out
+    left = {name: int(w.count_nonzero()) / w.numel() for name, w in model.named_parameters() if w.dim() > 1}
+    assert left == {name: pytest.approx(1.0 if name == "fc.weight" else 0.1, abs=0.003) for name in left}
 
 
 def test_slimming_removes_streams_and_selections_by_ratio(tmp_path):
@@ -290,7 +301,7 @@ def test_layers_that_are_not_there_or_not_removable(method, tmp_path):
         with pytest.raises(UserError, match=message):
             pruned(tmp_path / "p", method, file, *CHANNELS[method], "--ratios", ratios_file(tmp_path / "r", **ratios))
     if method != "reweighted":
-        with pytest.raises(UserError, match="prunes no layer; the channels of layer1.0.conv1, layer2.0.conv1"):
+        with pytest.raises(UserError, match="prunes no layer; these can be pruned: layer1.0.conv1, layer2.0.conv1"):
             pruned(tmp_path / "p", method, file, *CHANNELS[method], "--ratios", ratios_file(tmp_path / "r", conv1=0.3))
     assert not (tmp_path / "p").exists()
 
