@@ -336,8 +336,8 @@ def assert_same(given, expected):
     assert np.abs(given - expected).max() < 1e-5 * np.abs(expected).max()
 
 
-def run_c(program, images):
-    out = subprocess.run([program], input=images.numpy().tobytes(), capture_output=True, check=True)
+def run_c(program, images, *emulator):
+    out = subprocess.run([*emulator, program], input=images.numpy().tobytes(), capture_output=True, check=True)
     return np.frombuffer(out.stdout, np.float32).reshape(len(images), -1)
 
 
@@ -373,12 +373,15 @@ def test_c_stays_inside_its_arrays(name, tmp_path):
     assert_same(run_c(program, images), model(images).detach().numpy())
 
 
-@pytest.mark.skipif(not shutil.which("clang"), reason="no clang here")
-@pytest.mark.parametrize("flags", [["-O3"], ["-O3", "-march=native"]])
-def test_clang_compiles_the_c_file(flags, tmp_path):
+@pytest.mark.parametrize("cc, flags, emulator", [
+    ("clang", ["-O3"], []), ("clang", ["-O3", "-march=native"], []),
+    ("aarch64-linux-gnu-gcc", ["-O3", "-static"], ["qemu-aarch64-static"])])                 # NEON
+def test_other_compilers(cc, flags, emulator, tmp_path):
+    if missing := [program for program in (cc, *emulator) if not shutil.which(program)]:
+        pytest.skip(f"no {missing[0]} here")
     model = half_zero("resnet-pad")
     images = images_for(model)
-    assert_same(run_c(compiled(to_c.source(model), tmp_path, *flags, cc="clang"), images),
+    assert_same(run_c(compiled(to_c.source(model), tmp_path, *flags, cc=cc), images, *emulator),
                 model(images).detach().numpy())
 
 
