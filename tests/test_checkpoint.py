@@ -191,6 +191,7 @@ def test_torchscript_is_called_what_it_is(tmp_path):
 
 @pytest.mark.parametrize("extra, best", [
     ({"acc": np.float16(91.5), "epoch": np.int64(7)}, 91.5), ({"best_acc": np.float32(0.915)}, 91.5),
+    ({"best_acc1": torch.tensor(91.5)}, 91.5),
     ({"best_acc": 9150, "epoch": -1}, None), ({"best_prec1": -1, "acc": None}, None), ({"accuracy": "high"}, None),
     ({"prec1": torch.tensor(0.5), "improved": np.bool_(True)}, 50), ({"best_acc": 0}, None),
 ])

@@ -37,7 +37,7 @@ def convert(path, ckpt, network, arch=None, depth=None, image_size=None):
     alone = not key and not any(name.startswith("module.") for name in state)
     outer, (state, left_out) = {**ckpt, **outer}, bare(state)
     prec1 = accuracy(outer, "acc", "prec1", "accuracy")
-    best = accuracy(outer, "best_prec1", "best_acc") or prec1
+    best = accuracy(outer, "best_prec1", "best_acc", "best_acc1") or prec1
     if ":" in (arch or ""):                                  # a network that is none of ours, in its own names
         say(f"{path}: read as {arch}")
         state = {name.removeprefix("module."): tensor for name, tensor in found[1].items()}
