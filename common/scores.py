@@ -65,8 +65,9 @@ class Counter(TorchDispatchMode):
             adds = positions * int((left - alive.long()).sum()) + (bias is not None) * positions * int(alive.sum())
             row = Operations(name, "conv" if op == "convolution" else "linear", mults, adds,
                              self.names.get(weight.data_ptr(), ""), x.shape[-1] if op == "convolution" else 1)
-            # The output is kept, so that no later tensor has its identity.
+            # The output is kept, so that no later tensor has its identity; an earlier one may have had it.
             self.made[id(out)], self.uses[id(out)] = (out, positions * int(alive.sum()) * (bias is None)), 0
+            self.norms.pop(id(out), None)
         elif "batch_norm" in op:
             row = Operations(name, "norm", x[0].numel(), x[0].numel(), size=x.shape[-1])
             self.norms[id(x)] = row

@@ -61,6 +61,16 @@ def test_zeros_need_no_operations():
     assert (rows["fc"].mults, rows["fc"].adds) == (11, 4 + 4 + 0 + 3)
 
 
+def test_a_batch_norm_of_an_earlier_tensor_with_the_identity_of_a_convolution_s_output_is_not_folded():
+    """Python gives the identity of a tensor that is gone to a later one."""
+    counter, x, out = scores.Counter({}), torch.ones(1, 3, 4, 4), torch.ones(1, 2, 4, 4)
+    counter.record("batch_norm", (out, ), [out], out)
+    counter.record("convolution", (x, torch.ones(2, 3, 1, 1), None), [x, torch.ones(2, 3, 1, 1)], out)
+    counter.uses[id(out)] = 1
+    counter.fold()
+    assert [(row.kind, row.folded, row.mults) for row in counter.rows] == [("norm", False, 32), ("conv", False, 96)]
+
+
 def test_a_batch_norm_that_is_not_alone_behind_its_convolution_is_not_folded():
     class Shared(nn.Module):
         def __init__(self):
