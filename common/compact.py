@@ -14,11 +14,9 @@ import copy
 import torch
 from torch import nn
 
-from common import models
 from common.keep import rounded_up
 from common.models import counting
-from common.models.narrow import after_norm, cuts, reads, width_of
-from common.models.proof import prove
+from common.models.narrow import after_norm, narrow, narrow_masks, prove, width_of
 
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 
@@ -72,7 +70,7 @@ def foldable_constants(modules, record, norm_after):
 
 
 def removable(model, round_to=1):
-    """{layer: keep (channels,)} for `models.narrow`, only for layers that lose channels; {} if none can be removed."""
+    """{layer: keep (channels,)} for `narrow`, only for layers that lose channels; {} if none can be removed."""
     modules, records, keep = dict(model.named_modules()), model.channels(), {}
     norm_after = {producer: norm for record in records for producer, norm in record.producers if norm}
     for record in records:
@@ -80,7 +78,7 @@ def removable(model, round_to=1):
             continue
         first = record.producers[0][0]
         constant = foldable_constants(modules, record, norm_after)
-        alive = reads(modules, record) & ~record.by_unit(first, constant).all(1)
+        alive = record.reads(modules) & ~record.by_unit(first, constant).all(1)
         if not alive.any():
             alive[0] = True                                  # a layer keeps one channel, even of zeros
         alive = rounded_up(alive, round_to, record.group_size)
@@ -91,7 +89,7 @@ def removable(model, round_to=1):
     for record in records:
         if not record.producers:                             # the pixels or positions that fc1 reads
             consumer = record.consumers[0]
-            read, indices = reads(modules, record), modules[consumer.select].indices.cpu()
+            read, indices = record.reads(modules), modules[consumer.select].indices.cpu()
             if not read.any():
                 read[indices[0]] = True
             if not read[indices].all():
@@ -114,22 +112,9 @@ def compact_masked(model, masks, round_to=1):
     model = copy.deepcopy(model)
     while keep := removable(model, round_to):
         masks = narrow_masks(model, masks, keep)
-        model = models.narrow(model, keep)
+        model = narrow(model, keep)
     parameters = dict(model.named_parameters())
     return model, {name: mask | parameters[name].ne(0).cpu() for name, mask in masks.items()}
-
-
-def narrow_masks(model, masks, keep):
-    """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `models.narrow` with keep."""
-    if not masks:
-        return {}
-    _, cfg, kept, _ = cuts(model, keep)
-    masks = {name: mask.cpu() for name, mask in masks.items()}
-    for (name, axis), stays in kept.items():
-        if name in masks:
-            masks[name] = masks[name].index_select(axis, stays.nonzero().flatten())
-    left = models.sketch(model.arch, **cfg).state_dict()     # without blocks that have lost all their channels
-    return {name: mask for name, mask in masks.items() if name in left}
 
 
 def architecture(model):

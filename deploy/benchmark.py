@@ -29,7 +29,7 @@ from torch import nn
 from common import UserError, cli, compute_flops, data, models
 from common.device import command, device_of, hardware
 from common.files import checkpoint
-from common.models.narrow import width_of
+from common.models.narrow import narrow, width_of
 from deploy import measure, to_c, to_onnx
 
 NETWORKS = {
@@ -75,7 +75,7 @@ def narrowed(model, streams=True, count=lambda width: width // 2):
             order = every_second if streams else torch.randperm(width)
             kept = torch.zeros(width, dtype=torch.bool).index_fill(0, order[:max(1, count(width))], True)
             keep[name] = kept.repeat_interleave(record.group_size)
-    return models.narrow(model, keep).eval()
+    return narrow(model, keep).eval()
 
 
 def of_torch_pruning(name):

@@ -25,9 +25,8 @@ from torch import nn
 
 from common import cli, models
 from common.device import facts
-from common.models.narrow import silence
+from common.models.narrow import compare, narrow, silence
 from common.models.own import Own
-from common.models.proof import compare
 from deploy.measure import installed
 from results import summary
 from results.make_tables import markdown
@@ -88,14 +87,14 @@ def of_ours(model):
     start = time.process_time()
     _, stays = model.records()
     traced = time.process_time()
-    small = models.narrow(model, half(model, 0))
+    small = narrow(model, half(model, 0))
     seconds = [traced - start, time.process_time() - traced]
     furthest = 0
     for seed in SEEDS:
         masked = randomized(model, seed)
         keep = half(masked, seed)
         silence(masked, keep)
-        difference, why = compare(masked, models.narrow(masked, keep))
+        difference, why = compare(masked, narrow(masked, keep))
         if why:
             return [f"{share(model, small):.1f}", *(f"{s:.2f}" for s in seconds), why, ""]
         furthest = max(furthest, difference)

@@ -23,12 +23,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from common import UserError, cli, compute_flops, models, plots, pruning
+from common import UserError, cli, compute_flops, plots, pruning
 from common import keep as keeping
-from common.compact import narrow_masks
 from common.evaluate import evaluate
-from common.models.narrow import reads, silence
-from common.models.proof import prove
+from common.models.narrow import narrow, narrow_masks, prove, silence
 from reweighted import penalties
 from reweighted.networks import network
 from reweighted.testers import describe
@@ -171,7 +169,7 @@ def threshold_for(args, kind, ckpt, model, weights, ratios=None):
 
 
 def removable(model, quiet=False, round_to=1):
-    """{layer: keep (channels,)} for `models.narrow`: without the channels that nothing makes or nothing reads, except
+    """{layer: keep (channels,)} for `narrow`: without the channels that nothing makes or nothing reads, except
     those that make their number a multiple of round_to."""
     modules, keep = dict(model.named_modules()), {}
     for record in model.channels():
@@ -180,7 +178,7 @@ def removable(model, quiet=False, round_to=1):
         filters = {name: modules[name].weight.detach().flatten(1).any(1).cpu() for name, _ in record.producers}
         made = torch.stack([record.by_unit(name, filled).any(1) for name, filled in filters.items()])
         made = made.any(0) if record.stream else made.all(0)              # parts of a sum, or links of a chain
-        alive = made & reads(modules, record)
+        alive = made & record.reads(modules)
         empty = not alive.any()
         if empty:
             alive[0] = True
@@ -198,7 +196,7 @@ def narrowed(model, masks, quiet=False, round_to=1):
     computes the same."""
     keep = removable(model, quiet, round_to)
     silence(model, keep)
-    return models.narrow(model, keep), narrow_masks(model, masks, keep)
+    return narrow(model, keep), narrow_masks(model, masks, keep)
 
 
 def rule_of(args):

@@ -11,8 +11,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import cli, models, pruning
-from common.compact import narrow_masks
+from common import cli, pruning
+from common.models.narrow import narrow, narrow_masks
 from slimming import prune
 from slimming.channels import check_gammas, gammas_of, keep_some, masked, over_all_channels, zero
 from slimming.networks import network
@@ -32,7 +32,7 @@ def compact(args):
     # apply: also to the masks of another method; those of these channels are not needed any more
     zeroed, whole = copy.deepcopy(original), over_all_channels(keep, original)
     zero(zeroed, whole)
-    small = models.narrow(zeroed, whole)
+    small = narrow(zeroed, whole)
     others = {name: mask for name, mask in ckpt["masks"].items() if name.rpartition(".")[0] not in whole}
     masks = narrow_masks(zeroed, others, whole)
 

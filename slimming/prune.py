@@ -21,11 +21,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, cli, compute_flops, models, plots, pruning
+from common import UserError, cli, compute_flops, plots, pruning
 from common import keep as keeping
-from common.compact import narrow_masks
 from common.evaluate import evaluate
-from common.models.proof import prove
+from common.models.narrow import narrow, narrow_masks, prove
 from slimming import streams
 from slimming.channels import check_gammas, gammas_of, keep_some, over_all_channels, zero
 from slimming.networks import network
@@ -69,7 +68,7 @@ def prune(args):
     whole = over_all_channels(keep, masked)
     zero(masked, whole)
     pruning.recalibrate(source, masked, args.recalibrate)
-    small = models.narrow(masked, whole)
+    small = narrow(masked, whole)
     masks = narrow_masks(masked, source.ckpt.get("masks", {}), whole)          # of another method
 
     # report
@@ -148,7 +147,7 @@ def amount_for(args, ckpt, model, scores, ratios):
     def left(amount):
         keep = keep_some(choose(scores, amount, args.faithful)[0], scores, args.round_to, quiet=True)
         keep = streams.follow(keep, scores, model, args.round_to)
-        return compute_flops.count(models.narrow(model, over_all_channels(keep, model))).total.macs / dense
+        return compute_flops.count(narrow(model, over_all_channels(keep, model))).total.macs / dense
 
     if args.ratios:
         return keeping.scaled(ratios, left, args.keep_macs)

@@ -20,16 +20,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, cli, compute_flops, models, plots, pruning
+from common import UserError, cli, compute_flops, plots, pruning
 from common import keep as keeping
 from common.evaluate import evaluate
-from common.models.narrow import silence
-from common.models.proof import prove
+from common.models.narrow import narrow, prove, silence
 from softmask.networks import network
 
 
 def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
-    """{layer: keep (channels,)} for `models.narrow`: the channels whose mask, or score, is above t, and the next ones
+    """{layer: keep (channels,)} for `narrow`: the channels whose mask, or score, is above t, and the next ones
     up to a multiple of round_to.
 
     A layer whose masks are all closed keeps one channel, whose weights are zero, unless the block has a shortcut.
@@ -78,7 +77,7 @@ def prune(args):
     else:
         silence(model, keep)
     pruning.recalibrate(source, model, args.recalibrate)
-    small = model if masks else models.narrow(model, keep)
+    small = model if masks else narrow(model, keep)
 
     # report
     after = compute_flops.count(small)
@@ -146,7 +145,7 @@ def threshold_for(args, ckpt, model, order):
             return (others + sum(int((score > t).sum()) for score in order.values())) / dense.weights
         closed, keep = copy.deepcopy(model), choose(model, order, t, True, args.round_to)
         silence(closed, keep)
-        return compute_flops.count(models.narrow(closed, keep)).total.macs / dense.macs
+        return compute_flops.count(narrow(closed, keep)).total.macs / dense.macs
 
     found = keeping.bisect(left, args.keep_macs or args.keep_weights, 2.0)
     above = f"above {found:.6g}" if found < 1 else f"of 1 with weights above {found - 1:.4g} of the largest"

@@ -11,6 +11,7 @@ from torch import nn
 from common import UserError, compute_flops, data, models
 from common.files import checkpoint
 from common.models.layers import ChannelSelection
+from common.models.narrow import narrow
 from slimming.networks import network
 
 SMALL = {"vgg": 11, "resnet": 20, "densenet": 10}
@@ -352,7 +353,7 @@ def keep_for(model, seed=0):
 @pytest.mark.parametrize("arch", SMALL)
 def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
     """{epoch, state_dict, best_prec1, optimizer, cfg}, `cfg` the list of widths, selections as 0/1 vectors."""
-    small = models.narrow(make(arch), keep_for(make(arch)))
+    small = narrow(make(arch), keep_for(make(arch)))
     state = as_original(small, prefix="module.", drop=("num_batches_tracked",))
     if arch == "vgg":
         assert "M" in small.cfg["widths"]

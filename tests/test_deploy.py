@@ -23,7 +23,7 @@ from common import UserError, compute_flops, data, models
 from common.files import checkpoint
 from common.models import own
 from common.models.layers import ChannelSelection, select
-from common.models.narrow import silence
+from common.models.narrow import narrow, silence
 from deploy import latency, measure, runtime, to_c, to_onnx
 from deploy.graph import operations
 from deploy.spread import spread
@@ -58,7 +58,7 @@ def selecting(name, dtype=torch.float64):
             if not norm:
                 modules[layer].weight.data[~keep[what]] = 0
                 modules[layer].bias.data[~keep[what]] = 0
-    return models.narrow(model, keep).eval()
+    return narrow(model, keep).eval()
 
 
 def compute(node, x, *others):
@@ -206,7 +206,7 @@ def a_file_of_ones_own(tmp_path):
     model = like_trained(models.build(spec, num_classes=10, input=[3, 32, 32])).eval()
     keep = half(model)
     silence(model, keep)
-    small = models.narrow(model, keep)
+    small = narrow(model, keep)
     checkpoint.save(tmp_path / "own.pth.tar", checkpoint.of(small, "slimming", "pruned", "shapes10"))
     return small
 

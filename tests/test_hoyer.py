@@ -17,6 +17,7 @@ from common.compact import architecture, compact_masked, compaction_report, remo
 from common.compact import compact as take_out
 from common.evaluate import evaluate
 from common.files import checkpoint
+from common.models.narrow import narrow
 from hoyer import (
     cifar,
     cifar_group,
@@ -612,7 +613,7 @@ def test_a_network_without_weights_keeps_one_of_everything(arch):
     small = take_out(model)
     assert set(small.cfg["widths"]) == {1}
     assert_same_logits(model, small, 1e-9)
-    model = models.narrow(model, {"select": torch.arange(model.select.width) >= 5})      # where the first was gone
+    model = narrow(model, {"select": torch.arange(model.select.width) >= 5})      # where the first was gone
     small = take_out(model)
     assert set(small.cfg["widths"]) == {1}
     assert_same_logits(model, small, 1e-9)

@@ -5,9 +5,9 @@ from by_hand import like_trained
 from torch import nn
 
 from common import UserError
-from common.compact import narrow_masks
-from common.models import build, input_shape, narrow
+from common.models import build, input_shape
 from common.models.layers import ChannelSelection
+from common.models.narrow import narrow, narrow_masks
 
 NETS = {                                                     # every kind of network, as small as it can be
     "lenet300": ("lenet300", {}),

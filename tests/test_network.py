@@ -11,8 +11,7 @@ from torch import nn
 from common import UserError, compute_flops, models
 from common.files import checkpoint
 from common.models import own
-from common.models.narrow import silence
-from common.models.proof import prove
+from common.models.narrow import narrow, prove, silence
 from magnitude import sensitivity
 
 SOURCE = '''
@@ -65,7 +64,7 @@ def pruned(model):
     """(the masked network, the narrow one)."""
     masked, keep = copy.deepcopy(model), half(model)
     silence(masked, keep)
-    small = models.narrow(masked, keep)
+    small = narrow(masked, keep)
     assert prove(masked, small) < 1e-6
     return masked, small
 
@@ -194,7 +193,7 @@ def test_sensitivity_removes_channels_of_a_traced_network():
         units = record.by_unit(first, gone).any(1)
         assert int(units.sum()) == int(len(units) * 0.3)
         with torch.no_grad():
-            assert (models.narrow(less, {first: ~gone})(images) - less(images)).abs().max() < 1e-12
+            assert (narrow(less, {first: ~gone})(images) - less(images)).abs().max() < 1e-12
     assert len(groups) == len(model.channels())
 
 

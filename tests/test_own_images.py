@@ -16,6 +16,7 @@ from common import UserError, compute_flops, data, evaluate, models
 from common.data.folder import read_folder
 from common.data.images import decode, decode_all
 from common.files import checkpoint
+from common.models.narrow import narrow
 from results import add_run
 from slimming.networks import network
 
@@ -389,7 +390,7 @@ def test_a_dense_network_is_recorded_with_its_cost_at_the_size_it_is_trained_on(
 def test_the_size_survives_narrowing_and_the_file(tmp_path):
     model = models.build("vgg", depth=11, num_classes=3, image_size=48)
     model.images = {"classes": list(CLASSES), "mean": [0.5] * 3, "std": [0.2] * 3}
-    small = models.narrow(model, {"feature.0": torch.arange(64) < 9})
+    small = narrow(model, {"feature.0": torch.arange(64) < 9})
     assert small.cfg["image_size"] == 48 and small.images == model.images
     path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(small, "slimming", "pruned", "x"))
     again = checkpoint.to_model(checkpoint.load(path))

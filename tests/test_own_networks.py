@@ -21,6 +21,7 @@ from common import UserError, compute_flops, data, models
 from common.compact import compact
 from common.files import checkpoint
 from common.models import any_network
+from common.models.narrow import narrow
 
 
 def conv(i, o, k=3, stride=1, bias=False):
@@ -397,7 +398,7 @@ def test_narrowed_files_load_by_their_shapes(tmp_path):
     torch.manual_seed(0)
     model = models.build("resnet_imagenet", preact=True)
     keep = {"layer2.0.bn2": torch.arange(128) % 3 > 0, "layer4.1.bn2": torch.arange(512) < 40}
-    small = models.narrow(model, keep).eval()
+    small = narrow(model, keep).eval()
     torch.save(small.state_dict(), tmp_path / "small.pth")
     again = checkpoint.to_model(checkpoint.load(tmp_path / "small.pth", any_network))
     assert again.cfg == small.cfg and again.cfg["widths"][2] == 85 and again.cfg["widths"][-1] == 40

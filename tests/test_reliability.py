@@ -12,7 +12,8 @@ from test_narrow import NETS, mask, network, random_keep, width_of
 
 from common import UserError
 from common.files import checkpoint
-from common.models import ARCHS, build, input_shape, narrow
+from common.models import ARCHS, build, input_shape
+from common.models.narrow import narrow
 
 needs_fork = pytest.mark.skipif(not hasattr(reliability.os, "fork"), reason="forked processes are measured")
 FAMILIES = list(NETS)

@@ -16,6 +16,7 @@ from common import UserError, cli, compute_flops, data, models, scores
 from common import keep as keeping
 from common.evaluate import evaluate_file
 from common.files import checkpoint, packing
+from common.models.narrow import narrow
 from reweighted import check_model_operations as operations
 from reweighted import finetune, main, penalties, prune, quantize_model, quantizers, recipe, testers
 from reweighted.networks import network
@@ -572,7 +573,7 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(prune, "evaluate", parameters)
     monkeypatch.setattr(prune, "narrowed", lambda model, masks, round_to: (  # channels go that are not silent
-        models.narrow(model, {"feature.0": torch.arange(64) < 40}), {}))
+        narrow(model, {"feature.0": torch.arange(64) < 40}), {}))
     model = trained("vgg", depth=11).float()
     path = save(tmp_path / "m.pth.tar", model, args={"sparsity_type": "kernel"})
     flags = ["--model", str(path), "--sparsity-type", "filter", "--subset", "20", "--save", str(tmp_path / "p")]

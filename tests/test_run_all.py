@@ -11,6 +11,7 @@ import torch
 
 from common import models, plots
 from common.files import checkpoint
+from common.models.narrow import narrow
 from magnitude import main as magnitude
 from results import estimate, summary
 
@@ -139,10 +140,10 @@ def test_what_is_missing_is_named_first_and_a_dry_run_installs_nothing(run_all):
 
 def test_the_table_tells_the_random_control_from_the_rule_and_fits_a_terminal(run, tmp_path):
     model = models.build("vgg", depth=11, widths=[8, "M", 8, "M", 8, 8, "M", 8, 8, "M", 8, 8])
-    narrow = models.narrow(model, {"feature.0": torch.arange(8) < 4})
+    small = narrow(model, {"feature.0": torch.arange(8) < 4})
     params = f"{sum(p.numel() for p in model.parameters()):,}"
-    made = [("slimming", "dense", model, {}, 80.0), ("slimming", "pruned", narrow, {"criterion": "gamma"}, 70.0),
-            ("slimming", "pruned", narrow, {"criterion": "random"}, 10.0),
+    made = [("slimming", "dense", model, {}, 80.0), ("slimming", "pruned", small, {"criterion": "gamma"}, 70.0),
+            ("slimming", "pruned", small, {"criterion": "random"}, 10.0),
             ("magnitude", "finetuned", model, {"retrain": "lr-rewind"}, 79.5)]
     files = [checkpoint.save(tmp_path / f"{i}.pth.tar", checkpoint.of(network, method, stage, "shapes10", epoch=4,
                                                                       prec1=accuracy, best_prec1=accuracy, args=args))

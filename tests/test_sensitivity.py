@@ -9,6 +9,7 @@ from test_narrow import NETS, images_for, network
 
 from common import UserError, keep, models, plots
 from common.files import checkpoint
+from common.models.narrow import narrow
 from magnitude import prune, sensitivity
 
 
@@ -100,8 +101,8 @@ def test_removing_channels_is_what_narrowing_does(name, monkeypatch):
         (keep, ), unit = kept.pop().values(), next(r.group_size for r in records if layer == r.producers[0][0])
         assert int((~keep).sum()) == int(group.size // unit * 0.3) * unit
         images = images_for(model)
-        narrow = models.narrow(pruned, {layer: keep})
-        torch.testing.assert_close(pruned(images), narrow(images), rtol=0, atol=1e-9)
+        small = narrow(pruned, {layer: keep})
+        torch.testing.assert_close(pruned(images), small(images), rtol=0, atol=1e-9)
 
 
 def test_a_residual_stream_is_one_line():

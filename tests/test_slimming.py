@@ -14,6 +14,7 @@ from torch import nn
 from common import UserError, cli, compute_flops, data, models
 from common.files import checkpoint
 from common.models.layers import ChannelSelection
+from common.models.narrow import narrow
 from common.models.own import Own
 from slimming import channels, compact, finetune, main, prune, streams
 from slimming import mask as masking
@@ -108,7 +109,7 @@ def test_masked_and_narrowed_logits_agree(arch, percent, dtype, tolerance):
     model = trained_like(arch).to(dtype)
     keep = chosen(model, percent)
     channels.zero(model, keep)
-    small = models.narrow(model, keep)
+    small = narrow(model, keep)
     assert_same_logits(model, small, tolerance)
     assert compute_flops.count(small).total.macs < compute_flops.count(model).total.macs
 
@@ -119,7 +120,7 @@ def test_narrow_widths_are_the_original_cfg():
         model = trained_like(arch)
         keep = chosen(model, 0.5)
         kept = iter(int(mask.sum()) for mask in keep.values())
-        assert models.narrow(model, keep).cfg["widths"] == [w if w == "M" else next(kept) for w in model.cfg["widths"]]
+        assert narrow(model, keep).cfg["widths"] == [w if w == "M" else next(kept) for w in model.cfg["widths"]]
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -286,7 +287,7 @@ def test_a_pruned_file_of_the_original_repository_fine_tunes_and_evaluates(tmp_p
     model = trained_like("resnet")
     keep = chosen(model, 0.5)
     channels.zero(model, keep)
-    small = models.narrow(model, keep)
+    small = narrow(model, keep)
     torch.save({"cfg": small.cfg["widths"], "state_dict": as_original(small)}, tmp_path / "pruned.pth.tar")
     ckpt = checkpoint.load(tmp_path / "pruned.pth.tar", network, "resnet", 20)
     assert_same_logits(checkpoint.to_model(ckpt), small, 0)
@@ -328,7 +329,7 @@ def test_keep_macs_reads_no_constants():
     percent = prune.amount_for(args, ckpt, model, channels.gammas_of(model), args.percent)
     masked, keep = copy.deepcopy(model), chosen(model, percent)
     channels.zero(masked, keep)
-    left = compute_flops.count(models.narrow(masked, keep)).total.macs / compute_flops.count(model).total.macs
+    left = compute_flops.count(narrow(masked, keep)).total.macs / compute_flops.count(model).total.macs
     assert 0.45 < left <= 0.5 and not keep["feature.1"][:8].any()
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 

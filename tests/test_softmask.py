@@ -10,7 +10,7 @@ from torch import nn
 
 from common import UserError, compute_flops, data, models
 from common.files import checkpoint, packing
-from common.models.narrow import silence
+from common.models.narrow import narrow, silence
 from common.run import Run
 from common.teacher import distillation
 from softmask import eval as evaluation
@@ -65,7 +65,7 @@ def images_for(model):
 
 def narrowed(net):
     soft = dict(zip(net.names, net.masks(), strict=True))
-    return models.narrow(net.folded(), prune.choose(net.model, soft))
+    return narrow(net.folded(), prune.choose(net.model, soft))
 
 
 # The mask and its loss
@@ -145,7 +145,7 @@ def test_streams_take_every_fth_entry_of_one_mask():
 def test_streams_that_cannot_share_a_mask_name_the_way_out():
     with pytest.raises(UserError, match="--stage-masks"):
         SoftMask(trained_like("mobilenetv2"))
-    model = models.narrow(trained_like("preresnet-select"), {"bn": torch.arange(64) < 32})
+    model = narrow(trained_like("preresnet-select"), {"bn": torch.arange(64) < 32})
     with pytest.raises(UserError, match="all channels of this densenet are concatenated, .*; give --nfp"):
         SoftMask(models.build("densenet", depth=7))
     assert SoftMask(models.build("densenet", depth=7), unstructured=True).m.numel()
@@ -207,7 +207,7 @@ def test_an_empty_branch_becomes_its_shortcut_and_counts_as_nothing(name, first,
     assert torch.equal(again(images.float()), small(images.float()))
     whole = {n: torch.ones(model_width, dtype=torch.bool) for n, model_width in [
         (r.producers[0][0], small.get_submodule(r.producers[0][0]).weight.shape[0]) for r in small.channels()]}
-    assert models.narrow(small, whole).cfg == small.cfg      # and can be narrowed again
+    assert narrow(small, whole).cfg == small.cfg      # and can be narrowed again
 
 
 def test_a_layer_that_nothing_stands_in_for_keeps_a_channel(capsys):

@@ -10,10 +10,9 @@ from test_narrow import NETS
 from torch import nn
 
 from common import UserError
-from common.models import build, input_shape, narrow
-from common.models.narrow import silence
+from common.models import build, input_shape
+from common.models.narrow import compare, narrow, prove, silence
 from common.models.own import Own
-from common.models.proof import compare, prove
 from common.models.trace import trace
 
 

@@ -9,6 +9,7 @@ from common import UserError, compute_flops, models
 from common.compact import compact
 from common.files import checkpoint
 from common.keep import rounded_up
+from common.models.narrow import narrow
 from hoyer import compact as hoyer_compact
 from reweighted import prune as reweighted_prune
 from slimming import channels, prune, streams
@@ -42,7 +43,7 @@ def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, rou
     assert all(torch.equal(before[name], mask) for name, mask in chosen.items())         # a choice of its own
     masked, whole = copy.deepcopy(model), channels.over_all_channels(keep, model)
     channels.zero(masked, whole)
-    small, images = models.narrow(masked, whole), images_for(model)
+    small, images = narrow(masked, whole), images_for(model)
     with torch.no_grad():
         expected = masked(images)
         assert not torch.equal(expected, model(images))
@@ -53,7 +54,7 @@ def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, rou
     again = {**channels.gammas_of(small), **streams.scores(small)}                  # and once more from there
     keep = streams.follow(channels.keep_some(prune.choose(again, 0.5)[0], again, quiet=True), again, small)
     with torch.no_grad():
-        assert models.narrow(small, channels.over_all_channels(keep, small))(images).isfinite().all()
+        assert narrow(small, channels.over_all_channels(keep, small))(images).isfinite().all()
 
 
 def test_a_stream_is_ranked_by_the_mean_gamma_of_its_readers():
@@ -122,7 +123,7 @@ def macs_left(model, scores, k, round_to=1):
     keep, _ = prune.choose(scores, (k + 0.5) / sum(map(len, scores.values())))
     keep = channels.keep_some(keep, scores, round_to, quiet=True)
     keep = streams.follow(keep, scores, model, round_to)
-    return compute_flops.count(models.narrow(model, channels.over_all_channels(keep, model))).total.macs
+    return compute_flops.count(narrow(model, channels.over_all_channels(keep, model))).total.macs
 
 
 @pytest.mark.parametrize("with_streams, round_to", [(False, 1), (False, 4), (True, 1), (True, 4)])
@@ -135,7 +136,7 @@ def test_keep_macs_removes_the_fewest_channels_that_do(wanted, with_streams, rou
     flags = ["--model", "m", "--keep-macs", str(wanted), "--round-to", str(round_to)]
     if wanted == 0.25:
         gammas = channels.gammas_of(model)
-        model = models.narrow(model, channels.keep_some(prune.choose(gammas, 0.3)[0], gammas, quiet=True))
+        model = narrow(model, channels.keep_some(prune.choose(gammas, 0.3)[0], gammas, quiet=True))
     scores = {**channels.gammas_of(model), **(streams.scores(model) if with_streams else {})}
     percent = prune.amount_for(prune.parse(flags), ckpt, model, scores, None)
     k = int(sum(map(len, scores.values())) * percent)
@@ -151,7 +152,7 @@ def test_keep_macs_may_take_all_but_one_channel_of_every_layer():
     scores["feature.1"][:2] = torch.tensor([1.0, 2.0])
     keep = {name: torch.arange(len(s)) == int(s.argmax()) for name, s in scores.items()}
     dense = compute_flops.summary(model)
-    least = compute_flops.count(models.narrow(model, keep)).total.macs / dense["macs"]
+    least = compute_flops.count(narrow(model, keep)).total.macs / dense["macs"]
     args = prune.parse(["--model", "m", "--keep-macs", str(1.0001 * least)])
     percent = prune.amount_for(args, {"dense": dense, "arch": model.arch}, model, scores, None)
     total = sum(map(len, scores.values()))

@@ -1,7 +1,6 @@
-"""The networks of the five papers, built from plain numbers and narrowed exactly.
+"""The networks of the five papers, built from plain numbers. narrow.py removes channels of them.
 
     model = build("vgg", depth=13, num_classes=10)              # (N, 3, 32, 32) -> logits (N, 10)
-    small = narrow(model, {"feature.0": keep})                  # keep: bool, one entry per output channel
 
 `model.arch` and `model.cfg` say how to build the same network again.
 """
@@ -16,9 +15,8 @@ from torch.overrides import TorchFunctionMode
 from common import UserError
 from common.models import own
 from common.models.layers import input_shape
-from common.models.narrow import narrow
 
-__all__ = ["ARCHS", "any_network", "brief", "build", "input_shape", "name", "narrow", "sketch", "split_name"]
+__all__ = ["ARCHS", "any_network", "brief", "build", "input_shape", "name", "sketch", "split_name"]
 
 ARCHS = {"lenet300": "lenet.LeNet300", "lenet5": "lenet.LeNet5", "alexnet": "alexnet.AlexNet", "vgg": "vgg.VGG",
          "resnet": "resnet.ResNet", "preresnet": "preresnet.PreResNet", "densenet": "densenet.DenseNet",

@@ -60,11 +60,17 @@ class Channels:
             return values.unflatten(0, (-1, self.group_size))
         return arranged(self.index[f"{layer}.weight", 0], values)
 
-    def read_by(self, consumer, values):
-        """values (inputs of a consumer, ...) -> (units, inputs per unit, ...)."""
-        if not self.index:
-            return values[consumer.part].unflatten(0, (-1, consumer.repeat * self.group_size))
-        return arranged(self.index[f"{consumer.layer}.weight", 1], values)
+    def reads(self, modules):
+        """bool (units,): those that any consumer has a non-zero weight on."""
+        found = []
+        for consumer in self.consumers:
+            read = modules[consumer.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
+            if consumer.select:                              # the consumer sees only the selected ones
+                select = modules[consumer.select]
+                read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
+            found.append(arranged(self.index[f"{consumer.layer}.weight", 1], read) if self.index else
+                         read[consumer.part].unflatten(0, (-1, consumer.repeat * self.group_size)))
+        return torch.stack([read.any(1) for read in found]).any(0)
 
     def over_channels(self, alive):
         """bool (units,) -> (channels,) of the first producer."""

@@ -1,4 +1,4 @@
-"""Removing channels from a network without changing what it computes.
+"""Remove channels from a network without changing what it computes, and prove that on random images.
 
 Which channels there are is in its records: `channels()` of the families, trace.py of any other network.
 """
@@ -7,9 +7,11 @@ import copy
 import torch
 
 from common import UserError
+from common.models import input_shape, sketch
 from common.models.constants import fold
-from common.models.layers import input_shape
 from common.models.own import Own, shapes_of
+
+MOST = 1e-5                                                  # biases that take up constants are rounded to fp32
 
 
 @torch.no_grad()
@@ -28,22 +30,35 @@ def narrow(model, keep):
     check_empty(dict(whole.named_modules()), choices)
     norms = {producer: norm for record, _ in choices for producer, norm in record.producers if norm}
     fold(whole, torch.full((1, *input_shape(model.arch, model.cfg)), torch.nan, dtype=torch.float64), kept, norms)
-
-    state = {**whole.state_dict(), **indices}
-    for (name, axis), stays in kept.items():
-        if name in state:
-            state[name] = state[name].index_select(axis, stays.nonzero().flatten())
+    state = cut({**whole.state_dict(), **indices}, kept)
     if isinstance(model, Own):
         slim = copy.deepcopy(model).resized(shapes_of(model, state))
         slim.load_state_dict(state)
         slim.reads(input_shape(model.arch, model.cfg))       # an error where its code counts on more channels
         return slim
-    size = {key: cfg.pop(key) for key in ("image_size",) if key in cfg}
-    slim = type(model)(**cfg).to(next(model.parameters()))   # on its device, in its precision
-    slim.cfg.update(size)
-    slim.arch, slim.images = model.arch, getattr(model, "images", None)
-    slim.load_state_dict({name: state[name] for name in slim.state_dict()})          # without the empty branches
-    return slim.train(model.training)
+    slim = sketch(model.arch, **cfg)                         # without the empty branches
+    slim.load_state_dict({name: state[name].clone(memory_format=torch.contiguous_format)
+                          for name in slim.state_dict()}, assign=True)
+    slim.images = getattr(model, "images", None)
+    return slim.to(next(model.parameters())).train(model.training)       # on its device, in its precision
+
+
+def narrow_masks(model, masks, keep):
+    """The masks, {parameter: bool, shaped like it}, narrowed like their parameters by `narrow` with keep."""
+    if not masks:
+        return {}
+    _, cfg, kept, _ = cuts(model, keep)
+    masks = cut({name: mask.cpu() for name, mask in masks.items()}, kept)
+    left = sketch(model.arch, **cfg).state_dict()            # without blocks that have lost all their channels
+    return {name: mask for name, mask in masks.items() if name in left}
+
+
+def cut(tensors, kept):
+    """{name: tensor}, in place, with the positions that stay; kept: {(name, axis): bool (positions,)}."""
+    for (name, axis), stays in kept.items():
+        if name in tensors:
+            tensors[name] = tensors[name].index_select(axis, stays.nonzero().flatten())
+    return tensors
 
 
 def cuts(model, keep):
@@ -137,20 +152,46 @@ def width_of(layer):
     raise UserError(f"a {type(layer).__name__} has no channels")
 
 
-def reads(modules, record):
-    """bool (units,): those that any consumer has a non-zero weight on."""
-    found = []
-    for consumer in record.consumers:
-        read = modules[consumer.layer].weight.detach().ne(0).transpose(0, 1).flatten(1).any(1).cpu()
-        if consumer.select:                                  # the consumer sees only the selected ones
-            select = modules[consumer.select]
-            read = torch.zeros(select.width, dtype=torch.bool).index_copy(0, select.indices.cpu(), read)
-        found.append(record.read_by(consumer, read).any(1))
-    return torch.stack(found).any(0)
-
-
 def after_norm(norm, x):
     """What an evaluating batch norm makes of the constants x (C,): after a zero gamma everything is one."""
     weight, bias, mean, var = [tensor.double().cpu() for tensor in (norm.weight, norm.bias, norm.running_mean,
                                                                     norm.running_var)]
     return torch.where(weight == 0, bias, bias + weight / (var + norm.eps).sqrt() * (x - mean))
+
+
+def prove(masked, small):
+    """How far the logits of the narrow network are from those of the masked one, at most, as a fraction of the largest.
+
+    Two random images, in float64. UserError where they differ, or where the narrow network cannot be trained; for a
+    traced network it names the layers whose removal is to blame.
+    """
+    difference, why = compare(masked, small)
+    if not why:
+        return difference
+    blamed = []
+    for record in masked.channels():
+        if record.index:
+            first = record.producers[0][0]
+            units = record.by_unit(first, torch.ones(len(masked.get_submodule(first).weight))).shape[0]
+            keep = {first: record.over_channels(torch.arange(units) < units - 1)}
+            closed = copy.deepcopy(masked)
+            silence(closed, keep)
+            blamed += [first] if compare(closed, narrow(closed, keep))[1] else []
+    what = f" Channels of {', '.join(blamed)} cannot be removed: their number is fixed in the code." if blamed else ""
+    raise UserError(f"the narrow network does not compute what the masked one does: {why}. Nothing was written.{what}")
+
+
+def compare(masked, small):
+    """(largest difference of the logits as a fraction of the largest, "" or what is wrong)."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(2, *input_shape(masked.arch, masked.cfg), generator=generator, dtype=torch.float64)
+    one, other = [copy.deepcopy(model).cpu().double().eval() for model in (masked, small)]
+    try:
+        with torch.no_grad():
+            logits, got = one(images), other(images)
+        difference = float((logits - got).abs().max() / logits.abs().max().clamp_min(1e-30))
+        with torch.enable_grad():
+            other.requires_grad_(True).train()(images).sum().backward()
+    except Exception as error:                               # somebody else's code may raise anything
+        return float("inf"), f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
+    return difference, "" if difference <= MOST else f"their logits differ by {difference:.1e} of the largest"
