@@ -1,5 +1,6 @@
 """For several tests: training written out from the formulas, networks that look trained, and their files."""
 import csv
+from itertools import repeat
 
 import torch
 from torch import nn
@@ -28,25 +29,39 @@ def assert_same_logits(a, b, tolerance=1e-4):
     assert (one - other).abs().max() <= tolerance * one.abs().max()
 
 
-def train_by_hand(model, loader, rates, momentum, weight_decay, s=0.0, masks=None, q=None):
-    """SGD with momentum, one learning rate per epoch; changes the model.
+def train_by_hand(model, loader, rates, momentum=0.0, weight_decay=0.0, loss=None, masks=None, q=None, adam=False):
+    """SGD or Adam with a mask after every step, written out; changes the model.
 
-    v <- momentum v + gradient + weight_decay w + s sign(w),  w <- mask (w - rate v),  s for batch norms' gammas only.
+    g = gradient of the loss + weight_decay w
+    SGD   v <- momentum v + g,                             w <- mask (w - rate v)
+    Adam  v <- 0.9 v + 0.1 g,  u <- 0.999 u + 0.001 g^2,   w <- mask (w - rate v' / (sqrt(u') + 1e-8)),
+          v' = v / (1 - 0.9^t), u' = u / (1 - 0.999^t) in step t
+
+    rates: for each epoch the learning rate, or a list of those of its steps.
+    loss(logits, images, labels, epoch): without it the cross-entropy.
     q: a quantizer of the weights of convolutions and linear layers, under the straight-through estimator.
     """
-    masks, velocity = masks or {}, {}
-    gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    loss = loss or (lambda logits, images, labels, epoch: nn.functional.cross_entropy(logits, labels))
+    masks, first, second, t = masks or {}, {}, {}, 0
     model.train()
     for epoch, rate in enumerate(rates):
-        for images, labels in loader.epoch(epoch):
+        steps = rate if isinstance(rate, list) else repeat(rate)
+        for lr, (images, labels) in zip(steps, loader.epoch(epoch), strict=False):
+            t += 1
             rounded = {name: w + (q(w) - w).detach() for name, w in model.named_parameters() if q and w.dim() > 1}
-            loss = nn.functional.cross_entropy(torch.func.functional_call(model, rounded, (images,)), labels)
-            gradients = torch.autograd.grad(loss, list(model.parameters()))
+            logits = torch.func.functional_call(model, rounded, (images,))
+            gradients = torch.autograd.grad(loss(logits, images, labels, epoch), list(model.parameters()))
             with torch.no_grad():
                 for (name, w), gradient in zip(model.named_parameters(), gradients, strict=True):
-                    penalty = s * w.sign() if any(w is gamma for gamma in gammas) else 0
-                    velocity[name] = momentum * velocity.get(name, 0) + gradient + weight_decay * w + penalty
-                    w.copy_(masks.get(name, 1) * (w - rate * velocity[name]))
+                    g = gradient + weight_decay * w
+                    if adam:
+                        first[name] = 0.9 * first.get(name, 0) + 0.1 * g
+                        second[name] = 0.999 * second.get(name, 0) + 0.001 * g ** 2
+                        root = (second[name] / (1 - 0.999 ** t)).sqrt()
+                        step = first[name] / (1 - 0.9 ** t) / (root + 1e-8)
+                    else:
+                        step = first[name] = momentum * first.get(name, 0) + g
+                    w.copy_(masks.get(name, 1) * (w - lr * step))
 
 
 def assert_same_network(state, model, rtol=1e-3, atol=1e-4):

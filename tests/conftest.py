@@ -70,6 +70,24 @@ def stopped(monkeypatch):
     return stop
 
 
+class BegunError(Exception):
+    pass
+
+
+@pytest.fixture
+def settings_of():
+    """settings_of(main, "--epochs", "2"): the settings with which this script begins to train; and stage and dense."""
+    def begin(run, method, stage, network, dense=None, /, **settings):
+        raise BegunError({**settings, "stage": stage, "dense": dense})
+
+    def settings_of(script, *flags):
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(BegunError) as begun:
+            patch.setattr(Run, "__init__", begin)
+            script.main([*flags])
+        return begun.value.args[0]
+    return settings_of
+
+
 @pytest.fixture
 def run():
     """run("slimming/main.py", "--epochs", 1, cwd=folder) -> CompletedProcess, with text output.
