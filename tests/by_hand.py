@@ -1,12 +1,23 @@
 """For several tests: training written out from the formulas, networks that look trained, and their files."""
 import csv
+import importlib
 from itertools import repeat
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from common import models
 from common.files import checkpoint
+
+METHODS = ("softmask", "hoyer", "slimming", "magnitude", "reweighted")
+FILE = {"slimming": "--refine", "softmask": "--pruned"}                  # of finetune.py; --model in the others
+
+
+def call(script, *flags):
+    """Runs a script, such as "slimming.main", in this process."""
+    importlib.import_module(script).main([*map(str, flags)])
 
 
 def save(path, model, method="slimming", stage="dense", **more):
@@ -18,6 +29,21 @@ def column(folder, name="lr"):
     """What a run's log.csv has of every epoch."""
     with open(folder / "log.csv", newline="") as file:
         return [float(row[name]) for row in csv.DictReader(file)]
+
+
+CLASSES = ("cat", "cow", "dog")
+
+
+def write_images(path, size=(20, 20), count=5, parts=("train", "test"), suffix="png", classes=CLASSES, seed=0):
+    """Noise around a colour for each class; parts: folders with the class folders in them, "" for none."""
+    rng = np.random.default_rng(seed)
+    for part in parts:
+        for label, cls in enumerate(classes):
+            (path / part / cls).mkdir(parents=True)
+            for i in range(count):
+                pixels = rng.integers(0, 60, (size[1], size[0], 3)) + 80 * np.eye(3, dtype=int)[label % 3]
+                Image.fromarray(pixels.astype(np.uint8)).save(path / part / cls / f"{part}{i}.{suffix}")
+    return path
 
 
 @torch.no_grad()

@@ -95,23 +95,25 @@ def content(rng, ckpt):
     return f"{name} = {shown}"
 
 
+def flipped(rng, content, count):
+    """The bytes with so many bits flipped."""
+    content = bytearray(content)
+    for _ in range(count):
+        content[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+    return content
+
+
 def network(rng, source, path):
     """A file like the checkpoint `source`, with something wrong."""
     how = rng.choice(["flip", "cut", "zeros", "swap", "zip", *["content"] * 7, "bare", "legacy", "cfg", "cfg"])
-    whole = bytearray(source.read_bytes())
-    if how == "flip":
-        for _ in range(rng.choice([1, 1, 10])):
-            whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-    elif how == "cut":
-        whole = whole[:rng.choice([rng.randrange(len(whole)), rng.randrange(100), len(whole) - rng.randrange(200)])]
-    elif how == "zeros":
-        at = rng.randrange(len(whole))
-        whole[at:at + rng.randrange(1, 5000)] = bytes(rng.randrange(1, 5000))
-    elif how == "swap":                                      # whole blocks in another order
-        a, b = sorted(rng.randrange(len(whole)) for _ in range(2))
-        whole = whole[b:] + whole[a:b] + whole[:a]
+    whole = source.read_bytes()
+    size, at, end = len(whole), *sorted(rng.randrange(len(whole)) for _ in range(2))
     if how in ("flip", "cut", "zeros", "swap"):
-        path.write_bytes(whole)
+        path.write_bytes({
+            "flip": flipped(rng, whole, rng.choice([1, 1, 10])),
+            "cut": whole[:rng.choice([end, rng.randrange(100), size - rng.randrange(200)])],
+            "zeros": whole[:at] + bytes(rng.randrange(1, 5000)) + whole[at + rng.randrange(1, 5000):],
+            "swap": whole[end:] + whole[at:end] + whole[:at]}[how])      # whole blocks in another order
         return how
     if how == "zip":
         return f"zip: {archive(rng, source, path)}"
@@ -213,11 +215,9 @@ def arrays(rng, source, path):
     elif how == "objects":
         found[key] = np.array([{"a": 1}] * 5, dtype=object)
     np.savez(path, **found) if rng.random() < 0.7 else np.savez_compressed(path, **found)
-    whole = bytearray(path.read_bytes())
+    whole = path.read_bytes()
     if how == "flip":
-        for _ in range(rng.choice([1, 3, 100])):
-            whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-        path.write_bytes(whole)
+        path.write_bytes(flipped(rng, whole, rng.choice([1, 3, 100])))
     elif how == "cut":
         path.write_bytes(whole[:rng.choice([rng.randrange(len(whole)), 0, 10, len(whole) - 5])])
     elif how in ("header", "bomb"):
@@ -244,10 +244,13 @@ def arrays(rng, source, path):
     return f"{how} {key if how not in ('labels', 'images') else what} {what}", path
 
 
+def chunk(kind, body):
+    """One part of a PNG."""
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
 def png(width, height, colours=3, rows=b""):
     """A PNG whose header says this size, whatever rows there are."""
-    def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
     kind = {1: 0, 3: 2, 4: 6}[colours]
     return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, kind, 0, 0, 0))
             + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
@@ -265,15 +268,11 @@ def images(rng, source, path):
     victim = rng.choice(victims)
     how = rng.choice(["flip", "flip", "cut", "text", "empty", "mode", "mode", "size", "huge", "link", "loop", "nested",
                       "no class", "one class", "names", "cache", "cache", "gif", "folder", "fifo", "bomb", "hidden"])
-    whole, what = bytearray(victim.read_bytes()), ""
-    if how == "flip":
-        for _ in range(rng.choice([1, 5])):
-            whole[rng.randrange(len(whole))] ^= 1 << rng.randrange(8)
-        victim.write_bytes(whole)
-    elif how == "cut":
-        victim.write_bytes(whole[:rng.randrange(len(whole))])
-    elif how in ("text", "empty"):
-        victim.write_bytes(b"hello" if how == "text" else b"")
+    whole, what = victim.read_bytes(), ""
+    content = {"flip": flipped(rng, whole, rng.choice([1, 5])), "cut": whole[:rng.randrange(len(whole))],
+               "text": b"hello", "empty": b"", "huge": png(100_000, 100_000)}        # of 10 gigapixels
+    if how in content:
+        victim.write_bytes(content[how])
     elif how == "mode":
         what = rng.choice(["L", "P", "RGBA", "LA", "CMYK", "I", "I;16", "F", "1", "YCbCr"])
         image = Image.new(what, (32, 32)) if what in ("I;16", "I", "F") else Image.open(victim).convert(what)
@@ -285,13 +284,8 @@ def images(rng, source, path):
     elif how == "size":
         what = rng.choice([(1, 1), (33, 32), (500, 20), (64, 64)])
         Image.open(victim).resize(what).save(victim)
-    elif how == "huge":                                      # of 10 gigapixels, in a hundred bytes
-        victim.write_bytes(png(100_000, 100_000))
     elif how == "bomb":                                      # under Pillow's own limit, and really there
         victim.write_bytes(png(9_000, 9_000, 1, bytes(9_001) * 9_000))
-    elif how == "link":
-        victim.unlink()
-        victim.symlink_to(rng.choice(["/nowhere.png", victim.name, "/dev/zero", ".."]))
     elif how == "loop":
         (victim.parent / "loop").symlink_to(path)
     elif how == "nested":
@@ -308,21 +302,18 @@ def images(rng, source, path):
         os.rename(victim, os.fsencode(victim.parent) + name)
     elif how == "cache":
         what = rng.choice(["text", "cut", "other", "lies"])
-        if what == "other":
-            np.savez(path / "decoded-32.npz", files=np.array([{}] * 3, dtype=object))
-        elif what == "lies":
-            np.savez(path / "decoded-32.npz", files=np.array(["a"]), x_train=np.zeros(3))
-        else:
+        arrays = {"files": np.array([{}] * 3, dtype=object)} if what == "other" else {
+            "files": np.array(["a"]), "x_train": np.zeros(3)}
+        np.savez(path / "decoded-32.npz", **arrays)
+        if what in ("text", "cut"):
             (path / "decoded-32.npz").write_bytes(b"hello" if what == "text" else source.read_bytes()[:5000])
     elif how == "gif":
         frames = [Image.new("P", (32, 32), i) for i in range(3)]
         frames[0].save(victim, "gif", save_all=True, append_images=frames[1:])
-    elif how == "folder":
+    elif how in ("link", "folder", "fifo"):
         victim.unlink()
-        victim.mkdir()
-    elif how == "fifo":
-        victim.unlink()
-        os.mkfifo(victim)
+        {"link": lambda: victim.symlink_to(rng.choice(["/nowhere.png", victim.name, "/dev/zero", ".."])),
+         "folder": victim.mkdir, "fifo": lambda: os.mkfifo(victim)}[how]()
     elif how == "hidden":
         (victim.parent / ".DS_Store").write_bytes(b"x")
         (path / "train" / ".ipynb_checkpoints").mkdir()

@@ -1,8 +1,6 @@
 """A folder of images of any size trains, prunes and is evaluated; what is odd in it is passed over or named."""
 import csv
-import importlib
 import os
-import struct
 import sys
 import zlib
 from pathlib import Path
@@ -10,29 +8,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from by_hand import CLASSES, METHODS, call, save
+from by_hand import write_images as write
+from mutations import chunk, png
 from PIL import Image
 
 from common import UserError, compute_flops, data, evaluate, models
-from common.data.folder import read_folder
 from common.data.images import decode, decode_all
 from common.files import checkpoint
 from common.models.narrow import narrow
 from results import add_run
 from slimming.networks import network
-
-CLASSES = ("cat", "cow", "dog")
-
-
-def write(path, size=(20, 20), count=5, parts=("train", "test"), suffix="png", classes=CLASSES, seed=0):
-    """Noise around a colour for each class; parts: folders with the class folders in them, "" for none."""
-    rng = np.random.default_rng(seed)
-    for part in parts:
-        for label, cls in enumerate(classes):
-            (path / part / cls).mkdir(parents=True)
-            for i in range(count):
-                pixels = rng.integers(0, 60, (size[1], size[0], 3)) + 80 * np.eye(3, dtype=int)[label % 3]
-                Image.fromarray(pixels.astype(np.uint8)).save(path / part / cls / f"{part}{i}.{suffix}")
-    return path
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "bmp", "PNG", "gif", "tif", "tiff", "ppm", "jfif", "tga"])
@@ -42,7 +28,7 @@ def test_formats(suffix, tmp_path):
     assert d.x_train[d.y_train == 1].double().mean((0, 1, 2)).argmax() == 1
 
 
-def test_the_middle_square_is_resized_once(tmp_path, monkeypatch):
+def test_the_middle_square_is_resized(tmp_path):
     """Left third red, the rest blue and green halves: a wide image keeps its middle, a tall one too."""
     write(tmp_path / "set", size=(32, 32))
     wide = np.zeros((40, 120, 3), np.uint8)
@@ -58,8 +44,6 @@ def test_the_middle_square_is_resized_once(tmp_path, monkeypatch):
     greens = [x for x in d.x_train if x[..., 1].min() > 200]
     assert len(greens) == 2 and all(x[..., 0].max() < 60 and x[..., 2].max() < 60 for x in greens)
     assert sum(bool(x[0, :, 0].min() > 200 and x[-1, :, 1].min() > 200) for x in d.x_train) == 1     # red is on top
-    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
-    assert torch.equal(data.load(str(tmp_path / "set"), image_size=16).x_test, d.x_test)
 
 
 @pytest.mark.parametrize("sizes, side, text", [
@@ -83,17 +67,20 @@ def test_large_images_need_a_size(tmp_path):
 
 
 def test_no_image_is_left_out_and_other_files_are_counted(tmp_path, capsys):
-    """8 .png beside 4 .tif, 3 images in folders of the class folder, and what is no image."""
+    """8 .png beside 4 .tif, 3 images in folders of the class folder, and what is no image or hidden."""
     path = write(tmp_path / "set", count=8)
     write(path / "train/cat", parts=("2023",), count=1)
     for i in range(4):
         Image.new("RGB", (20, 20)).save(path / f"train/cow/{i}.tif")
-    for file in ("train/cat/notes.txt", "train/cat/2023/raw.heic", "test/cow/LICENSE", "test/dog/.hidden"):
+    for folder in (".ipynb_checkpoints", "__MACOSX"):
+        (path / "train" / folder).mkdir()
+    for file in ("train/cat/notes.txt", "train/cat/2023/raw.heic", "test/cow/LICENSE", "test/dog/.DS_Store",
+                 "train/cat/._train0.png"):
         (path / file).write_bytes(b"")
     Image.new("RGB", (20, 20)).save(path / "train/stray.png")
     (path / "train/dog/again").symlink_to(path / "train")
     d = data.load(str(path))
-    assert d.y_train.bincount().tolist() == [11, 12, 8] and len(d.y_test) == 24
+    assert d.classes == CLASSES and d.y_train.bincount().tolist() == [11, 12, 8] and len(d.y_test) == 24
     assert ("set: 31 training and 24 test images (test/), 3 classes, 20 x 20; passed over: 1 .heic (not read), 1 .txt "
             "(not read), 1 linked folder, 1 outside the class folders, 1 without suffix (not read)\n"
             ) in capsys.readouterr().out
@@ -157,14 +144,6 @@ def test_class_names_that_one_side_does_not_know_are_said(tmp_path, capsys):
         assert model.images["classes"] == list(CLASSES)
 
 
-def test_sizes_are_kept_side_by_side(tmp_path, monkeypatch):
-    write(tmp_path / "set")
-    for size in (20, 8):
-        data.load(str(tmp_path / "set"), image_size=size)
-    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
-    assert [data.load(str(tmp_path / "set"), image_size=size).shape[1] for size in (20, 8)] == [20, 8]
-
-
 @pytest.mark.parametrize("train, test, unused", [
     ("Train", "Test", ()), ("training", "testing", ()), ("train", "validation", ()), ("TRAIN", "VAL", ()),
     ("train", "valid", ()), ("train", "test", ("val/", "extra/")), ("train", "val", ("test/", "more/")),
@@ -188,6 +167,7 @@ def test_splits_by_other_names(train, test, unused, tmp_path, capsys):
     (lambda p: write(p / "pets"), "set/pets has test/, train/ in it; give --dataset {p}/pets"),
     (lambda p: (p / "arrays").mkdir(parents=True), "set has arrays/; expected are"),
     (lambda p: p.mkdir(), "set has nothing in it; expected are"),
+    (lambda p: write(p, parts=("",), count=1), "set has one image of each class; a test set needs more"),
     (lambda p: (write(p), [f.rename(f.with_suffix(".heic")) for f in (p / "train/cow").iterdir()]),
      "train/cow holds no images; passed over: 5 .heic (not read); read are .png"),
     (lambda p: p.write_bytes(b""), "set is neither an .npz nor a folder; unpack an archive")])
@@ -236,17 +216,6 @@ def test_a_path_is_kept_as_one_that_is_found_from_everywhere(tmp_path, monkeypat
         assert done.returncode == 0, done.stderr
 
 
-def test_what_is_hidden_is_passed_over(tmp_path):
-    path = write(tmp_path / "set")
-    (path / "train" / ".ipynb_checkpoints").mkdir()
-    (path / "train" / "__MACOSX").mkdir()
-    (path / "train" / "cat" / "._train0.png").write_bytes(b"\0\5\26\7")
-    (path / "train" / "cat" / ".DS_Store").write_bytes(b"junk")
-    (path / "train" / "cat" / "Thumbs.db").write_bytes(b"junk")
-    d = data.load(str(path))
-    assert d.classes == CLASSES and len(d.y_train) == 15
-
-
 @pytest.mark.parametrize("damage", [lambda b: b[:500], lambda b: b"", lambda b: b[:2000] + bytes(300) + b[2300:]])
 def test_a_damaged_cache_is_made_anew(damage, tmp_path, capsys):
     path = str(write(tmp_path / "set"))
@@ -259,18 +228,6 @@ def test_a_damaged_cache_is_made_anew(damage, tmp_path, capsys):
     assert kept.read_bytes()[:2000] == whole[:2000] and len(kept.read_bytes()) == len(whole)
 
 
-def chunk(kind, body):
-    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
-
-
-def bomb(path, width, height):
-    """A PNG of a few kilobytes that says it is width x height grey pixels, all zero."""
-    squeezed = zlib.compressobj(9)
-    body = b"".join(squeezed.compress(bytes(width + 1)) for _ in range(min(height, 2000))) + squeezed.flush()
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
-                     + chunk(b"IDAT", body) + chunk(b"IEND", b""))
-
-
 def text_bomb(path):
     """A PNG whose compressed comment is a hundred megabytes."""
     Image.new("RGB", (20, 20)).save(path)
@@ -280,8 +237,8 @@ def text_bomb(path):
 
 
 ODD = {
-    "bomb": (lambda f: bomb(f, 60_000, 60_000), "has far too many pixels"),
-    "large": (lambda f: bomb(f, 11_000, 11_000), "has 11000 x 11000 pixels, more than 100,000,000"),
+    "bomb": (lambda f: f.write_bytes(png(60_000, 60_000)), "has far too many pixels"),
+    "large": (lambda f: f.write_bytes(png(11_000, 11_000)), "has 11000 x 11000 pixels, more than 100,000,000"),
     "text bomb": (text_bomb, "not a readable image"),
     "fifo": (lambda f: os.mkfifo(f), "is not a file; remove it"),
     "folder": (lambda f: f.mkdir(), "is not a file; remove it"),
@@ -315,9 +272,8 @@ def test_what_is_odd_in_a_folder_ends_in_one_line(what, run, tmp_path):
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
 def test_names_that_the_terminal_cannot_print_are_escaped(encoding, run, tmp_path):
     folder = write(tmp_path / "set", classes=("猫", "cow", "dog"), count=2)
-    file = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(models.build("resnet", depth=8, num_classes=3),
-                                                                 "slimming", "dense", str(folder)))
-    done = run("slimming/eval.py", file, "--per-class", "--device", "cpu",
+    file = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8, num_classes=3))
+    done = run("slimming/eval.py", file, "--dataset", folder, "--per-class", "--device", "cpu",
                before=lambda: sys.stdout.reconfigure(encoding=encoding))
     assert done.returncode == 0 and "\\u732b " in done.stdout, done.stderr
 
@@ -328,11 +284,6 @@ def test_more_images_than_memory_is_said(tmp_path, monkeypatch):
         decode_all([tmp_path / "x.png"] * 30, 64, 3)
     monkeypatch.delattr("os.sysconf")                        # Windows
     assert decode_all([], 64, 3).shape == (0, 64, 64, 3)
-
-
-def test_one_image_of_each_class_is_refused(tmp_path):
-    with pytest.raises(UserError, match="one image of each class"):
-        read_folder(write(tmp_path / "lonely", parts=("",), count=1))
 
 
 # Networks and their image size
@@ -347,14 +298,6 @@ def test_a_network_reads_its_own_size_and_colours(tmp_path):
         assert data.for_network(model, "f.pth", str(path)).shape == shape
         assert models.input_shape(model.arch, model.cfg) == shape
         assert model.images["classes"] == list(CLASSES)
-
-
-def test_a_grey_folder_is_coloured_for_a_network_that_reads_colours(tmp_path):
-    write(tmp_path / "set", size=(32, 32))
-    for file in (tmp_path / "set").rglob("*.png"):
-        Image.open(file).convert("L").save(file)
-    assert data.load(str(tmp_path / "set")).shape == (1, 32, 32)
-    assert data.for_network(models.build("vgg", depth=11, num_classes=3), "f.pth", str(tmp_path / "set")).shape[0] == 3
 
 
 def test_arrays_of_another_size_are_counted_so_and_one_size_is_refused(tmp_path):
@@ -375,13 +318,12 @@ def test_arrays_of_another_size_are_counted_so_and_one_size_is_refused(tmp_path)
         data.for_network(models.build("vgg", depth=11, num_classes=3), "f.pth", str(tmp_path / "small.npz"))
 
 
-@pytest.mark.parametrize("method", ["magnitude", "hoyer", "slimming", "softmask", "reweighted"])
+@pytest.mark.parametrize("method", METHODS)
 def test_a_dense_network_is_recorded_with_its_cost_at_the_size_it_is_trained_on(method, tmp_path):
     x, y = np.zeros((6, 40, 40, 3), np.uint8), np.arange(6) % 3
     np.savez(tmp_path / "set.npz", x_train=x, y_train=y, x_test=x, y_test=y)
-    importlib.import_module(f"{method}.main").main([
-        "--dataset", str(tmp_path / "set.npz"), "--arch", "resnet20", "--epochs", "1", "--batch-size", "3", "--device",
-        "cpu", "--precision", "fp32", "--save", str(tmp_path / "run")])
+    call(f"{method}.main", "--dataset", tmp_path / "set.npz", "--arch", "resnet20", "--epochs", 1, "--batch-size", 3,
+         "--device", "cpu", "--precision", "fp32", "--save", tmp_path / "run")
     ckpt = checkpoint.load(tmp_path / "run/checkpoint.pth.tar")
     assert ckpt["cfg"]["image_size"] == 40
     assert ckpt["dense"]["macs"] == compute_flops.count(checkpoint.to_model(ckpt)).total.macs
@@ -470,14 +412,3 @@ def test_per_class_counts_by_hand():
     lines = evaluate.per_class(model, [(logits[:4], labels[:4]), (logits[4:], labels[4:])], CLASSES).splitlines()
     assert [line.split() for line in lines[1:]] == [
         ["cat", "3", "66.67", "cow", "(1)"], ["cow", "1", "0.00", "dog", "(1)"], ["dog", "2", "100.00"]]
-
-
-@pytest.mark.parametrize("make, message", [
-    (lambda p: None, "is not a folder"), (lambda p: p.mkdir(), "holds no images; read are .png"),
-    (lambda p: (p.mkdir(), (p / "x.png").write_bytes(b"hello")), "x.png is not a readable image")])
-def test_what_cannot_be_labelled_is_named(make, message, run, tmp_path):
-    make(tmp_path / "new")
-    done = run("deploy/predict.py", "chkpt/slimming-vgg13-cifar10-sparse.pth.tar", tmp_path / "new",
-               "--dataset", "shapes10", "--device", "cpu", "--csv", tmp_path / "p.csv")
-    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
-    assert not (tmp_path / "p.csv").exists()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_hand import write_images
 from conftest import run_script
-from PIL import Image
 
 from common import models
 from common.files import checkpoint
@@ -102,10 +102,7 @@ def given(tmp_path_factory):
     torch.save(models.build("vgg", depth=11, num_classes=10).state_dict(), folder / "yours.pth")
     own = (ROOT / "docs/own-network.md").read_text().split("```python\n")[1].split("```")[0]
     (folder / "nets.py").write_text(own)
-    for number in range(40):
-        path = folder / "images" / ("train", "test")[number // 20] / "ab"[number % 2] / f"{number}.png"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (70, 66), (6 * number, 99, 9)).save(path)
+    write_images(folder / "images", (70, 66), count=10, classes="ab")
     return {"FILE": folder / "dense/checkpoint.pth.tar", "MASKS": folder / "masks/checkpoint.pth.tar",
             "YOURS.py:Net": f"{folder}/nets.py:Net", "YOURS.pth": folder / "yours.pth",
             "PATH": folder / "images", "NEW_IMAGES": folder / "images/test"}
@@ -158,43 +155,35 @@ def test_the_page_of_original_commands_names_scripts_and_commands_that_exist():
             assert found and all((ROOT / where / script).exists() for script in found)
 
 
-def test_the_original_commands_stand_in_the_readme_as_printed_there():
-    """The seed commands, placeholders aside; the README has them all."""
-    printed = commands("slimming/README.md")
-    for flags, stage in (("", "baseline"), ("-sr --s {} ", "sparsity")):
-        for name, depth, batch, s in (("vgg", 13, 512, "0.0001"), ("resnet", 164, 256, "0.00001")):
-            assert (f"python main.py {flags.format(s)}--dataset cifar10 --arch {name} --depth {depth} "
-                    f"--batch-size {batch} --epochs 99 --save ./{name}{depth}/{stage}") in printed
-        assert f"python main.py {flags.format('0.00001')}--dataset cifar10 --arch densenet --depth 40" in printed
-    for name, depth, batch in (("vgg", 13, 512), ("resnet", 164, 256)):
-        folder = f"./{name}{depth}/0.4"
-        sizes = (f"--epochs 99 --batch-size {batch}", f"--batch-size {batch} --epochs 99")
-        assert any(f"python main.py --refine {folder}/pruned.pth.tar --dataset cifar10 --arch {name} --depth {depth} "
-                   f"{size} --save {folder}/fine-tune-99" in printed for size in sizes)
+def printed_originals():
+    """(folder, regular expression of a command of the seeds, placeholders aside), which the README there has."""
+    for name, depth, batch, s in (("vgg", 13, 512, "0.0001"), ("resnet", 164, 256, "0.00001")):
+        net, folder, size = f"--arch {name} --depth {depth}", f"./{name}{depth}", f"--batch-size {batch} --epochs 99"
+        for flags, stage in (("", "baseline"), (f"-sr --s {s} ", "sparsity")):
+            yield "slimming", f"python main.py {flags}--dataset cifar10 {net} {size} --save {folder}/{stage}"
+        yield "slimming", (f"python main.py --refine {folder}/0.4/pruned.pth.tar --dataset cifar10 {net} "
+                           f"({size}|--epochs 99 --batch-size {batch}) --save {folder}/0.4/fine-tune-99")
+    for flags in ("", "-sr --s 0.00001 "):
+        yield "slimming", f"python main.py {flags}--dataset cifar10 --arch densenet --depth 40"
     for script, depth in (("vggprune", 13), ("resprune", 164), ("denseprune", 40)):
-        assert any(line.startswith(f"python {script}.py --dataset cifar10 --depth {depth} --percent 0.4 --model ")
-                   for line in printed)
-
-
-def test_the_commands_of_the_soft_mask_stand_in_its_readme_as_printed_there():
-    """The training command to the letter; the others in the folder that it trains into."""
-    printed = commands("softmask/README.md")
-    assert ("python -u main.py --dataset cifar100 --arch wideresnet --epochs 300 --seed 1 --batch-size 64 --lr 1e-2 "
-            "--wd 1e-4 --momentum 0.9 --test-batch-size 64 --depth 34 --wf 9 --d 0 --lseps 0.0 --confp 0.0 --target "
-            "0.4 --wg 30 --tw 10 --wme 50 --mwd 5e-4 --save log-k7d1re1 --swa-start 161") in printed
-    assert ("python quantize_model.py --pruned log-k7d1re1/pruned_model.pth.tar --wbit 8 --save log-k7d1re1") in printed
+        yield "slimming", f"python {script}.py --dataset cifar10 --depth {depth} --percent 0.4 --model .*"
+    yield "softmask", ("python -u main.py --dataset cifar100 --arch wideresnet --epochs 300 --seed 1 --batch-size 64 "
+                       "--lr 1e-2 --wd 1e-4 --momentum 0.9 --test-batch-size 64 --depth 34 --wf 9 --d 0 --lseps 0.0 "
+                       "--confp 0.0 --target 0.4 --wg 30 --tw 10 --wme 50 --mwd 5e-4 --save log-k7d1re1 "
+                       "--swa-start 161")
+    yield "softmask", "python quantize_model.py --pruned log-k7d1re1/pruned_model.pth.tar --wbit 8 --save log-k7d1re1"
     for file, flags in (("quantized", "--half --nbit 8"), ("pruned", "--freebie --half")):
-        assert any(line.startswith("python eval.py --pruned ") and line.endswith(f"/{file}_model.pth.tar {flags}")
-                   for line in printed)
+        yield "softmask", f"python eval.py --pruned .*/{file}_model.pth.tar {flags}"
+    yield "hoyer", "python element.py --reg 0 --decay 0.0"
+    for script in ("element", "structure"):
+        yield "hoyer", rf"python {script}.py --reg \d --decay [\d.]+ --pretrained"
+    for script in ("prun_tune_T", "prun_tune_V"):
+        yield "hoyer", rf"python {script}.py --model \S+ --sensitivity [\d.]+"
 
 
-@pytest.mark.parametrize("line", [
-    "python element.py --reg 0 --decay 0.0", r"python element.py --reg \d --decay [\d.]+ --pretrained",
-    r"python structure.py --reg \d --decay [\d.]+ --pretrained",
-    r"python prun_tune_T.py --model \S+ --sensitivity [\d.]+",
-    r"python prun_tune_V.py --model \S+ --sensitivity [\d.]+"])
-def test_the_commands_of_deephoyer_stand_in_its_readme(line):
-    assert any(re.fullmatch(line, command) for command in commands("hoyer/README.md"))
+def test_the_original_commands_stand_in_the_readmes_as_printed_there():
+    for folder, line in printed_originals():
+        assert any(re.fullmatch(line, command) for command in commands(f"{folder}/README.md")), line
 
 
 TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("*/*.md")), *sorted(ROOT.glob("results/comparison/*.md"))]

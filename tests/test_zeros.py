@@ -1,11 +1,8 @@
 """Pruned weights in files of other repositories: masks are read, zeros without a mask are asked about; and a network
 with another number of classes is trained on."""
-import importlib
-
-import numpy as np
 import pytest
 import torch
-from PIL import Image
+from by_hand import FILE, METHODS, call, write_images
 from torch.nn.utils import prune
 
 from common import UserError, models, zeros
@@ -13,10 +10,11 @@ from common.files import checkpoint
 from common.models import any_network
 
 COMMON = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--precision", "fp32", "--epochs", "1"]
-FINETUNE = {"slimming": ["--refine"], "softmask": ["--pruned"], "hoyer": ["--model"], "magnitude": ["--model"],
-            "reweighted": ["--warmup-epochs", "0", "--model"]}
-MAIN = {"slimming": ["--pretrained"], "softmask": ["--swa-start", "2", "--pretrained"], "hoyer": ["--pretrained"],
-        "magnitude": ["--pretrained"], "reweighted": ["--rew", "--pretrained"]}
+MAIN = {"softmask": ["--swa-start", "2", "--pretrained"], "reweighted": ["--rew", "--pretrained"]}
+
+
+def finetune(method):
+    return ["--warmup-epochs", "0"] * (method == "reweighted") + [FILE.get(method, "--model")]
 
 
 def layers(model):
@@ -37,35 +35,35 @@ def nonzeros(state):
 
 
 def run(method, script, flags, folder):
-    importlib.import_module(f"{method}.{script}").main([*flags, *COMMON, "--save", str(folder), "--overwrite"])
+    call(f"{method}.{script}", *flags, *COMMON, "--save", folder, "--overwrite")
 
 
-@pytest.mark.parametrize("method", FINETUNE)
+@pytest.mark.parametrize("method", METHODS)
 def test_zeros_without_masks_are_kept_or_trained_as_the_flag_says(method, tmp_path, capsys):
     model, file = network(), str(tmp_path / "theirs.pth")
     before = nonzeros(model.state_dict())
     torch.save(model.state_dict(), file)
     with pytest.raises(UserError, match="theirs.pth holds no masks, but 80 % of its .*weight is zero .9 more tensors.; "
                                         "give --dense .* --keep-zeros"):
-        run(method, "finetune", [*FINETUNE[method], file], tmp_path / "a")
-    run(method, "finetune", [*FINETUNE[method], file, "--keep-zeros"], tmp_path / "b")
+        run(method, "finetune", [*finetune(method), file], tmp_path / "a")
+    run(method, "finetune", [*finetune(method), file, "--keep-zeros"], tmp_path / "b")
     kept = checkpoint.load(tmp_path / "b" / "finetuned.pth.tar")
     assert nonzeros(kept["state_dict"]) == before and sum(int(m.sum()) for m in kept["masks"].values()) == before
-    run(method, "finetune", [*FINETUNE[method], file, "--dense"], tmp_path / "c")
+    run(method, "finetune", [*finetune(method), file, "--dense"], tmp_path / "c")
     trained = checkpoint.load(tmp_path / "c" / "finetuned.pth.tar")
     assert nonzeros(trained["state_dict"]) > 4 * before and not trained.get("masks")
     assert "nothing in it is pruned" not in capsys.readouterr().out
     with pytest.raises(UserError, match="finetuned.pth.tar holds masks, .*leave out --dense"):
-        run(method, "finetune", [*FINETUNE[method], str(tmp_path / "b" / "finetuned.pth.tar"), "--dense"],
+        run(method, "finetune", [*finetune(method), str(tmp_path / "b" / "finetuned.pth.tar"), "--dense"],
             tmp_path / "d")
 
 
-@pytest.mark.parametrize("method", MAIN)
+@pytest.mark.parametrize("method", METHODS)
 def test_training_asks_before_it_trains_zeros(method, tmp_path):
     torch.save(network().state_dict(), tmp_path / "theirs.pth")
     with pytest.raises(UserError, match="holds no masks, but 80 % of its .*weight is zero"):
-        run(method, "main", [*MAIN[method], str(tmp_path / "theirs.pth")], tmp_path / "a")
-    run(method, "main", [*MAIN[method], str(tmp_path / "theirs.pth"), "--dense"], tmp_path / "a")
+        run(method, "main", [*MAIN.get(method, ["--pretrained"]), str(tmp_path / "theirs.pth")], tmp_path / "a")
+    run(method, "main", [*MAIN.get(method, ["--pretrained"]), str(tmp_path / "theirs.pth"), "--dense"], tmp_path / "a")
     assert nonzeros(checkpoint.load(tmp_path / "a" / "checkpoint.pth.tar")["state_dict"]) > 60_000
 
 
@@ -123,14 +121,7 @@ def test_masks_of_other_libraries_are_read(form, tmp_path):
 @pytest.fixture(scope="module")
 def photos(tmp_path_factory):
     """A folder of images of three classes."""
-    folder = tmp_path_factory.mktemp("photos")
-    for part in ("train", "test"):
-        for label, cls in enumerate(("cat", "cow", "dog")):
-            (folder / part / cls).mkdir(parents=True)
-            for i in range(4):
-                pixels = np.random.default_rng(i).integers(0, 60, (64, 64, 3)) + 80 * np.eye(3, dtype=int)[label]
-                Image.fromarray(pixels.astype(np.uint8)).save(folder / part / cls / f"{i}.png")
-    return folder
+    return write_images(tmp_path_factory.mktemp("photos"), size=(64, 64), count=4)
 
 
 @pytest.fixture(scope="module")
@@ -144,11 +135,10 @@ def resnet18(tmp_path_factory):
     return path
 
 
-@pytest.mark.parametrize("method", MAIN)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_network_is_trained_on_with_another_number_of_classes(method, photos, resnet18, tmp_path, capsys):
-    script = importlib.import_module(f"{method}.main")
-    script.main([*MAIN[method], str(resnet18), "--dataset", str(photos), "--image-size", "64", "--epochs", "1",
-                 "--batch-size", "6", "--device", "cpu", "--precision", "fp32", "--save", str(tmp_path), "--lr", "0"])
+    call(f"{method}.main", *MAIN.get(method, ["--pretrained"]), resnet18, "--dataset", photos, "--image-size", 64,
+         "--epochs", 1, "--batch-size", 6, "--device", "cpu", "--precision", "fp32", "--save", tmp_path, "--lr", 0)
     ckpt, theirs = checkpoint.load(tmp_path / "checkpoint.pth.tar"), torch.load(resnet18)
     assert f"note: {resnet18} has 1000 classes, {photos} has 3: fc.weight and fc.bias are reinitialized" in \
         capsys.readouterr().out
@@ -159,23 +149,16 @@ def test_a_network_is_trained_on_with_another_number_of_classes(method, photos, 
 
 
 def test_what_was_pruned_in_other_layers_is_kept_with_new_classes(photos, tmp_path):
-    ckpt = {**checkpoint.load(file(network(), tmp_path), any_network), "dataset": "shapes10"}
+    torch.save(network().state_dict(), tmp_path / "theirs.pth")
+    ckpt = {**checkpoint.load(tmp_path / "theirs.pth", any_network), "dataset": "shapes10"}
     ckpt["masks"] = zeros.kept(ckpt, keep_zeros=True)
     ckpt["dense"] = {"params": 78_042, "macs": 1, "cfg": ckpt["cfg"]}
-    checkpoint.save(tmp_path / "pruned.pth.tar", {k: v for k, v in ckpt.items() if k != "path"})
-    script = importlib.import_module("reweighted.main")
-    script.main(["--rew", "--pretrained", str(tmp_path / "pruned.pth.tar"), "--dataset", str(photos), "--epochs", "1",
-                 "--batch-size", "6", "--device", "cpu", "--save", str(tmp_path / "run")])
+    checkpoint.save(tmp_path / "pruned.pth.tar", ckpt)
+    short = ["--dataset", photos, "--epochs", 1, "--batch-size", 6, "--device", "cpu"]
+    call("reweighted.main", "--rew", "--pretrained", tmp_path / "pruned.pth.tar", *short, "--save", tmp_path / "run")
     after = checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar")
     assert after["masks"].keys() == ckpt["masks"].keys() - {"fc.weight"} and after["dense"]["cfg"]["num_classes"] == 3
     assert all(not after["state_dict"][name][~mask].any() for name, mask in after["masks"].items())
     assert after["state_dict"]["fc.weight"].all() and after["dense"]["params"] < 78_042
-    finetune = importlib.import_module("reweighted.finetune")
     with pytest.raises(UserError, match="has 10 classes, .* has 3; .*main.py --pretrained"):
-        finetune.main(["--model", str(tmp_path / "pruned.pth.tar"), "--dataset", str(photos), "--epochs", "1",
-                       "--device", "cpu", "--save", str(tmp_path / "tuned")])
-
-
-def file(model, folder):
-    torch.save(model.state_dict(), folder / "theirs.pth")
-    return folder / "theirs.pth"
+        call("reweighted.finetune", "--model", tmp_path / "pruned.pth.tar", *short, "--save", tmp_path / "tuned")
