@@ -27,81 +27,82 @@ sys.path[:0] = [str(ROOT), str(Path(__file__).resolve().parent)]
 import mutations
 import numpy as np
 import torch
+from by_hand import FILE, METHODS
+from conftest import forked
 
 from common import cli, device, plots
 from common.files import checkpoint
+from common.run import Run
 
 PARTS = ("networks", "data", "images", "kills", "payloads", "memory", "narrow", "masks")
+PRECISION = "bf16" if device.has_bf16(torch.device("cpu")) else "fp32"       # of masked steps
 SMALL = "--device cpu --dataset tiny --test-batch-size 40"
 TRAIN = f"{SMALL} --precision fp32 --batch-size 16 --epochs 3"
-PRECISION = "bf16" if device.has_bf16(torch.device("cpu")) else "fp32"       # of masked steps
-STEPS = {  # what writes, each after what it reads; {b}: the folder of what the steps before wrote, {s}: where to write
-    "slimming-main": ("slimming.main", f"-sr --arch densenet --depth 7 {TRAIN} --save {{s}}"),
-    "slimming-prune": ("slimming.prune", f"{SMALL} --model {{b}}/slimming-main/checkpoint.pth.tar --percent 0.4 "
-                                         "--save {s}"),
-    "slimming-mask": ("slimming.mask", f"{SMALL} --model {{b}}/slimming-main/checkpoint.pth.tar --percent 0.4 "
-                                       "--save {s}"),
-    "slimming-finetune": ("slimming.finetune", f"{TRAIN} --refine {{b}}/slimming-mask/pruned.pth.tar --save {{s}}"),
-    "hoyer-main": ("hoyer.main", f"--arch resnet8 --reg hs --decay 1e-4 {TRAIN} --save {{s}}"),
-    "hoyer-prune": ("hoyer.prune", f"{SMALL} --model {{b}}/hoyer-main/checkpoint.pth.tar --sensitivity 0.02 "
-                                   "--save {s}"),
-    "hoyer-finetune": ("hoyer.finetune", f"{TRAIN} --model {{b}}/hoyer-prune/pruned.pth.tar --save {{s}}"),
-    "hoyer-compact": ("hoyer.compact", "--model {b}/hoyer-finetune/finetuned.pth.tar --save {s}/compact.pth.tar"),
-    "hoyer-sweep": ("hoyer.sweep", f"{SMALL} --arch resnet8 --regs hs --decays 1e-4 --sensitivities 0.01 0.02 "
-                                   "--epochs 2 --tune-epochs 2 --holdout 20 --save {s}"),
-    "magnitude-main": ("magnitude.main", f"--arch resnet8 {TRAIN} --save {{s}}"),
-    "magnitude-prune": ("magnitude.prune", f"{SMALL} --model {{b}}/magnitude-main/checkpoint.pth.tar --percent 0.8 "
-                                           "--save {s}"),
-    "magnitude-finetune": ("magnitude.finetune", f"{TRAIN} --model {{b}}/magnitude-prune/pruned.pth.tar --save {{s}} "
-                                                 "--retrain onecycle"),
-    "magnitude-iterative": ("magnitude.iterative", f"{TRAIN} --model {{b}}/magnitude-main/checkpoint.pth.tar "
-                                                   "--percent 0.36 --retrain lr-rewind --save {s}"),
-    "softmask-main": ("softmask.main", f"--arch resnet8 --target 0.3 --wme 0 --schedule cosine {TRAIN} --save {{s}}"),
-    "softmask-prune": ("softmask.prune", f"{SMALL} --model {{b}}/softmask-main/checkpoint.pth.tar --save {{s}}"),
-    "softmask-finetune": ("softmask.finetune", f"{TRAIN} --pruned {{b}}/softmask-prune/pruned_model.pth.tar "
-                                               "--save {s}"),
-    "softmask-quantize": ("softmask.quantize_model", f"{SMALL} --pruned {{b}}/magnitude-prune/pruned.pth.tar "
-                                                     "--save {s}"),
-    "reweighted-main": ("reweighted.main", f"--arch resnet8 {TRAIN} --save {{s}}"),
-    "reweighted-rew": ("reweighted.main", f"--rew --pretrained {{b}}/reweighted-main/checkpoint.pth.tar {TRAIN} "
-                                          "--save {s}"),
-    "reweighted-prune": ("reweighted.prune", f"{SMALL} --model {{b}}/reweighted-rew/checkpoint.pth.tar --save {{s}}"),
-    "reweighted-finetune": ("reweighted.finetune", f"{TRAIN} --model {{b}}/reweighted-prune/pruned.pth.tar "
-                                                   "--save {s}"),
-    "reweighted-quantize": ("reweighted.quantize_model", f"{SMALL} --model {{b}}/reweighted-finetune/finetuned.pth.tar "
-                                                         "--save {s}"),
-}
-RESUMES = ("slimming-main", "slimming-finetune", "hoyer-main", "hoyer-finetune", "magnitude-main", "magnitude-finetune",
-           "magnitude-iterative", "softmask-main", "softmask-finetune", "reweighted-main", "reweighted-rew",
-           "reweighted-finetune")
 ONCE = "--device cpu --test-batch-size 40"                   # of a network or of data that somebody else hands over
-READS = {  # what reads a network, {f}; the data set is what the network says, or {d}
-    **{f"{method}-eval": (f"{method}.eval", f"{{f}} {ONCE}")
-       for method in ("slimming", "hoyer", "magnitude", "softmask", "reweighted")},
-    "deploy-latency": ("deploy.latency", f"{{f}} {ONCE}"),
-    "slimming-prune": ("slimming.prune", f"--model {{f}} {ONCE} --save {{s}}"),
-    "slimming-compact": ("slimming.compact", f"--model {{f}} {ONCE} --save {{s}}"),
-    "slimming-finetune": ("slimming.finetune", f"--refine {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "hoyer-main": ("hoyer.main", f"--pretrained {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "hoyer-prune": ("hoyer.prune", f"--model {{f}} {ONCE} --sensitivity 0.01 --save {{s}}"),
-    "hoyer-finetune": ("hoyer.finetune", f"--model {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "hoyer-compact": ("hoyer.compact", "--model {f} --save {s}/compact.pth.tar"),
-    "magnitude-prune": ("magnitude.prune", f"--model {{f}} {ONCE} --percent 0.9 --save {{s}}"),
-    "magnitude-finetune": ("magnitude.finetune", f"--model {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "magnitude-rewind": ("magnitude.rewind", f"--model {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "softmask-main": ("softmask.main", f"--pretrained {{f}} --target 0.2 {ONCE} --batch-size 30 --epochs 1 "
-                                       "--save {s}"),
-    "softmask-prune": ("softmask.prune", f"--model {{f}} {ONCE} --save {{s}}"),
-    "softmask-finetune": ("softmask.finetune", f"--pruned {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "softmask-quantize": ("softmask.quantize_model", f"--pruned {{f}} {ONCE} --save {{s}}"),
-    "reweighted-main": ("reweighted.main", f"--rew --pretrained {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "reweighted-prune": ("reweighted.prune", f"--model {{f}} {ONCE} --save {{s}}"),
-    "reweighted-finetune": ("reweighted.finetune", f"--model {{f}} {ONCE} --batch-size 30 --epochs 1 --save {{s}}"),
-    "reweighted-quantize": ("reweighted.quantize_model", f"--model {{f}} {ONCE} --save {{s}}"),
-    "reweighted-operations": ("reweighted.check_model_operations", "{f}"),
-    "reweighted-testers": ("reweighted.testers", f"{{f}} {ONCE}"),
-    "compute-flops": ("common.compute_flops", "{f}"),
-}
+TUNE = f"{ONCE} --batch-size 30 --epochs 1"
+
+
+def table(text):
+    """{name: (module, its flags)} of lines of these three."""
+    for name, words in (("SMALL", SMALL), ("TRAIN", TRAIN), ("ONCE", ONCE), ("TUNE", TUNE)):
+        text = text.replace(name, words)
+    rows = [line.split(maxsplit=2) for line in text.strip().splitlines()]
+    return {name: (module, flags) for name, module, flags in rows}
+
+
+# What writes, each after what it reads; {b}: the folder of what the steps before wrote, {s}: where to write
+STEPS = table("""
+slimming-main slimming.main -sr --arch densenet --depth 7 TRAIN --save {s}
+slimming-prune slimming.prune SMALL --model {b}/slimming-main/checkpoint.pth.tar --percent 0.4 --save {s}
+slimming-mask slimming.mask SMALL --model {b}/slimming-main/checkpoint.pth.tar --percent 0.4 --save {s}
+slimming-finetune slimming.finetune TRAIN --refine {b}/slimming-mask/pruned.pth.tar --save {s}
+hoyer-main hoyer.main --arch resnet8 --reg hs --decay 1e-4 TRAIN --save {s}
+hoyer-prune hoyer.prune SMALL --model {b}/hoyer-main/checkpoint.pth.tar --sensitivity 0.02 --save {s}
+hoyer-finetune hoyer.finetune TRAIN --model {b}/hoyer-prune/pruned.pth.tar --save {s}
+hoyer-compact hoyer.compact --model {b}/hoyer-finetune/finetuned.pth.tar --save {s}/compact.pth.tar
+hoyer-sweep hoyer.sweep SMALL --arch resnet8 --regs hs --decays 1e-4 --sensitivities 0.01 0.02 """
+              """--epochs 2 --tune-epochs 2 --holdout 20 --save {s}
+magnitude-main magnitude.main --arch resnet8 TRAIN --save {s}
+magnitude-prune magnitude.prune SMALL --model {b}/magnitude-main/checkpoint.pth.tar --percent 0.8 --save {s}
+magnitude-finetune magnitude.finetune TRAIN --model {b}/magnitude-prune/pruned.pth.tar --save {s} --retrain onecycle
+magnitude-iterative magnitude.iterative TRAIN --model {b}/magnitude-main/checkpoint.pth.tar """
+              """--percent 0.36 --retrain lr-rewind --save {s}
+softmask-main softmask.main --arch resnet8 --target 0.3 --wme 0 --schedule cosine TRAIN --save {s}
+softmask-prune softmask.prune SMALL --model {b}/softmask-main/checkpoint.pth.tar --save {s}
+softmask-finetune softmask.finetune TRAIN --pruned {b}/softmask-prune/pruned_model.pth.tar --save {s}
+softmask-quantize softmask.quantize_model SMALL --pruned {b}/magnitude-prune/pruned.pth.tar --save {s}
+reweighted-main reweighted.main --arch resnet8 TRAIN --save {s}
+reweighted-rew reweighted.main --rew --pretrained {b}/reweighted-main/checkpoint.pth.tar TRAIN --save {s}
+reweighted-prune reweighted.prune SMALL --model {b}/reweighted-rew/checkpoint.pth.tar --save {s}
+reweighted-finetune reweighted.finetune TRAIN --model {b}/reweighted-prune/pruned.pth.tar --save {s}
+reweighted-quantize reweighted.quantize_model SMALL --model {b}/reweighted-finetune/finetuned.pth.tar --save {s}
+""")
+RESUMES = [name for name in STEPS if name.endswith(("-main", "-finetune", "-iterative", "-rew"))]
+# What reads a network, {f}; the data set is what the network says, or {d}
+READS = {f"{method}-eval": (f"{method}.eval", f"{{f}} {ONCE}") for method in METHODS} | table("""
+deploy-latency deploy.latency {f} ONCE
+slimming-prune slimming.prune --model {f} ONCE --save {s}
+slimming-compact slimming.compact --model {f} ONCE --save {s}
+slimming-finetune slimming.finetune --refine {f} TUNE --save {s}
+hoyer-main hoyer.main --pretrained {f} TUNE --save {s}
+hoyer-prune hoyer.prune --model {f} ONCE --sensitivity 0.01 --save {s}
+hoyer-finetune hoyer.finetune --model {f} TUNE --save {s}
+hoyer-compact hoyer.compact --model {f} --save {s}/compact.pth.tar
+magnitude-prune magnitude.prune --model {f} ONCE --percent 0.9 --save {s}
+magnitude-finetune magnitude.finetune --model {f} TUNE --save {s}
+magnitude-rewind magnitude.rewind --model {f} TUNE --save {s}
+softmask-main softmask.main --pretrained {f} --target 0.2 TUNE --save {s}
+softmask-prune softmask.prune --model {f} ONCE --save {s}
+softmask-finetune softmask.finetune --pruned {f} TUNE --save {s}
+softmask-quantize softmask.quantize_model --pruned {f} ONCE --save {s}
+reweighted-main reweighted.main --rew --pretrained {f} TUNE --save {s}
+reweighted-prune reweighted.prune --model {f} ONCE --save {s}
+reweighted-finetune reweighted.finetune --model {f} TUNE --save {s}
+reweighted-quantize reweighted.quantize_model --model {f} ONCE --save {s}
+reweighted-operations reweighted.check_model_operations {f}
+reweighted-testers reweighted.testers {f} ONCE
+compute-flops common.compute_flops {f}
+""")
 DATA = {name: (module, f"{words} --dataset {{d}}") for name, (module, words) in READS.items()
         if "--device" in words and name != "deploy-latency"}
 DATA |= {name: (module, words.replace("--dataset tiny", "--dataset {d}").replace("--epochs 3", "--epochs 1"))
@@ -135,28 +136,15 @@ def run(module, words, cwd, limit=60.0, kill_after=None, before=None):
     machine may be busy otherwise. kill_after: seconds of computing after which it is killed on purpose.
     """
     main, name = importlib.import_module(module).main, f"{module.replace('.', '/')}.py"
-    with tempfile.TemporaryFile("w+") as said:
-        began, pid = time.monotonic(), os.fork()
-        if pid == 0:
-            code = 70
-            try:
-                os.chdir(cwd)
-                os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-                os.dup2(said.fileno(), 2)
-                sys.stdout, sys.stderr, sys.argv = open(1, "w"), open(2, "w"), [str(ROOT / name), *words]
-                torch.set_num_threads(1)
-                if before:
-                    before()
-                cli.script(lambda: main(words))
-                code = 0
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 70
-            except BaseException:
-                traceback.print_exc()
-            finally:
-                sys.stdout.flush()
-                sys.stderr.flush()
-                os._exit(code)
+
+    def work():
+        sys.argv = [str(ROOT / name), *words]
+        torch.set_num_threads(1)
+        if before:
+            before()
+        cli.script(lambda: main(words))
+    with tempfile.TemporaryFile("w+") as said, open(os.devnull, "w") as nothing:
+        began, pid = time.monotonic(), forked(work, cwd, nothing, said)
         pause, sent = 0.002, None
         while True:
             done, status, usage = os.wait4(pid, os.WNOHANG)
@@ -302,84 +290,78 @@ def kills(base, folder, count, seed=0, steps=tuple(STEPS)):
 
 @dataclass
 class Tally:
-    """What came of many runs."""
+    """What came of many runs; ran: how often code in a pickle did."""
     files: int = 0
     runs: int = 0
     refused: int = 0
+    ran: int = 0
     slowest: float = 0.0
     largest: float = 0.0
     faults: list = field(default_factory=list)
 
-    def add(self, what, outcome, save):
-        self.runs += 1
-        self.refused += outcome.status == 2
-        self.slowest, self.largest = max(self.slowest, outcome.seconds), max(self.largest, outcome.megabytes)
-        found = outcome.faults()
-        if outcome.status == 2 and save.exists() and any(path.is_file() for path in save.rglob("*")):
-            found.append(f"wrote {[path.name for path in save.rglob('*')]}")
-        if found:
-            self.faults.append(f"{what}: {', '.join(found)}: {outcome.stderr.strip()[-1500:]}")
-        shutil.rmtree(save, ignore_errors=True)
 
-
-def networks(base, folder, count, seed=0, scripts=None):
-    """Every script that reads a network, on `count` damaged or made-up ones."""
-    tally, rng = Tally(), random.Random(seed)
-    bases = sorted(base.glob("*/*.pth.tar"))
-    for number in range(count):
-        file = folder / f"net-{number}.pth.tar"
-        source = rng.choice(bases)
-        what = mutations.network(rng, source, file)
+def through(base, folder, cases, scripts=None):
+    """The Tally of every script, or of these, on every case: (what it is, the table of scripts that read such, the file
+    in the place of {f}, the data in that of {d}, the file that its code would write). Who makes a case removes it."""
+    tally, save = Tally(), folder / "save"
+    for what, reads, file, path, trace in cases:
         tally.files += 1
-        reads = dict(READS)
-        step = source.parent.name
-        if source.name == "checkpoint.pth.tar" and step in RESUMES:
-            reads["resume"] = (STEPS[step][0], f"{STEPS[step][1]} --resume {{f}}")
         for name in scripts or reads:
             module, words = reads[name]
-            save = folder / "save"
-            outcome = run(module, argv(words, b=base, f=file, s=save), base)
-            tally.add(f"{name} on {source.parent.name}/{source.name}, {number} {what}", outcome, save)
-        file.unlink()
+            outcome = run(module, argv(words, b=base, f=file or network_for(base, name), d=path, s=save), base)
+            tally.runs += 1
+            tally.refused += outcome.status == 2
+            tally.slowest = max(tally.slowest, outcome.seconds)
+            tally.largest = max(tally.largest, outcome.megabytes)
+            found, wrote = outcome.faults(), [p.name for p in save.rglob("*") if p.is_file()]
+            found += [f"wrote {wrote}"] * (outcome.status == 2 and bool(wrote))
+            if found:
+                tally.faults.append(f"{name} on {what}: {', '.join(found)}: {outcome.stderr.strip()[-1500:]}")
+            if trace and trace.exists():
+                tally.ran += 1
+                trace.unlink()
+            shutil.rmtree(save, ignore_errors=True)
     return tally
 
 
-def data_sets(base, folder, count, make, seed=0, scripts=None):
-    """Every script that reads data, on `count` damaged or made-up sets; make: mutations.arrays or mutations.images."""
-    tally, rng = Tally(), random.Random(seed)
+def network_for(base, name):
+    """A file of `base` that a script on data can begin with."""
+    method = name.partition("-")[0]
+    if name.endswith("-finetune"):                           # they take what is pruned
+        return next((base / f"{method}-prune").glob("*.pth.tar"))
+    step = name if name in STEPS else f"{method}-main"
+    return next(f for f in (base / step / "finetuned.pth.tar", base / step / "pruned.pth.tar",
+                            base / step / "checkpoint.pth.tar", base / step / "pruned_model.pth.tar",
+                            base / "slimming-main" / "checkpoint.pth.tar") if f.is_file())
+
+
+def networks(base, folder, count, seed=0):
+    """Cases: `count` damaged or made-up networks."""
+    rng, bases = random.Random(seed), sorted(base.glob("*/*.pth.tar"))
+    for number in range(count):
+        file, source = folder / f"net-{number}.pth.tar", rng.choice(bases)
+        what, step, reads = mutations.network(rng, source, file), source.parent.name, READS
+        if source.name == "checkpoint.pth.tar" and step in RESUMES:
+            reads = READS | {"resume": (STEPS[step][0], f"{STEPS[step][1]} --resume {{f}}")}
+        yield f"{step}/{source.name}, {number} {what}", reads, file, None, None
+        file.unlink()
+
+
+def data_sets(base, folder, count, make, seed=0):
+    """Cases: `count` damaged or made-up data sets; make: mutations.arrays or mutations.images."""
+    rng = random.Random(seed)
     for number in range(count):
         what, path = make(rng, base / "data" / "tiny.npz", folder / f"data-{number}")
-        tally.files += 1
-        for name in scripts or DATA:
-            module, words = DATA[name]
-            step = name if name in STEPS else f"{name.partition('-')[0]}-main"
-            file = next(f for f in (base / step / "finetuned.pth.tar", base / step / "pruned.pth.tar",
-                                    base / step / "checkpoint.pth.tar", base / step / "pruned_model.pth.tar",
-                                    base / "slimming-main" / "checkpoint.pth.tar") if f.is_file())
-            if name.endswith("-finetune"):                   # they take what is pruned
-                file = next((base / f"{name.partition('-')[0]}-prune").glob("*.pth.tar"))
-            save = folder / "save"
-            outcome = run(module, argv(words, b=base, f=file, d=path, s=save), base)
-            tally.add(f"{name} on data {number} {what}", outcome, save)
+        yield f"data {number} {what}", DATA, None, path, None
         shutil.rmtree(path) if path.is_dir() else path.unlink()
-    return tally
 
 
-def payloads(base, folder, scripts=None):
-    """Every script on every pickle that wants to run code: (Tally, how often one did)."""
-    tally, ran = Tally(), 0
-    for name, path, trace in mutations.payloads(base / "slimming-main" / "checkpoint.pth.tar", folder):
-        tally.files += 1
-        reads = DATA if path.suffix == ".npz" else READS
-        for script in scripts or reads:
-            module, words = reads[script]
-            save = folder / "save"
-            network = base / "slimming-main" / "checkpoint.pth.tar" if path.suffix == ".npz" else path
-            outcome = run(module, argv(words, b=base, f=network, d=path, s=save), base)
-            tally.add(f"{script} on {name}", outcome, save)
-            ran += trace.exists()
-            trace.unlink(missing_ok=True)
-    return tally, ran
+def payloads(base, folder):
+    """Cases: pickles that want to run code, as networks and in data."""
+    network = base / "slimming-main" / "checkpoint.pth.tar"
+    for name, path, trace in mutations.payloads(network, folder):
+        data = path.suffix == ".npz"
+        yield name, DATA if data else READS, network if data else path, path, trace
 
 
 # 3. Left to run
@@ -388,16 +370,13 @@ def payloads(base, folder, scripts=None):
 def masked_steps(base, folder, steps):
     """Masked training of every method with momentum and weight decay in PRECISION: {method: (steps, masked, moved)}."""
     found = {}
-    for method in ("slimming", "hoyer", "magnitude", "softmask", "reweighted"):
+    for method in METHODS:
         pruned = "slimming-mask/pruned" if method == "slimming" else "magnitude-prune/pruned"
-        name = {"slimming": "--refine", "softmask": "--pruned"}.get(method, "--model")
-        more = "--optmzr sgd --warmup-epochs 0" if method == "reweighted" else ""
-        if method == "magnitude":
-            more = "--schedule 100000"
+        more = {"reweighted": "--optmzr sgd --warmup-epochs 0", "magnitude": "--schedule 100000"}.get(method, "")
         epochs = math.ceil(steps / 30)                       # 60 images, 2 a step
         save = folder / f"masked-{method}"
-        words = (f"{name} {base}/{pruned}.pth.tar {SMALL} --batch-size 2 --epochs {epochs} --precision {PRECISION} "
-                 f"--lr 0.01 --momentum 0.9 --wd 0.0005 {more} --save {save}")
+        words = (f"{FILE.get(method, '--model')} {base}/{pruned}.pth.tar {SMALL} --batch-size 2 --epochs {epochs} "
+                 f"--precision {PRECISION} --lr 0.01 --momentum 0.9 --wd 0.0005 {more} --save {save}")
         outcome = run(f"{method}.finetune", words.split(), base, limit=7200)
         if outcome.status:
             raise RuntimeError(f"{method}: {outcome.stderr}")
@@ -415,7 +394,6 @@ def memory(base, folder, epochs):
     log, save = folder / "memory", folder / "memory-run"
 
     def watch():
-        from common.run import Run
         run_save = Run.save
 
         def save_and_note(self, *args, **more):
@@ -433,9 +411,9 @@ def memory(base, folder, epochs):
 
 def narrow_is_masked(count):
     """{family: how many networks of random widths with random masks were as `narrow` makes them, or what went wrong}"""
-    import test_reliability as tests
+    import test_narrow as tests
     found = {}
-    for name in tests.FAMILIES:
+    for name in tests.NETS:
         try:
             found[name] = tests.narrow_examples(name, count)
         except Exception:
@@ -451,57 +429,60 @@ def report(parts, seed, scale=1.0, write=lambda lines: None):
     should be."""
     lines, well = {}, True
 
-    def line(part, what, wanted, found, fine, faults=()):
+    def line(part, what, wanted, found, faults):
         nonlocal well
-        well = well and fine
+        well = well and not faults
         lines[part] = f"| {what} | {wanted} | {found} |"
         print(*faults, lines[part], sep="\n", flush=True)
         write(lines)
 
+    def damaged(part, what, cases):
+        if part not in parts:
+            return
+        tally = through(base, folder, cases)
+        tracebacks, hangs = (sum(f": {kind}" in fault or f", {kind}" in fault for fault in tally.faults)
+                             for kind in ("traceback", "hang"))
+        over = sum(" MB" in fault.partition(": ")[2].partition(":")[0] for fault in tally.faults)
+        line(part, f"{tally.files} damaged or made-up {what}, each through every script that reads such "
+             f"({tally.runs:,} runs, {tally.refused:,} refused)", "0 tracebacks, 0 hangs, 0 over 2 GB, nothing written "
+             "by those refused", f"{tracebacks} tracebacks, {hangs} hangs, {over} over 2 GB, {len(tally.faults)} "
+             f"faults; the slowest {tally.slowest:.1f} s, the largest {tally.largest:,.0f} MB", tally.faults)
+
     with tempfile.TemporaryDirectory() as temporary:
-        base, folder = Path(temporary) / "base", Path(temporary) / "work"
+        base, folder, count = Path(temporary) / "base", Path(temporary) / "work", int(100 * scale)
         folder.mkdir()
         prepare(base)
-        for part, what, make in (("networks", "checkpoints", None), ("data", "data files", mutations.arrays),
-                                 ("images", "image folders", mutations.images)):
-            if part in parts:
-                count = int(100 * scale)
-                tally = (data_sets(base, folder, count, make, seed) if make else networks(base, folder, count, seed))
-                kinds = {kind: sum(f": {kind}" in fault or f", {kind}" in fault for fault in tally.faults)
-                         for kind in ("traceback", "hang")}
-                over = sum(" MB" in fault.partition(": ")[2].partition(":")[0] for fault in tally.faults)
-                line(part, f"{tally.files} damaged or made-up {what}, each through every script that reads such "
-                     f"({tally.runs:,} runs, {tally.refused:,} refused)", "0 tracebacks, 0 hangs, 0 over 2 GB, nothing "
-                     "written by those refused", f"{kinds['traceback']} tracebacks, {kinds['hang']} hangs, {over} over "
-                     f"2 GB, {len(tally.faults)} faults; the slowest {tally.slowest:.1f} s, the largest "
-                     f"{tally.largest:,.0f} MB", not tally.faults, tally.faults)
+        damaged("networks", "checkpoints", networks(base, folder, count, seed))
+        damaged("data", "data files", data_sets(base, folder, count, mutations.arrays, seed))
+        damaged("images", "image folders", data_sets(base, folder, count, mutations.images, seed))
         if "kills" in parts:
-            count, found = kills(base, folder, int(100 * scale), seed)
+            killed, found = kills(base, folder, count, seed)
             wrong = [f"{step}: {fault}" for step, faults in found.items() for fault in faults]
             line("kills", f"SIGKILLs over {len(found)} commands that write, at random times and at random writes, then "
-                 "finished", "as if never killed, bit for bit", f"{count} kills, {len(wrong)} differences",
-                 not wrong, wrong)
+                 "finished", "as if never killed, bit for bit", f"{killed} kills, {len(wrong)} differences", wrong)
         if "payloads" in parts:
-            tally, ran = payloads(base, folder)
+            tally = through(base, folder, payloads(base, folder))
             line("payloads", f"{tally.files} pickles that want to run code, through every script ({tally.runs:,} runs)",
-                 "0 ran", f"{ran} ran, {len(tally.faults)} faults", not ran and not tally.faults, tally.faults)
+                 "0 ran", f"{tally.ran} ran, {len(tally.faults)} faults", tally.faults + ["code ran"] * tally.ran)
         if "memory" in parts:
             taken = memory(base, folder, 50)
-            grown = max(taken[30:]) - max(taken[10:30])
+            before, after = max(taken[10:30]), max(taken[30:])
             line("memory", "memory of a training over 50 epochs", "flat after the first ten",
-                 f"{max(taken[10:30]):.1f} MB in epochs 11 to 30, {max(taken[30:]):.1f} MB in 31 to 50", grown < 5)
+                 f"{before:.1f} MB in epochs 11 to 30, {after:.1f} MB in 31 to 50",
+                 ["it grows"] * (after - before > 5))
         if "narrow" in parts:
-            found = narrow_is_masked(int(100 * scale))
+            found = narrow_is_masked(count)
             wrong = [f"{name}: {text}" for name, text in found.items() if isinstance(text, str)]
             line("narrow", f"random widths and random masks in {len(found)} kinds of networks: narrow equals masked to "
                  "1e-9 in float64", "always", f"{sum(n for n in found.values() if isinstance(n, int)):,} networks, "
-                 f"{len(wrong)} kinds with a difference", not wrong, wrong)
+                 f"{len(wrong)} kinds with a difference", wrong)
         if "masks" in parts:
             found = masked_steps(base, folder, int(10_000 * scale))
-            moved = sum(m for _, _, m in found.values())
+            moved = {method: m for method, (_, _, m) in found.items() if m}
             line("masks", f"masked steps of each of {len(found)} methods with momentum, weight decay and {PRECISION}, "
                  f"{sum(n for _, n, _ in found.values()):,} masked weights", "0 moved",
-                 f"{min(n for n, _, _ in found.values()):,} steps each, {moved} moved", not moved)
+                 f"{min(n for n, _, _ in found.values()):,} steps each, {sum(moved.values())} moved",
+                 [f"{method}: {m} moved" for method, m in moved.items()])
     return well
 
 

@@ -1,11 +1,16 @@
 """A network with channels masked and the narrow network without them give the same logits."""
+import json
+import random
+
 import pytest
 import torch
 from by_hand import like_trained
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from common import UserError
-from common.models import build, input_shape
+from common.models import ARCHS, build, input_shape
 from common.models.layers import ChannelSelection
 from common.models.narrow import narrow, narrow_masks
 
@@ -129,55 +134,81 @@ def assert_masks_follow(model, slim, keep):
     assert got.keys() == signs[1].keys() and all(torch.equal(got[name], signs[1][name]) for name in got)
 
 
-WHICH = {"inner": lambda r: r.producers and not r.stream, "selections": lambda r: not r.producers,
-         "streams": lambda r: r.stream, "all": lambda r: True}
-CASES = [(name, kind) for name, (arch, cfg) in NETS.items() for kind, which in WHICH.items()
-         if any(which(r) for r in build(arch, **cfg).channels())]
+# Random widths under random masks, with hypothesis; tests/reliability.py has more of them
 
 
-@pytest.mark.parametrize("name, kind", CASES)
-def test_masked_is_narrow(name, kind):
-    model = network(name)
-    chosen, keep = choose(model, WHICH[kind])
-    for record, kept in chosen:
-        mask(model, record, kept)
-    slim = narrow(model, keep)
-    assert slim.arch == model.arch and not slim.training
-    for record, kept in chosen:
-        for key, position in record.places:
-            if record.producers:
-                assert slim.cfg[key][position] == kept.sum()
-            else:
-                assert slim.cfg[key][position] <= kept.sum()
-    assert sum(p.numel() for p in slim.parameters()) < sum(p.numel() for p in model.parameters())
-    assert_same(model, slim)
-    assert_masks_follow(model, slim, keep)
+def zeroed(model, keep):
+    """The model with what `keep` drops made zero, by zeros in its weights alone."""
+    for record in model.channels():
+        if record.names()[0] in keep:
+            mask(model, record, keep[record.names()[0]])
+    return model
 
-    again = build(slim.arch, **slim.cfg).double().eval()
-    again.load_state_dict(slim.state_dict())
-    assert_same(slim, again)
 
-    chosen, keep = choose(slim, WHICH[kind])                 # and once more, from what is left
-    chosen = [(r, k) for r, k in chosen if not k.all()]
-    for record, kept in chosen:
-        mask(slim, record, kept)
+def random_network(name, seed, dtype):
+    """One of these, narrowed at random, with fresh weights and random batch norms: a network of random widths."""
+    torch.manual_seed(seed)
+    model = network(name, seed=seed)
+    modules, share = dict(model.named_modules()), float(torch.rand(()))
+    firsts = {record.names()[0]: record for record in model.channels() if record.producers}
+    keep = {layer: random_keep(record, width_of(modules, layer), share) for layer, record in firsts.items()}
     try:
-        slimmer = narrow(slim, {r.names()[0]: k for r, k in chosen})
-    except UserError as error:                               # a selection may be left with nothing of its own
-        assert "nothing is left" in str(error) or "no channel" in str(error)
-        return
-    assert_same(slim, slimmer)
+        cfg = narrow(zeroed(model, keep), keep).cfg
+    except UserError:                                        # a selection was left with nothing to read
+        cfg = model.cfg
+    torch.manual_seed(seed + 1)
+    return like_trained(build(model.arch, **cfg)).to(dtype).eval()
+
+
+@torch.no_grad()
+def check(name, seed, share, some, dtype=torch.float64):
+    """narrow(masked) computes what masked does, for a random network and masks that keep `share` in `some` layers."""
+    model = random_network(name, seed, dtype)
+    rng, modules = random.Random(seed), dict(model.named_modules())
+    records = {record.names()[0]: record for record in model.channels()}
+    keep = {layer: random_keep(record, width_of(modules, layer), share) for layer, record in records.items()
+            if rng.random() < some}
+    masked = zeroed(model, keep)
+    try:
+        slim = narrow(masked, keep)
+    except UserError as error:
+        assert "nothing is left" in str(error)
+        return False
+    images = images_for(model)
+    expected, got = masked(images), slim(images)
+    assert (got - expected).abs().max() <= (1e-9 if dtype == torch.float64 else 1e-4) * max(1, expected.abs().max())
+    assert got.dtype == dtype and slim.arch == model.arch and not slim.training
+    for layer, kept in keep.items():
+        for key, i in records[layer].places:
+            assert slim.cfg[key][i] <= kept.sum() and (slim.cfg[key][i] == kept.sum() or not records[layer].producers)
+    assert_masks_follow(masked, slim, keep)
+    again = build(slim.arch, **json.loads(json.dumps(slim.cfg))).to(dtype).eval()           # plain and complete
+    again.load_state_dict(slim.state_dict())
+    assert torch.equal(again(images), got)
+    return True
+
+
+def narrow_examples(name, count):
+    """Runs `count` examples of a family; how many were compared."""
+    compared = [0]
+
+    @settings(max_examples=count, deadline=None, derandomize=True, database=None, print_blob=False,
+              suppress_health_check=list(HealthCheck))
+    @given(st.integers(0, 10 ** 6), st.floats(0.05, 0.95), st.floats(0.1, 1))
+    def examples(seed, share, some):
+        compared[0] += check(name, seed, share, some)
+    examples()
+    return compared[0]
+
+
+def test_every_family_is_among_them():
+    assert {arch for arch, _ in NETS.values()} == set(ARCHS)
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_masked_is_narrow_in_float32(name):
-    model = network(name, torch.float32)
-    chosen, keep = choose(model, lambda r: True)
-    for record, kept in chosen:
-        mask(model, record, kept)
-    slim = narrow(model, keep)
-    assert next(slim.parameters()).dtype == torch.float32
-    assert_same(model, slim)
+def test_masked_is_narrow_for_random_widths_and_masks(name):
+    assert narrow_examples(name, 4)
+    assert any([check(name, seed, 0.6, 1, torch.float32) for seed in (1, 2)])              # all layers at once
 
 
 @pytest.mark.parametrize("name", NETS)
@@ -367,36 +398,23 @@ def test_what_cannot_be_narrowed_is_refused(name, keep, message):
         narrow(network(name), keep)
 
 
-@pytest.mark.parametrize("name, layer, norm", [
-    ("vgg", "feature.0", "feature.1"), ("alexnet", "features.0", ""), ("wideresnet", "block1.layer.0.conv1",
-                                                                      "block1.layer.0.bn2"),
-    ("densenet-select", "dense1.0.bn1", "dense1.0.bn1")])
-def test_a_constant_does_not_pass_padding(name, layer, norm):
-    model = network(name)
-    part = dict(model.named_modules())[norm or layer]
-    with torch.no_grad():
-        part.weight[1] = 0
-        part.bias[1] = 0.5
-    keep = {layer: keep_of(part.weight.shape[0], 1)}
-    with pytest.raises(UserError, match="pads with zeros"):
-        narrow(model, keep)
-    with torch.no_grad():
-        part.bias[1] = -0.5                                  # after the ReLU it is zero
-    assert_same(model, narrow(model, keep))
-
-
 @pytest.mark.parametrize("name, layer", [("vgg", "feature.0"), ("alexnet", "features.0"),
                                          ("wideresnet", "block1.layer.0.conv1"), ("densenet-select", "dense1.0.bn1")])
-def test_a_constant_that_nothing_reads_is_dropped(name, layer):
-    """Padding does not matter where the consumer's weights on the channel are zero."""
+def test_a_constant_does_not_pass_padding_unless_nothing_reads_it(name, layer):
     model = network(name)
     modules = dict(model.named_modules())
     record = next(r for r in model.channels() if layer in r.names())
     part = modules[(record.producers[0][1] if record.producers else "") or layer]
+    keep = {layer: keep_of(part.weight.shape[0], 1)}
     with torch.no_grad():
-        part.weight[1], part.bias[1] = 0, 0.2
+        part.weight[1], part.bias[1] = 0, 0.5
+        with pytest.raises(UserError, match="pads with zeros"):
+            narrow(model, keep)
+        part.bias[1] = -0.5                                  # after the ReLU it is zero
+        assert_same(model, narrow(model, keep))
+        part.bias[1] = 0.2
         modules[record.consumers[0].layer].weight[:, 1] = 0
-    assert_same(model, narrow(model, {layer: keep_of(part.weight.shape[0], 1)}))
+        assert_same(model, narrow(model, keep))
 
 
 def test_a_constant_does_not_pass_a_convolution_into_a_raw_stream():
