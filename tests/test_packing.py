@@ -2,7 +2,7 @@
 import pytest
 import torch
 
-from common import UserError, models
+from common import models
 from common.files import checkpoint, packing
 
 
@@ -109,30 +109,3 @@ def test_saving_other_weights_than_the_entry_says_is_refused(tmp_path):
     with pytest.raises(ValueError, match="fc1.weight"):
         write(tmp_path / "c", model, quant={"fc1.weight": entry_of(4, (300, 784))[-1]})
     assert not (tmp_path / "c").exists()
-
-
-@pytest.mark.parametrize("damage", [
-    lambda e: e.pop("codes"), lambda e: e.pop("scale"), lambda e: e.pop("zero"), lambda e: e.update(bits=5),
-    lambda e: e.update(bits=0), lambda e: e.update(bits="4"), lambda e: e.update(codes=e["codes"][:-1]),
-    lambda e: e.update(codes=e["codes"].float()), lambda e: e.update(shape=[6, 3, 3]), lambda e: e.update(shape="no"),
-    lambda e: e.update(scale=torch.ones(5)), lambda e: e.update(scale=torch.tensor(float("nan"))),
-    lambda e: e.update(codebook=torch.zeros(3)), lambda e: e.update(codebook=torch.zeros(2, 16)),
-    lambda e: e.update(codebook=[1.0]), lambda e: e.update(kept=e["codes"])])
-def test_a_damaged_entry_is_refused_in_one_sentence(damage, tmp_path):
-    model = models.build("lenet300")
-    ckpt = checkpoint.of(model, "softmask", "quantized", "shapes10")
-    entry = entry_of(4, (300, 784))[-1]
-    damage(entry)
-    name = "fc1.weight"
-    del ckpt["state_dict"][name]
-    torch.save({"format": 1, **ckpt, "quant": {name: entry}}, tmp_path / "c.pth.tar")
-    with pytest.raises(UserError, match="c.pth.tar: its masks and its packed weights do not match"):
-        checkpoint.to_model(checkpoint.load(tmp_path / "c.pth.tar"))
-
-
-@pytest.mark.parametrize("quant", [[1], {"fc1.weight": 3}, {"fc1.weight": []}])
-def test_no_entries_at_all_are_refused(quant, tmp_path):
-    ckpt = checkpoint.of(models.build("lenet300"), "softmask", "quantized", "shapes10")
-    torch.save({"format": 1, **ckpt, "quant": quant}, tmp_path / "c.pth.tar")
-    with pytest.raises(UserError, match="do not match"):
-        checkpoint.load(tmp_path / "c.pth.tar")
