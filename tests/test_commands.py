@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from by_hand import save
+from by_hand import FILE, METHODS, save
+from by_hand import call as by_name
 from conftest import PRECISIONS
 from reliability import same
 
@@ -17,7 +18,6 @@ from common.run import Run
 
 TINY = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu"]
 TRAIN = [*TINY, "--epochs", "2", "--batch-size", "10"]
-FILE = {"slimming": "--refine", "softmask": "--pruned"}                  # of finetune.py; --model in the others
 RETRAIN = [("slimming", "resnet", ["--weight-decay", "0.1"]), ("softmask", "resnet", ["--wd", "0.1"]),
            ("hoyer", "resnet", ["--wd", "0.1"]), ("hoyer", "lenet300", ["--wd", "0.1"]),
            ("magnitude", "resnet", ["--weight-decay", "0.1"]),
@@ -26,11 +26,11 @@ RETRAIN = [("slimming", "resnet", ["--weight-decay", "0.1"]), ("softmask", "resn
 
 
 def call(method, script, *flags):
-    module, flags = importlib.import_module(f"{method}.{script}"), [*map(str, flags)]
     if script == "training.main":                                        # whose `main` is reweighted's
-        module.run(module.parse(flags))
+        module = importlib.import_module("reweighted.training.main")
+        module.run(module.parse([*map(str, flags)]))
     else:
-        module.main(flags)
+        by_name(f"{method}.{script}", *flags)
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +54,11 @@ def files(tmp_path_factory):
     torch.save({"model": net}, folder / "code.pth.tar")
     (folder / "file").write_text("")
     (folder / "ratios").write_text("conv1.weight: 0")
+    (folder / "some").write_text("conv1.weight: 0.3")
+    (folder / "unknown").write_text("conv9.weight: 0.3")
+    (folder / "empty").mkdir()
+    (folder / "junk").mkdir()
+    (folder / "junk/x.png").write_bytes(b"hello")
     for name, size, classes in (("grey", (28, 28), 10), ("one", (32, 32, 3), 1)):
         images, labels = np.zeros((20, *size), np.uint8), np.arange(20) % classes
         np.savez(folder / f"{name}.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
@@ -71,7 +76,7 @@ def test_pruned_weights_stay_zero(method, arch, flags, precision, tmp_path):
     with torch.no_grad():
         for name, mask in masks.items():
             model.get_parameter(name).mul_(mask)
-    path = checkpoint.save(tmp_path / "p.pth.tar", checkpoint.of(model, method, "pruned", "shapes10", masks=masks))
+    path = save(tmp_path / "p.pth.tar", model, method, "pruned", masks=masks)
     before = checkpoint.load(path)["state_dict"]
     call(method, "finetune", FILE.get(method, "--model"), path, *TRAIN, "--lr", 0.05, "--precision", precision, *flags,
          "--save", tmp_path / "f")
@@ -117,7 +122,6 @@ def test_a_stopped_run_continues_bit_for_bit(method, script, flags, files, tmp_p
 @pytest.mark.parametrize("method, script, flags", [run for run in RUNS if "{}" in run[2] and "retrain" not in run[2]])
 def test_a_run_is_not_resumed_with_other_masks(method, script, flags, files, tmp_path):
     ckpt = checkpoint.load(files / "pruned.pth.tar")
-    del ckpt["path"]
     file = checkpoint.save(tmp_path / "p.pth.tar", ckpt)
     flags = [*flags.format(file).split(), *TRAIN, "--save", tmp_path / "f", "--resume", "auto"]
     call(method, script, *flags)
@@ -186,6 +190,7 @@ def test_without_save_folders_are_named_after_network_and_stage_and_not_written_
 
 
 MAIN = "--arch densenet --depth 7 --epochs 1 --batch-size 10"            # of slimming
+CHANNELS = {"slimming": "", "hoyer": " --granularity channel", "reweighted": " --sparsity-type filter"}
 REFUSALS = [  # script, flags, message
     ("slimming.main", f"{MAIN} --dataset nowhere", "no data set 'nowhere'.*nowhere.npz"),
     ("slimming.main", f"{MAIN} --dataset grey.npz", r"grey.npz has images of \(1, 28, 28\)"),
@@ -212,6 +217,7 @@ REFUSALS = [  # script, flags, message
       for flags, message in (("--s 1e-4", "--s is the coefficient of the penalty; give -sr"),
                              ("--faithful --schedule 2", "--faithful only affects the default milestones"),
                              ("-sr", "has no batch norm, whose gammas"))],
+    ("slimming.main", "--teacher t", "--teacher are for --refine"), ("slimming.main", "--ltea 0.3", "--ltea needs"),
     ("slimming.finetune", "", "are required: --refine"),
     ("slimming.finetune", "--refine cut.pth.tar", "cut.pth.tar is truncated"),
     ("slimming.finetune", "--refine net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
@@ -286,6 +292,42 @@ REFUSALS = [  # script, flags, message
     ("magnitude.main", "--arch wrn_28_10 --depth 16", "wrn_28_10"),
     ("magnitude.main", "--arch resnet56 --depth 20", "resnet56"),
     ("magnitude.prune", "--percent 0.3", "--resume"),
+    *[(f"{method}.prune", f"--model net.pth.tar --ratios {file}{CHANNELS[method]}", message) for method in CHANNELS
+      for file, message in (("unknown", "line 1: the network has no layer conv9"), ("ratios", "prunes no layer"))],
+    *[(f"{method}.prune", f"--model net.pth.tar --ratios some{CHANNELS[method]}",
+       "prunes no layer; these can be pruned: layer1.0.conv1, layer2.0.conv1") for method in ("slimming", "hoyer")],
+    *[(f"{method}.finetune", f"{FILE.get(method, '--model')} pruned.pth.tar {flags}", message) for method in METHODS
+      for flags, message in (("--teacher net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
+                             ("--ltea 0.3", "--ltea needs --teacher"), ("--teacher none", "none"),
+                             ("--teacher net.pth.tar --ltea 1.5", "--ltea 1.5 is more than 1"))],
+    *[(f"{method}.eval", f"x.pth.tar {flags}", f"error: {message}$") for method in METHODS for flags, message in (
+        ("--export model.c", "--export is a script now: python deploy/export.py FILE model.onnx"),
+        ("--export=x.onnx --int8", "--export is a script now: python deploy/export.py FILE model.onnx"),
+        ("--latency", "--latency is a script now: python deploy/latency.py FILE"),
+        ("--predict new --csv x", "--predict is a script now: python deploy/predict.py FILE FOLDER"))],
+    *[("deploy.export", f"net.pth.tar {flags}", message) for flags, message in (
+        ("model.tflite", "model.tflite: the name of the file to write ends in .onnx or .c"),
+        ("file/model.c", r"cannot write to file \(file is not a folder, or not writable\)"),
+        ("model.c --int8", "--int8 is for .onnx files"))],
+    *[("deploy.predict", f"net.pth.tar {folder} --csv p.csv", message) for folder, message in (
+        ("none", "is not a folder"), ("empty", "holds no images; read are .png"),
+        ("junk", "x.png is not a readable image"))],
+    ("magnitude.prune", "--model net.pth.tar --percent 0.5 --recalibrate 1", "--recalibrate 1: one image"),
+    *[(f"{method}.prune", f"--model net.pth.tar --ratios some {flags}", message) for method, flags, message in (
+        ("slimming", "--percent 0.3", "leave out --percent"), ("slimming", "--faithful", "leave out --faithful"),
+        ("hoyer", "", "--ratios is for --granularity channel"),
+        ("hoyer", "--granularity channel --sensitivity 0.1", "no --sensitivity beside"),
+        ("magnitude", "--percent 0.3", "--ratios is not allowed with --percent"),
+        ("magnitude", "--per-layer", "not allowed with argument --"),
+        ("reweighted", "--ratio 0.3", "--ratios is not allowed with --ratio:"),
+        ("reweighted", "--percentile 0.3", "--ratios is not allowed with --percentile"))],
+    *[("magnitude.prune", f"--model net.pth.tar --pattern {flags}", message) for flags, message in (
+        ("4:2", "invalid pattern such as 2:4 value"), ("2:5", "no layer is left to prune"),
+        ("2:4 --percent 0.3", "not allowed with"), ("2:4 --keep-macs 0.3", "not allowed with"),
+        ("2:4 --per-layer", "--pattern is not allowed with --per-layer"),
+        ("2:4 --faithful", "--pattern is not allowed with --faithful"),
+        ("2:4 --ratios some", "--ratios is not allowed with --pattern"),
+        ("2:4 --criterion random", "--criterion random does not keep --pattern"))],
     *[("magnitude.prune", f"--model net.pth.tar {flags}", message) for flags, message in (
         ("--floor 3", "--floor"), ("--depth 20", "depth 8"), ("--arch vgg16", "not --arch vgg16"),
         ("--arch resnet20", "depth 8"), ("--percent 0.5 --keep-weights 0.3", "--keep-weights: not allowed with"),

@@ -1,6 +1,5 @@
 """A network deployed gives torch's logits: as plain operations, as ONNX in fp32 and int8, and as C."""
 import ctypes
-import importlib
 import inspect
 import json
 import platform
@@ -15,8 +14,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import like_trained
-from test_narrow import NETS, images_for, network
+from by_hand import call, like_trained, save
+from test_narrow import NETS, choose, images_for, mask, network
 from test_trace import Everything, half
 
 from common import UserError, compute_flops, data, models
@@ -38,26 +37,11 @@ WIDTHS = ["-march=native", *["-msse2", "-mavx2"] * X86]      # vectors of every 
 
 
 def selecting(name, dtype=torch.float64):
-    """The network with half of what each selection passes on gone, and without a third of its other channels."""
-    model, modules = network(name, dtype), None
-    keep, generator = {}, torch.Generator().manual_seed(3)
-    modules = dict(model.named_modules())
-    for record in model.channels():
-        what = record.producers[0][0] if record.producers else record.consumers[0].norm or record.consumers[0].select
-        if record.stream or record.group_size > 1 or (record.producers and record.consumers[0].repeat > 1):
-            continue
-        module = modules[what]
-        width = next(getattr(module, a) for a in ("out_channels", "out_features", "num_features", "width")
-                     if hasattr(module, a))
-        keep[what] = torch.rand(width, generator=generator) > (0.33 if record.producers else 0.5)
-        keep[what][0] = True
-        for norm in [n for n in record.names() if hasattr(modules[n], "running_var")]:
-            modules[norm].weight.data[~keep[what]] = 0
-            modules[norm].bias.data[~keep[what]] = 0
-        for layer, norm in record.producers:
-            if not norm:
-                modules[layer].weight.data[~keep[what]] = 0
-                modules[layer].bias.data[~keep[what]] = 0
+    """The network without a part of its channels, and of what each selection passes on."""
+    model = network(name, dtype)
+    chosen, keep = choose(model, lambda record: True)
+    for record, kept in chosen:
+        mask(model, record, kept)
     return narrow(model, keep).eval()
 
 
@@ -154,8 +138,14 @@ def trained(data_folder, tmp_path_factory):
     mask = weight.abs() > weight.abs().median()
     weight.mul_(mask)
     path = tmp_path_factory.mktemp("trained") / "finetuned.pth.tar"
-    checkpoint.save(path, checkpoint.of(model, "magnitude", "finetuned", "shapes10", masks={"feature.8.weight": mask}))
-    return path
+    return save(path, model, "magnitude", "finetuned", masks={"feature.8.weight": mask})
+
+
+def read_by_convolutions(path):
+    """What makes the images and weights that an ONNX file's convolutions read."""
+    nodes = to_onnx.packages()[0].load(path).graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    return {makers.get(name) for node in nodes if node.op_type == "Conv" for name in node.input[:2]}
 
 
 def top1(text, what):
@@ -171,10 +161,7 @@ def test_the_exported_file_runs_without_torch(trained, run, tmp_path):
         said[kind] = top1(done.stdout, f"ONNX Runtime {kind}")
     torchs = top1(done.stdout, "torch fp32")
     assert torchs > 50 and said["fp32"] == torchs and abs(said["int8"] - torchs) <= 1
-    nodes = to_onnx.packages()[0].load(tmp_path / "int8.onnx").graph.node
-    makers = {name: node.op_type for node in nodes for name in node.output}
-    read = {makers.get(name) for node in nodes if node.op_type == "Conv" for name in node.input[:2]}
-    assert read == {"DequantizeLinear"}                      # images and weights, both of bytes
+    assert read_by_convolutions(tmp_path / "int8.onnx") == {"DequantizeLinear"}          # of bytes
 
     dataset = data.load("shapes10", subset=1000)
     np.savez(tmp_path / "test.npz", x=dataset.x_test.numpy(), y=dataset.y_test.numpy())
@@ -207,7 +194,7 @@ def a_file_of_ones_own(tmp_path):
     keep = half(model)
     silence(model, keep)
     small = narrow(model, keep)
-    checkpoint.save(tmp_path / "own.pth.tar", checkpoint.of(small, "slimming", "pruned", "shapes10"))
+    save(tmp_path / "own.pth.tar", small)
     return small
 
 
@@ -221,10 +208,7 @@ def test_a_network_of_ones_own_is_exported(a_file_of_ones_own, run, tmp_path):
         assert float(re.search(r"differ from torch's by (\S+)", done.stdout)[1]) < 1e-5
         torchs = top1(done.stdout, "torch fp32")
         assert abs(top1(done.stdout, f"ONNX Runtime {kind}") - torchs) <= (5 if kind == "int8" else 0)
-    nodes = to_onnx.packages()[0].load(tmp_path / "int8.onnx").graph.node
-    makers = {name: node.op_type for node in nodes for name in node.output}
-    read = {makers.get(name) for node in nodes if node.op_type == "Conv" for name in node.input[:2]}
-    assert read == {"DequantizeLinear"}                      # images and weights, both of bytes
+    assert read_by_convolutions(tmp_path / "int8.onnx") == {"DequantizeLinear"}          # of bytes
     images = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
         expected = a_file_of_ones_own(images).numpy()
@@ -281,27 +265,11 @@ def test_latency_has_both_networks_at_the_size_of_the_images(monkeypatch, capsys
     assert capsys.readouterr().out.count(macs) == 2
 
 
-@pytest.mark.parametrize("flags,message", [
-    (["model.onnx"], "onnx is not installed; pip install -r requirements-deploy.txt"),
-    (["model.tflite"], "model.tflite: the name of the file to write ends in .onnx or .c"),
-    (["file/model.c"], "cannot write to file (file is not a folder, or not writable)"),
-    (["model.c", "--int8"], "--int8 is for .onnx files")])
-def test_export_errors_are_one_line(trained, run, tmp_path, flags, message):
-    (tmp_path / "file").touch()
-    done = run("deploy/export.py", trained, *flags, cwd=tmp_path, before=lambda: sys.modules.update(onnx=None))
-    assert done.returncode == 2 and message in done.stderr and len(done.stderr.splitlines()) == 1
-    assert not list(tmp_path.glob("model*"))
-
-
-@pytest.mark.parametrize("method", ["softmask", "hoyer", "slimming", "magnitude", "reweighted"])
-def test_eval_names_the_script_that_a_flag_has_become(method):
-    script = importlib.import_module(f"{method}.eval")
-    for flags, command in ((["--export", "model.c"], "python deploy/export.py FILE model.onnx"),
-                           (["--export=x.onnx", "--int8"], "python deploy/export.py FILE model.onnx"),
-                           (["--latency"], "python deploy/latency.py FILE"),
-                           (["--predict", "new", "--csv", "x"], "python deploy/predict.py FILE FOLDER")):
-        with pytest.raises(UserError, match=f"^{flags[0].partition('=')[0]} is a script now: {command}$"):
-            script.main(["x.pth.tar", *flags])
+def test_without_onnx_it_is_said_what_to_install(trained, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(UserError, match="onnx is not installed; pip install -r requirements-deploy.txt"):
+        call("deploy.export", trained, tmp_path / "model.onnx")
+    assert not list(tmp_path.iterdir())
 
 
 @ONNX
