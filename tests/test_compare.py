@@ -10,48 +10,25 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from by_hand import column, save
+from by_hand import call, column, like_trained, save
 from torch import nn
 
 from common import UserError, compute_flops, keep, models, schedule
 from common.files import checkpoint
 from deploy import measure
-from hoyer import finetune as hoyer_finetune
-from hoyer import main as hoyer_main
 from hoyer import prune as hoyer_prune
-from magnitude import finetune as magnitude_finetune
-from magnitude import main as magnitude_main
-from magnitude import prune as magnitude_prune
-from magnitude import rewind as magnitude_rewind
 from results import ledger, summary
 from results.comparison import choose, compare, stages, tables
-from reweighted import finetune as reweighted_finetune
-from reweighted import main as reweighted_main
-from reweighted import prune as reweighted_prune
-from slimming import finetune as slimming_finetune
-from slimming import main as slimming_main
-from slimming import prune as slimming_prune
-from softmask import finetune as softmask_finetune
-from softmask import main as softmask_main
-from softmask import prune as softmask_prune
 
 TINY = ["--dataset", "shapes10", "--subset", "40", "--device", "cpu"]
 TRAIN = [*TINY, "--precision", "fp32", "--batch-size", "20"]
-
-
-def call(main, *words):
-    main([str(word) for word in words])
 
 
 @pytest.fixture
 def dense(tmp_path):
     """A ResNet-8 with random batch norms, as a dense network of magnitude."""
     torch.manual_seed(0)
-    model = models.build("resnet", depth=8, shortcut="pad")
-    for m in model.modules():
-        if isinstance(m, nn.BatchNorm2d):
-            nn.init.uniform_(m.weight, 0.1, 1.5)
-            nn.init.normal_(m.bias, 0, 0.2)
+    model = like_trained(models.build("resnet", depth=8, shortcut="pad"))
     return save(tmp_path / "dense" / "checkpoint.pth.tar", model, "magnitude", prec1=10.0, best_prec1=10.0,
                 dense=compute_flops.summary(model))
 
@@ -86,31 +63,31 @@ def test_the_words_and_the_epochs_of_a_schedule(words, expected):
 def test_every_training_script_has_the_same_cycle(dense, tmp_path):
     """And every one of them starts from the dense network of another method."""
     masks = tmp_path / "m/pruned.pth.tar"
-    call(magnitude_prune.main, "--model", dense, "--percent", 0.5, "--save", tmp_path / "m", *TINY)
+    call("magnitude.prune", "--model", dense, "--percent", 0.5, "--save", tmp_path / "m", *TINY)
     short = ["--subset", 10, "--batch-size", 10, "--epochs", 8, "--lr", 0.1]
     sgd = ["--optmzr", "sgd", "--lr-scheduler", "onecycle"]
     cycle = ["--schedule", "onecycle"]
     scripts = [
-        (magnitude_main, ["--pretrained", dense, *cycle]), (magnitude_finetune, ["--model", masks, *cycle]),
-        (slimming_main, ["--pretrained", dense, "-sr", *cycle]), (slimming_finetune, ["--refine", masks, *cycle]),
-        (hoyer_main, ["--pretrained", dense, "--reg", "hs", *cycle]), (hoyer_finetune, ["--model", masks, *cycle]),
-        (softmask_main, ["--pretrained", dense, "--target", 0.5, *cycle]),
-        (softmask_finetune, ["--pruned", masks, *cycle]),
-        (reweighted_main, ["--pretrained", dense, "--rew", *sgd]), (reweighted_finetune, ["--model", masks, *sgd])]
+        ("magnitude.main", ["--pretrained", dense, *cycle]), ("magnitude.finetune", ["--model", masks, *cycle]),
+        ("slimming.main", ["--pretrained", dense, "-sr", *cycle]), ("slimming.finetune", ["--refine", masks, *cycle]),
+        ("hoyer.main", ["--pretrained", dense, "--reg", "hs", *cycle]), ("hoyer.finetune", ["--model", masks, *cycle]),
+        ("softmask.main", ["--pretrained", dense, "--target", 0.5, *cycle]),
+        ("softmask.finetune", ["--pruned", masks, *cycle]),
+        ("reweighted.main", ["--pretrained", dense, "--rew", *sgd]), ("reweighted.finetune", ["--model", masks, *sgd])]
     for number, (script, flags) in enumerate(scripts):
         folder = tmp_path / str(number)
-        call(script.main, *flags, *TRAIN, *short, "--save", folder)
+        call(script, *flags, *TRAIN, *short, "--save", folder)
         rates = [round(rate, 4) for rate in column(folder)]
-        assert rates == [0.05, 0.1, 0.095, 0.0812, 0.0611, 0.0389, 0.0188, 0.005], script.__name__    # not a cosine
+        assert rates == [0.05, 0.1, 0.095, 0.0812, 0.0611, 0.0389, 0.0188, 0.005], script    # not a cosine
         ckpt = checkpoint.load(folder / "checkpoint.pth.tar")
         assert ckpt["cfg"]["depth"] == 8 and ckpt["dense"] == checkpoint.load(dense)["dense"]
 
 
-@pytest.mark.parametrize("script", [magnitude_main, slimming_main])
+@pytest.mark.parametrize("script", ["magnitude.main", "slimming.main"])
 def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path, monkeypatch):
     """On the data set of the file, in a folder named after its network."""
     monkeypatch.chdir(tmp_path)
-    call(script.main, "--pretrained", dense, *TRAIN[2:], "--epochs", 1, "--lr", 0)
+    call(script, "--pretrained", dense, *TRAIN[2:], "--epochs", 1, "--lr", 0)
     files = [checkpoint.load(path) for path in (dense, "logs/shapes10-resnet8-dense/checkpoint.pth.tar")]
     assert len(files[1]["images"]["mean"]) == 3                               # of the images it saw
     before, after = (file["state_dict"] for file in files)
@@ -119,32 +96,32 @@ def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path,
     assert not torch.equal(before["bn1.running_mean"], after["bn1.running_mean"])        # it has been trained
 
 
-@pytest.mark.parametrize("script", [magnitude_main, slimming_main, softmask_main])
+@pytest.mark.parametrize("script", ["magnitude.main", "slimming.main", "softmask.main"])
 def test_a_narrowed_network_trained_on_is_counted_by_the_one_it_was_narrowed_from(script, dense, tmp_path):
     whole, flags = checkpoint.load(dense)["dense"], [*TRAIN, "--epochs", 1, "--save", tmp_path / "m"]
-    call(slimming_prune.main, "--model", dense, "--keep-macs", 0.5, "--save", tmp_path / "s", *TINY)
-    call(script.main, "--pretrained", tmp_path / "s/pruned.pth.tar", *flags)
+    call("slimming.prune", "--model", dense, "--keep-macs", 0.5, "--save", tmp_path / "s", *TINY)
+    call(script, "--pretrained", tmp_path / "s/pruned.pth.tar", *flags)
     trained = checkpoint.load(tmp_path / "m/checkpoint.pth.tar")
     assert trained["cfg"] != whole["cfg"] and trained["dense"] == whole
 
 
 def test_that_pruned_weights_are_trained_is_said(dense, tmp_path, capsys):
-    call(magnitude_prune.main, "--model", dense, "--percent", 0.5, "--save", tmp_path / "m", *TINY)
-    for number, script in enumerate((magnitude_main, slimming_main)):
+    call("magnitude.prune", "--model", dense, "--percent", 0.5, "--save", tmp_path / "m", *TINY)
+    for number, script in enumerate(("magnitude.main", "slimming.main")):
         capsys.readouterr()
-        call(script.main, "--pretrained", tmp_path / "m/pruned.pth.tar", *TRAIN, "--epochs", 1, "--save",
+        call(script, "--pretrained", tmp_path / "m/pruned.pth.tar", *TRAIN, "--epochs", 1, "--save",
              tmp_path / str(number))
         assert "are trained, pruned ones too" in capsys.readouterr().out
 
 
 def test_a_rewound_cycle_is_repeated_whole(dense, tmp_path):
-    call(magnitude_main.main, "--pretrained", dense, *TRAIN, "--epochs", 2, "--schedule", "onecycle", "--save",
+    call("magnitude.main", "--pretrained", dense, *TRAIN, "--epochs", 2, "--schedule", "onecycle", "--save",
          tmp_path / "d")
-    call(magnitude_prune.main, "--model", tmp_path / "d/checkpoint.pth.tar", "--save", tmp_path / "p", *TINY)
+    call("magnitude.prune", "--model", tmp_path / "d/checkpoint.pth.tar", "--save", tmp_path / "p", *TINY)
     again = ["--model", tmp_path / "p/pruned.pth.tar", *TRAIN]
     with pytest.raises(UserError, match="repeated whole or not at all"):
-        call(magnitude_rewind.main, *again, "--epochs", 1, "--save", tmp_path / "f")
-    call(magnitude_rewind.main, *again, "--save", tmp_path / "f")
+        call("magnitude.rewind", *again, "--epochs", 1, "--save", tmp_path / "f")
+    call("magnitude.rewind", *again, "--save", tmp_path / "f")
     assert checkpoint.load(tmp_path / "f/checkpoint.pth.tar")["args"]["schedule"] == ["onecycle"]
 
 
@@ -165,16 +142,16 @@ def weights_left(path):
     return compute_flops.count(model).total.weights, compute_flops.dense_total(ckpt, model).weights
 
 
-@pytest.mark.parametrize("fraction", [0.3, 0.1])
-def test_keep_weights_leaves_that_many_in_every_method(fraction, dense, tmp_path):
+def test_keep_weights_leaves_that_many_in_every_method(dense, tmp_path):
+    fraction = 0.1
     flags = ["--model", dense, "--keep-weights", fraction, *TINY]
-    call(magnitude_prune.main, *flags, "--save", tmp_path / "a")
-    call(magnitude_prune.main, *flags, "--save", tmp_path / "b", "--criterion", "random")
-    call(hoyer_prune.main, *flags, "--save", tmp_path / "c")
-    call(reweighted_prune.main, *flags, "--save", tmp_path / "d")
-    call(softmask_main.main, "--pretrained", dense, "--target", 0.8, "--nfp", "--wg", 9e3, "--tw", 9e3, "--wme", 0,
+    call("magnitude.prune", *flags, "--save", tmp_path / "a")
+    call("magnitude.prune", *flags, "--save", tmp_path / "b", "--criterion", "random")
+    call("hoyer.prune", *flags, "--save", tmp_path / "c")
+    call("reweighted.prune", *flags, "--save", tmp_path / "d")
+    call("softmask.main", "--pretrained", dense, "--target", 0.8, "--nfp", "--wg", 9e3, "--tw", 9e3, "--wme", 0,
          *TRAIN, "--epochs", 1, "--lr", 0.1, "--swa-start", 9, "--save", tmp_path / "m")
-    call(softmask_prune.main, "--model", tmp_path / "m/checkpoint.pth.tar", *flags[2:], "--save", tmp_path / "e")
+    call("softmask.prune", "--model", tmp_path / "m/checkpoint.pth.tar", *flags[2:], "--save", tmp_path / "e")
     for folder in "abcd":
         left, whole = weights_left(tmp_path / folder / "pruned.pth.tar")
         assert int(fraction * whole) - 3 * (folder == "c") <= left <= int(fraction * whole), folder
@@ -185,19 +162,19 @@ def test_keep_weights_leaves_that_many_in_every_method(fraction, dense, tmp_path
     assert counts[0] == counts[1] == counts[2]
 
 
-@pytest.mark.parametrize("fraction", [0.5, 0.3])
-def test_keep_macs_leaves_that_many_in_every_method(fraction, dense, tmp_path, capsys):
+def test_keep_macs_leaves_that_many_in_every_method(dense, tmp_path, capsys):
+    fraction = 0.3
     flags = ["--model", dense, "--keep-macs", fraction, *TINY]
-    call(slimming_prune.main, *flags, "--save", tmp_path / "a")
-    call(slimming_prune.main, *flags, "--save", tmp_path / "b", "--criterion", "random")
-    call(reweighted_prune.main, *flags, "--save", tmp_path / "c", "--sparsity-type", "filter")
-    call(hoyer_prune.main, *flags, "--save", tmp_path / "h", "--granularity", "channel")
-    call(hoyer_finetune.main, "--model", tmp_path / "h/pruned.pth.tar", *TRAIN, "--epochs", 1, "--save",
+    call("slimming.prune", *flags, "--save", tmp_path / "a")
+    call("slimming.prune", *flags, "--save", tmp_path / "b", "--criterion", "random")
+    call("reweighted.prune", *flags, "--save", tmp_path / "c", "--sparsity-type", "filter")
+    call("hoyer.prune", *flags, "--save", tmp_path / "h", "--granularity", "channel")
+    call("hoyer.finetune", "--model", tmp_path / "h/pruned.pth.tar", *TRAIN, "--epochs", 1, "--save",
          tmp_path / "h2")
-    call(softmask_main.main, "--pretrained", dense, "--target", 0.3, "--pflops", "--wme", 0, *TRAIN, "--epochs", 1,
+    call("softmask.main", "--pretrained", dense, "--target", 0.3, "--pflops", "--wme", 0, *TRAIN, "--epochs", 1,
          "--lr", 0.1, "--swa-start", 9, "--save", tmp_path / "m")
     capsys.readouterr()
-    call(softmask_prune.main, "--model", tmp_path / "m/checkpoint.pth.tar", *flags[2:], "--save", tmp_path / "e")
+    call("softmask.prune", "--model", tmp_path / "m/checkpoint.pth.tar", *flags[2:], "--save", tmp_path / "e")
     printed = capsys.readouterr().out
     assert float(printed.split("logits differ by ")[1].split()[0]) < 1e-4        # masked above t, and narrow
     for file in ("a/pruned", "b/pruned", "c/pruned", "h2/compact", "e/pruned_model"):
@@ -228,13 +205,18 @@ def test_a_channel_goes_with_the_weaker_of_its_filter_and_its_readers():
 
 # the comparison
 
+def arguments(stage):
+    """A stage's command as its script parses it."""
+    _, script, *flags = shlex.split(stage.command)
+    return importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse(flags)
+
+
 @pytest.mark.parametrize("dense", [compare.DENSE, ""])
 def test_every_command_of_the_comparison_is_one_that_its_script_takes(dense, monkeypatch):
     monkeypatch.setattr(compare, "DENSE", dense)
     made = {dense}
     for stage in compare.stages(1)[bool(dense):]:
-        python, script, *flags = shlex.split(stage.command)
-        args = importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse(flags)
+        args = arguments(stage)
         assert not stage.reads or stage.reads in made, f"{stage.command} reads what is not made yet"
         assert str(Path(stage.makes).parent) == args.save and stage.makes not in made
         made.add(stage.makes)
@@ -257,11 +239,10 @@ def test_the_small_learning_rate_is_the_only_difference_of_its_rows():
         assert words == {"0.1", "0.01", str(same.folder), str(stage.folder)}
 
 
-def test_every_command_that_chooses_coefficients_is_one_that_its_script_takes(monkeypatch):
+def test_every_command_that_chooses_coefficients_is_one_that_its_script_takes():
     made = set()
     for stage in choose.stages():
-        python, script, *flags = shlex.split(stage.command)
-        args = importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse(flags)
+        args = arguments(stage)
         assert (not stage.reads or stage.reads in made) and str(Path(stage.makes).parent) == args.save
         made.add(stage.makes)
 

@@ -1,12 +1,12 @@
 """Counts against torch's own counter and by hand; counting leaves the network as it was."""
 import pytest
 import torch
+from by_hand import save
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from common import UserError, compute_flops, models
+from common import compute_flops, models
 from common.files import checkpoint
-from slimming import eval as slimming_eval
 
 SMALL = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg": dict(depth=11), "resnet": dict(depth=14),
          "preresnet": dict(depth=20, selection=True), "densenet": dict(depth=10, selection=True),
@@ -98,21 +98,9 @@ def test_channel_selections_are_counted_apart():
     assert counted.total.params == 1_109_788 - 9_360 - 90 * 457          # theirs has 100 classes
 
 
-def test_counts_are_printed_before_any_data_is_opened(tmp_path, capsys):
-    model = models.build("densenet", depth=7, selection=True)
-    path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(model, "slimming", "dense", "cifar10"))
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "cifar10.npz").write_text("broken")
-    total = compute_flops.count(model).total
-    with pytest.raises(UserError, match="cifar10.npz"):
-        slimming_eval.main([str(path), "--data-dir", str(tmp_path / "data")])
-    shown = capsys.readouterr().out
-    assert f"{total.params:,} parameters" in shown and f"{total.macs:,} MACs" in shown
-
-
 def test_the_command_shows_each_layer_and_the_total(tmp_path, capsys):
     model = models.build("lenet5")
-    path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(model, "magnitude", "dense", "mnist"))
+    path = save(tmp_path / "c.pth.tar", model)
     compute_flops.main([str(path)])
     shown = capsys.readouterr().out
     total = compute_flops.count(model).total

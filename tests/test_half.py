@@ -1,12 +1,11 @@
 """Half precision: bf16 where the hardware has it, else fp32 with weights and inputs of layers rounded to bf16."""
 import pytest
 import torch
-from by_hand import like_trained
+from by_hand import like_trained, save
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from common import device, models
-from common.files import checkpoint
 from common.run import Run
 from reweighted import eval as reweighted_eval
 from slimming import main
@@ -36,8 +35,7 @@ class ComputedIn16Bits(TorchDispatchMode):
 def file(tmp_path_factory):
     torch.manual_seed(0)
     model = like_trained(models.build("resnet", depth=8, num_classes=10))
-    return str(checkpoint.save(tmp_path_factory.mktemp("half") / "c.pth.tar", checkpoint.of(
-        model, "softmask", "pruned", "shapes10")))
+    return str(save(tmp_path_factory.mktemp("half") / "c.pth.tar", model))
 
 
 @pytest.mark.parametrize("script", [softmask_eval, reweighted_eval])

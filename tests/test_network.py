@@ -4,7 +4,7 @@ import inspect
 
 import pytest
 import torch
-from by_hand import like_trained
+from by_hand import save
 from test_trace import Everything, half
 from torch import nn
 
@@ -12,7 +12,6 @@ from common import UserError, compute_flops, models
 from common.files import checkpoint
 from common.models import own
 from common.models.narrow import narrow, prove, silence
-from magnitude import sensitivity
 
 SOURCE = '''
 import pathlib
@@ -74,7 +73,7 @@ def test_a_torchvision_network_is_saved_narrow_and_loaded(tmp_path):
     assert models.input_shape(model.arch, model.cfg) == (3, 40, 40)
     _, small = pruned(model)
     dense = {"params": 1, "macs": 1, "cfg": model.cfg}
-    path = checkpoint.save(tmp_path / "a.pth.tar", checkpoint.of(small, "slimming", "pruned", "x", dense=dense))
+    path = save(tmp_path / "a.pth.tar", small, dense=dense)
     ckpt = checkpoint.load(path)
     again = checkpoint.to_model(ckpt)
     assert (ckpt["arch"], ckpt["cfg"]) == ("torchvision:squeezenet1_1", small.cfg)
@@ -100,7 +99,7 @@ def test_code_runs_only_where_it_is_named(file, tmp_path):
     assert list(model.state_dict()) == list(model.wrapped.state_dict())
     masked, small = pruned(model)
     assert isinstance(small.net, nn.Conv2d) and small.net.out_channels == len(small.norm.weight) < 16
-    path = checkpoint.save(tmp_path / "a.pth.tar", checkpoint.of(small, "slimming", "pruned", "x"))
+    path = save(tmp_path / "a.pth.tar", small)
     own.NAMED.clear()
     (tmp_path / "ran").unlink()
     with pytest.raises(UserError, match=r"cannot be built.*name it with --network .*nets.py:Small"):
@@ -176,25 +175,10 @@ def test_the_score_of_a_function_that_is_not_counted_is_refused(run, tmp_path):
     (tmp_path / "nets.py").write_text(head + inspect.getsource(Everything))
     own.NAMED.clear()
     model = models.build(own.name(f"{tmp_path}/nets.py:Everything"), num_classes=10, input=[3, 32, 32])
-    checkpoint.save(tmp_path / "own.pth.tar", checkpoint.of(model, "softmask", "pruned", "shapes10"))
+    save(tmp_path / "own.pth.tar", model)
     done = run("softmask/eval.py", "own.pth.tar", "--network", "nets.py:Everything", "--subset", 40, "--device", "cpu",
                cwd=tmp_path)
     assert done.returncode == 2 and "stem.2 runs _prelu_kernel, which common/scores.py cannot count" in done.stderr
-
-
-def test_sensitivity_removes_channels_of_a_traced_network():
-    model = like_trained(own.Own(Everything(), "FILE.py:Net", {"num_classes": 10, "input": [3, 8, 8]})).double().eval()
-    groups = sensitivity.groups_of(model, {}, channels=True)
-    images = torch.randn(2, 3, 8, 8, dtype=torch.float64)
-    for record in model.channels():
-        first = record.producers[0][0]
-        less = groups[first].remove(0.3)
-        gone = less.get_submodule(first).weight.flatten(1).eq(0).all(1)
-        units = record.by_unit(first, gone).any(1)
-        assert int(units.sum()) == int(len(units) * 0.3)
-        with torch.no_grad():
-            assert (narrow(less, {first: ~gone})(images) - less(images)).abs().max() < 1e-12
-    assert len(groups) == len(model.channels())
 
 
 class Counted(nn.Module):

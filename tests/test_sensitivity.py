@@ -5,7 +5,9 @@ import csv
 import numpy as np
 import pytest
 import torch
-from test_narrow import NETS, images_for, network
+from by_hand import save
+from test_narrow import images_for, network
+from test_trace import Everything, own
 
 from common import UserError, keep, models, plots
 from common.files import checkpoint
@@ -38,8 +40,7 @@ def dense(tmp_path_factory):
         model.fc2.weight[10:, 10:] = 2
         for layer in (model.fc1, model.fc2, model.fc3):
             layer.weight[c, c] = 1
-    path = tmp_path_factory.mktemp("dense") / "checkpoint.pth.tar"
-    return checkpoint.save(path, checkpoint.of(model, "magnitude", "dense", "lights"))
+    return save(tmp_path_factory.mktemp("dense") / "checkpoint.pth.tar", model, "magnitude")
 
 
 def rows_of(path):
@@ -84,22 +85,22 @@ def test_what_a_mask_has_pruned_already_is_no_ratio():
 
 
 @pytest.mark.parametrize("name", ["lenet5", "resnet-basic", "preresnet-basic", "resnet-pad", "densenet", "resnext-1",
-                                  "mobilenetv2"])
+                                  "mobilenetv2", "own"])
 def test_removing_channels_is_what_narrowing_does(name, monkeypatch):
     """Every group of channels once, with the exact count, and the logits are those of the narrow network."""
-    assert name in NETS
-    model, kept = network(name), []
+    model, kept = own(Everything()) if name == "own" else network(name), []
     silence = sensitivity.silence
     monkeypatch.setattr(sensitivity, "silence", lambda pruned, keep: kept.append(keep) or silence(pruned, keep))
     groups = sensitivity.groups_of(model, {}, channels=True)
-    records = [record for record in model.channels() if record.producers]
+    records = {record.producers[0][0]: record for record in model.channels() if record.producers}
     made = [layer for first, group in groups.items() for layer in (first, *group.others)]
-    assert sorted(made) == sorted(layer for record in records for layer, _ in record.producers)
+    assert sorted(made) == sorted(layer for record in records.values() for layer, _ in record.producers)
     assert len(made) == len(set(made)) and len(groups) == len(records)
     for layer, group in groups.items():
         pruned = group.remove(0.3)
-        (keep, ), unit = kept.pop().values(), next(r.group_size for r in records if layer == r.producers[0][0])
-        assert int((~keep).sum()) == int(group.size // unit * 0.3) * unit
+        keep, = kept.pop().values()
+        gone = records[layer].by_unit(layer, ~keep).any(1)
+        assert int(gone.sum()) == int(len(gone) * 0.3)
         images = images_for(model)
         small = narrow(pruned, {layer: keep})
         torch.testing.assert_close(pruned(images), small(images), rtol=0, atol=1e-9)
@@ -177,8 +178,7 @@ def test_prune_takes_the_ratios_layer_by_layer(dense, lights, tmp_path):
     for source, lines, flags, message in (
             (first, ["fc1,0.8"], [], "pruned to 0.9000 in fc1.weight already, and --ratios"),
             (dense, ["fc4,0.5"], [], "fc4"), (dense, ["fc1,0"], [], "prunes no layer"),
-            (dense, ["fc1,0.5"], ["--cost-exponent", "1"], "--ratios"),
-            (dense, ["fc1,0.5"], ["--percent", "0.5"], "not allowed with")):
+            (dense, ["fc1,0.5"], ["--cost-exponent", "1"], "--ratios")):
         with pytest.raises(UserError, match=message):
             pruned(source, lines, *flags)
 

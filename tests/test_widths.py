@@ -3,14 +3,14 @@ import copy
 
 import pytest
 import torch
-from test_narrow import NETS, images_for, network
+from by_hand import call, save
+from test_narrow import NETS, assert_same, images_for, network
 
 from common import UserError, compute_flops, models
 from common.compact import compact
 from common.files import checkpoint
 from common.keep import rounded_up
 from common.models.narrow import narrow
-from hoyer import compact as hoyer_compact
 from reweighted import prune as reweighted_prune
 from slimming import channels, prune, streams
 from softmask import prune as softmask_prune
@@ -44,10 +44,8 @@ def test_slimmed_streams_compute_what_the_masked_network_does(name, percent, rou
     masked, whole = copy.deepcopy(model), channels.over_all_channels(keep, model)
     channels.zero(masked, whole)
     small, images = narrow(masked, whole), images_for(model)
-    with torch.no_grad():
-        expected = masked(images)
-        assert not torch.equal(expected, model(images))
-        assert (small(images) - expected).abs().max() < 1e-9 * expected.abs().max()
+    assert not torch.equal(masked(images), model(images))
+    assert_same(masked, small)
     assert small.cfg["streams"] != model.cfg["streams"]
     assert not round_to > 1 or all(width % round_to == 0 for width in small.cfg["streams"])
     assert round_to == 1 or all(width % round_to == 0 or width in model.cfg["widths"] for width in small.cfg["widths"])
@@ -100,8 +98,7 @@ def test_a_dense_stream_is_ranked_by_what_reads_each_part_of_it():
 
 
 def test_prune_with_streams_from_the_command(run, tmp_path):
-    checkpoint.save(tmp_path / "sparse.pth.tar", checkpoint.of(network("preresnet-bottleneck-select", torch.float32),
-                                                               "slimming", "sparse", "shapes10"))
+    save(tmp_path / "sparse.pth.tar", network("preresnet-bottleneck-select", torch.float32))
     flags = ("--model", "sparse.pth.tar", "--subset", 100, "--percent", 0.5)
     macs = {}
     for name, more in (("plain", ()), ("streams", ("--streams", "--round-to", 4))):
@@ -173,15 +170,12 @@ def zeroed(name, seed=0):
 
 
 @pytest.mark.parametrize("name", ["vgg", "resnet-basic", "wideresnet", "mobilenetv2", "lenet5"])
-def test_compact_and_reweighted_round_up_exactly(name, tmp_path):
+def test_compact_and_reweighted_round_up_exactly(name):
     model = zeroed(name)
-    images = images_for(model)
     odd, even = compact(model), compact(model, 4)
     other, _ = reweighted_prune.narrowed(copy.deepcopy(model), {}, quiet=True, round_to=4)
-    with torch.no_grad():
-        expected = model(images)
-        for small in (odd, even, other):
-            assert (small(images) - expected).abs().max() < 1e-9 * expected.abs().max()
+    for small in (odd, even, other):
+        assert_same(model, small)
     had, widths = ([w for w in m.cfg["widths"] if w != "M"] for m in (model, even))
     assert all(w % 4 == 0 or w == h for w, h in zip(widths, had, strict=True))
     assert any(w % 4 for w in odd.cfg["widths"] if w != "M") and widths != had
@@ -197,9 +191,7 @@ def test_a_constant_that_the_next_batch_norm_takes_up_keeps_no_channel():
         block.bn2.bias[3] = 9
     small = compact(model)
     assert small.layer1[0].conv2.out_channels == block.conv2.out_channels - 1
-    with torch.no_grad():
-        expected = model(images_for(model))
-        assert (small(images_for(model)) - expected).abs().max() < 1e-9 * expected.abs().max()
+    assert_same(model, small)
 
 
 def test_compacted_groups_count_as_many_channels_as_they_have():
@@ -218,8 +210,7 @@ def test_compacted_groups_count_as_many_channels_as_they_have():
 
 
 def test_hoyer_compacts_to_multiples(tmp_path):
-    checkpoint.save(tmp_path / "a.pth", checkpoint.of(zeroed("vgg").float(), "hoyer", "finetuned", "shapes10"))
-    hoyer_compact.main(["--model", str(tmp_path / "a.pth"), "--round-to", "4"])
+    call("hoyer.compact", "--model", save(tmp_path / "a.pth", zeroed("vgg").float()), "--round-to", 4)
     widths = checkpoint.load(tmp_path / "a_compact.pth")["cfg"]["widths"]
     assert all(w == "M" or w % 4 == 0 or w == h for w, h in zip(widths, NETS["vgg"][1]["widths"], strict=True))
 
