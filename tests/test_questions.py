@@ -14,6 +14,7 @@ from common import UserError, compute_flops, data, models, pruning, teacher
 from common.compact import compact
 from common.data.arrays import balanced
 from common.files import checkpoint
+from common.models.layers import ChannelSelection
 from deploy import latency
 from magnitude import sensitivity
 from magnitude.prune import keep_n_of_m
@@ -81,6 +82,16 @@ def test_recalibrating_leaves_dropout_out_and_the_modes_as_they_were(tmp_path):
     assert all(torch.equal(first[name], tensor) for name, tensor in source.model.state_dict().items())
     assert not any(m.training for m in source.model.modules())
     assert {m.momentum for m in source.model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
+
+
+def test_the_batch_norm_before_a_channel_selection_takes_the_mean_of_all_batches():
+    select, norm, whole = ChannelSelection(8, 5), torch.nn.BatchNorm2d(8, momentum=None), torch.nn.BatchNorm2d(8)
+    whole.momentum = None
+    for _ in range(3):
+        x = torch.randn(4, 8, 3, 3)
+        torch.testing.assert_close(select(x, norm), whole(x)[:, :5])
+    torch.testing.assert_close(norm.running_mean[:5], whole.running_mean[:5])
+    torch.testing.assert_close(select(x, norm.eval()), whole.eval()(x)[:, :5])
 
 
 def test_a_network_without_batch_norms_is_not_recalibrated(tmp_path, capsys):

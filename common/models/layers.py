@@ -28,11 +28,14 @@ class ChannelSelection(nn.Module):
         x = select(x, i)
         if norm is None:
             return x
-        mean, var = norm.running_mean[i], norm.running_var[i]
-        x = F.batch_norm(x, mean, var, norm.weight[i], norm.bias[i], norm.training, norm.momentum, norm.eps)
+        mean, var, momentum = norm.running_mean[i], norm.running_var[i], norm.momentum
+        if norm.training:
+            norm.num_batches_tracked += 1
+        if momentum is None:                                 # as in torch: the mean of all batches
+            momentum = 1 / max(int(norm.num_batches_tracked), 1)
+        x = F.batch_norm(x, mean, var, norm.weight[i], norm.bias[i], norm.training, momentum, norm.eps)
         if norm.training:
             norm.running_mean[i], norm.running_var[i] = mean, var
-            norm.num_batches_tracked += 1
         return x
 
 
