@@ -32,11 +32,14 @@ def write(path, dictionary):
         path.parent.mkdir(parents=True, exist_ok=True)
         for left_over in path.parent.glob(f".{path.name}.*.partial"):    # of a run that was killed while writing
             left_over.unlink(missing_ok=True)
-        torch.save(dictionary, partial)
+        with open(partial, "wb") as file:
+            torch.save(dictionary, file)
         seal(partial)
         partial.replace(path)
-    except (OSError, RuntimeError) as error:
-        raise UserError(f"cannot write {path} ({why_unwritten(error, partial)})") from error
+    except (OSError, RuntimeError) as error:                 # torch raises one of its own while it handles an OSError
+        full = any(getattr(e, "errno", None) in FULL for e in (error, error.__context__))
+        why = "the disk is full; make room, what was there before is as it was" if full else error
+        raise UserError(f"cannot write {path} ({why})") from error
     finally:
         if partial.exists():
             partial.unlink()
@@ -61,19 +64,6 @@ def digest_of(file, size):
         digest.update(block)
         size -= len(block)
     return digest.hexdigest().encode()
-
-
-def why_unwritten(error, partial):
-    """What an OSError, or the RuntimeError that torch.save makes of it, says of the disk; partial: the file begun."""
-    if isinstance(error, RuntimeError):                      # torch does not say why: one more byte will
-        try:
-            with open(partial, "ab") as file:
-                file.write(bytes(2 ** 20))
-        except OSError as reason:
-            error = reason
-    if getattr(error, "errno", None) in FULL:
-        return "the disk is full; make room, what was there before is as it was"
-    return error
 
 
 def read(path):
