@@ -1,5 +1,6 @@
 """The machine: device, half precision, what a checkpoint records of it, and random numbers."""
 import copy
+import os
 import platform
 import random
 import shlex
@@ -26,6 +27,18 @@ def device_of(name=None):
         np.finfo(np.float32), np.finfo(np.float64)           # older numpy measures these, and warns after the next line
         torch.set_flush_denormal(True)                       # weights driven to zero pass through denormals: slow
     return device
+
+
+def process(name=None):
+    """(device, rank, number of processes) of this process: those of torchrun, whose group it joins, or one alone."""
+    device, world = device_of(name), int(os.environ.get("WORLD_SIZE", 1))
+    if world > 1:                                            # started by torchrun
+        if device.type == "cuda":
+            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+            torch.cuda.set_device(device)
+        if not torch.distributed.is_initialized():
+            torch.distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device, int(os.environ.get("RANK", 0)), world
 
 
 def has_bf16(device):

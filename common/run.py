@@ -12,7 +12,6 @@
 
 Every line but the loops may be left out.
 """
-import os
 import time
 from pathlib import Path
 
@@ -20,7 +19,7 @@ import numpy as np
 import torch
 
 from common import UserError, cli, data, models, plots, say
-from common.device import device_of, facts, has_bf16, random_state, seed_all
+from common.device import facts, has_bf16, process, random_state, seed_all
 from common.files import checkpoint, lock, resume
 from common.models import counting
 
@@ -35,20 +34,19 @@ class Run:
     def __init__(self, method, stage, network, dense=None, /, **settings):
         self.settings, self.method, self.stage, self.dense = settings, method, stage, dense
         settings["save"] = settings["save"] or cli.default_folder(settings["dataset"], network, stage)
-        self.device = device_of(settings["device"])
-        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-        if self.world > 1:                                               # started by torchrun
-            if self.device.type == "cuda":
-                self.device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-                torch.cuda.set_device(self.device)
-            if not torch.distributed.is_initialized():
-                torch.distributed.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        self.device, self.rank, self.world = process(settings["device"])
         self.precision = settings["precision"]
         if self.precision == "auto":
             self.precision = "bf16" if has_bf16(self.device) else "fp32"
         self.folder = Path(settings["save"])
         if self.rank == 0:
-            cli.output_folder(self.folder, settings["overwrite"], settings["resume"])
+            cli.check_writable(self.folder, "--save")
+            lock.take(self.folder)                           # from here on no other process trains into the folder
+            try:
+                cli.output_folder(self.folder, settings["overwrite"], settings["resume"])
+            except UserError:
+                lock.release(self.folder)
+                raise
         self.rows, self.start, self.best, self.prec1, self.next_curve = [], 0, 0.0, 0.0, 0.0
         self.totals, self.optimizer, self.progress, self.began = {}, None, None, time.time()
         self.lr = settings["lr"]
@@ -102,42 +100,26 @@ class Run:
         state_dict of their own (an averaged model), restored under these names.
         """
         self.optimizer = optimizer
-        path, new = self.settings["resume"], self.claim()
-        if path == "auto":
-            path = self.folder / "checkpoint.pth.tar"
-            if not path.is_file():
-                return
-        if not path:
+        auto = self.settings["resume"] == "auto"
+        path = self.folder / "checkpoint.pth.tar" if auto else self.settings["resume"]
+        if not path or auto and not path.is_file():
             return
         try:
             ckpt = resume.load(path, self, model, masks)
             resume.put_back(path, ckpt, self.settings["epochs"], model, optimizer, scheduler, more)
         except UserError:
-            if new:
-                lock.release(self.folder)
+            lock.release(self.folder)
             raise
         self.rows, self.start = ckpt["resume"]["rows"], ckpt["epoch"]
         self.best, self.prec1 = ckpt["best_prec1"] or 0.0, ckpt["prec1"] or 0.0
         self.made = ckpt.get("run") if self.start >= self.settings["epochs"] else None
         say(f"resumed {path} after epoch {self.start} (best {self.best:.2f} %)")
 
-    def claim(self):
-        """From here on no other process trains into the folder. True where that is new, UserError where one does."""
-        new = self.rank == 0 and lock.take(self.folder)
-        if new:
-            try:                                             # a run that has ended here meanwhile is not written over
-                cli.output_folder(self.folder, self.settings["overwrite"], self.settings["resume"])
-            except UserError:
-                lock.release(self.folder)
-                raise
-        return new
-
     def epochs(self, count):
         """Epoch numbers from where the run stands up to count - 1."""
         if self.start >= count and self.rank == 0 and not (self.folder / "checkpoint.pth.tar").exists():
             lock.release(self.folder)
             raise UserError(f"{self.settings['resume']} has all its {count} epochs, there is nothing left to do")
-        self.claim()
         for epoch in range(self.start, count):
             self.totals, self.began = {}, time.time()
             self.lr = self.optimizer.param_groups[0]["lr"] if self.optimizer else self.lr
@@ -181,7 +163,6 @@ class Run:
         """
         if self.rank:
             return
-        self.claim()
         if self.rows:
             plots.write_log(self.folder / "log.csv", self.rows)
             if epoch + 1 == self.settings["epochs"] or time.perf_counter() > self.next_curve:    # drawing takes 0.2 s

@@ -435,13 +435,15 @@ def test_a_second_run_into_a_folder_is_refused_until_the_first_ends_or_is_killed
     assert not (tmp_path / "run" / ".lock").exists() and not differences(whole, tmp_path / "run")
 
 
-def test_a_run_that_ended_while_another_read_its_data_is_not_written_over(whole, tmp_path, monkeypatch):
-    shutil.copytree(whole, tmp_path / "there")
-    monkeypatch.setattr(data, "load", lambda *args, load=data.load, **more: (
-        (tmp_path / "there").rename(tmp_path / "run"), load(*args, **more))[1])
-    with pytest.raises(UserError, match="already holds a run"):
+def test_a_folder_is_locked_before_the_data_is_read(tmp_path, monkeypatch):
+    def load(*args, **flags):
+        assert (tmp_path / "run" / ".lock").exists()
+        raise UserError("no data")
+    monkeypatch.setattr(data, "load", load)
+    with pytest.raises(UserError, match="no data"):
         train(tmp_path / "run")
-    assert not (tmp_path / "run" / ".lock").exists()
+    lock.release()                                           # as cli.script does
+    assert not list(tmp_path.iterdir())
 
 
 def test_where_there_are_no_locks_a_note_says_so(tmp_path, monkeypatch, capsys):
