@@ -78,12 +78,10 @@ def find(name, directory):
                     f"{directory / name} and no such path")
 
 
-def for_network(model, path, name, data_dir=None, image_size=None, subset=None, holdout=0, mean=None, std=None):
-    """The data set as load gives it, its images as the model reads them; `path` is the model's file. UserError as
+def for_network(model, path, name, data_dir=None, **flags):
+    """The data set as for_arch gives it, its images as the model reads them; `path` is the model's file. UserError as
     adapt."""
-    channels, size, _ = models.input_shape(model.arch, model.cfg)
-    data = sized(load(name, data_dir, size, subset, holdout, channels), image_size)
-    data = normalized(data, getattr(model, "images", None), mean, std)
+    data = for_arch(model.arch, model.cfg, name, data_dir, start={"images": getattr(model, "images", None)}, **flags)
     adapt(model, data, path)
     return data
 
@@ -93,7 +91,10 @@ def for_arch(arch, cfg, name, data_dir=None, image_size=None, subset=None, holdo
     they have. start: the checkpoint it starts from, whose image size and normalization it keeps."""
     channels, usual, _ = models.input_shape(arch, cfg)
     size = usual if start or arch in models.ONE_SIZE else image_size
-    data = sized(load(name, data_dir, size, subset, holdout, channels, usual), image_size)
+    data = load(name, data_dir, size, subset, holdout, channels, usual)
+    if image_size and data.shape[1:] != (image_size, image_size):
+        raise UserError(f"--image-size {image_size} resizes the images of a folder, for networks that read any size; "
+                        f"those of {data.name} are {data.shape[2]} x {data.shape[1]}")
     return normalized(data, start and start.get("images"), mean, std)
 
 
@@ -113,14 +114,6 @@ def normalized(data, images, mean=None, std=None):
     source = "as given" if given else "as the network's file says" if whose else "as usual for the data set"
     say(f"images normalized by {words}, {source}")
     return replace(data, **used)
-
-
-def sized(data, image_size):
-    """The data, if its images are of image_size or that is None."""
-    if image_size and data.shape[1:] != (image_size, image_size):
-        raise UserError(f"--image-size {image_size} resizes the images of a folder, for networks that read any size; "
-                        f"those of {data.name} are {data.shape[2]} x {data.shape[1]}")
-    return data
 
 
 def augmentation(arch):

@@ -1,18 +1,7 @@
 """Batches of a data set on the device; order, crops, flips and Cutout depend only on the seed and the epoch."""
+import copy
+
 import torch
-
-
-class Batches:
-    """An iterator with a length, for the progress bar."""
-
-    def __init__(self, batches, count):
-        self.batches, self.count = batches, count
-
-    def __iter__(self):
-        return self.batches
-
-    def __len__(self):
-        return self.count
 
 
 class Loader:
@@ -30,7 +19,11 @@ class Loader:
         self.labels = labels.to(device)
         self.batch_size, self.device = batch_size, torch.device(device)
         self.crop, self.flip, self.cutout, self.shuffle, self.seed = crop, flip, cutout, shuffle, seed
-        self.rank, self.world = rank, world
+        self.rank, self.world, self.e = rank, world, 0
+        # Batch norm needs more than one image in a batch, and all ranks need equally many batches.
+        smallest = len(labels) // world
+        whole = smallest - smallest % batch_size
+        self.count = whole if shuffle and whole and smallest - whole < 2 else len(range(rank, len(labels), world))
         images = torch.nn.functional.pad(images, (0, 0, crop, crop, crop, crop)).to(device)
         self.padded, (height, width, channels) = images, images.shape[1:]
         self.size = height - 2 * crop, width - 2 * crop
@@ -42,30 +35,23 @@ class Loader:
         self.scale, self.shift = (1 / (255 * std)).to(device), (-mean / std).to(device)
 
     def __len__(self):
-        return len(range(0, self._count(), self.batch_size))
-
-    def _count(self):
-        count = len(range(self.rank, len(self.labels), self.world))
-        # Batch norm needs more than one image in a batch, and all ranks need equally many batches.
-        smallest = len(self.labels) // self.world
-        whole = smallest - smallest % self.batch_size
-        return whole if self.shuffle and whole and smallest - whole < 2 else count
-
-    def __iter__(self):
-        return self._batches(0)
+        return len(range(0, self.count, self.batch_size))
 
     def epoch(self, e):
-        """The batches (images, labels) of epoch e: float32 (B, C, H, W) in channels-last order, int64 (B,)."""
-        return Batches(self._batches(e), len(self))
+        """This Loader for epoch e. Its batches are (images, labels): float32 (B, C, H, W) in channels-last order and
+        int64 (B,)."""
+        other = copy.copy(self)
+        other.e = e
+        return other
 
-    def _batches(self, e):
-        n, g = len(self.labels), torch.Generator().manual_seed((self.seed * 1_000_003 + e) % 2**63)
+    def __iter__(self):
+        n, g = len(self.labels), torch.Generator().manual_seed((self.seed * 1_000_003 + self.e) % 2**63)
         order = torch.randperm(n, generator=g) if self.shuffle else torch.arange(n)
         top, left = torch.randint(0, 2 * self.crop + 1, (2, n), generator=g)
         mirrored = torch.rand(n, generator=g) < (0.5 if self.flip else 0)
         hole = torch.rand(2, n, generator=g)
 
-        order = order[self.rank::self.world][:self._count()]
+        order = order[self.rank::self.world][:self.count]
         (height, width), (tall, wide) = self.size, self.padded.shape[1:3]
         corner = ((order * tall + top[order]) * wide + left[order]).to(self.device)
         rows = torch.arange(0, height * wide, wide, device=self.device)
