@@ -37,6 +37,7 @@ class Format:
 
 
 LINEAR = ((r"^linear\.", "fc."), (r"\.shortcut\.", ".downsample."))
+PREACT = ((r"^linear\.", "fc."), (r"\.(shortcut|downsample)\.0\.", ".convShortcut."))
 FEATURES = ((r"^features\.", "feature."),)
 UNITS = ((r"^conv1\.0\.", "conv1."), (r"^conv1\.1\.", "bn1."), (r"^conv(\d)_x", lambda m: f"layer{int(m[1]) - 1}"),
          (r"residual_function\.([0369])\.", lambda m: f"conv{int(m[1]) // 3 + 1}."),
@@ -44,12 +45,12 @@ UNITS = ((r"^conv1\.0\.", "conv1."), (r"^conv1\.1\.", "bn1."), (r"^conv(\d)_x", 
 BLOCKS = ((r"^layer(\d)\.", r"block\1.layer."), (r"\.downsample\.", ".convShortcut."))
 FORMATS = (
     Format("kuangliu ResNet", "resnet_imagenet", "layer4 bn1 linear", names=LINEAR, pixels="kuangliu"),
-    Format("kuangliu PreActResNet", "resnet_imagenet", "layer4 linear", "bn1", {"preact": True}, LINEAR, "kuangliu"),
+    Format("kuangliu PreActResNet", "resnet_imagenet", "layer4 linear", "bn1", {"preact": True}, PREACT, "kuangliu"),
     Format("weiaicunzai ResNet", "resnet_imagenet", "conv1.0 conv5_x fc", names=UNITS, pixels="weiaicunzai"),
     Format("torchvision ResNet", "resnet_imagenet", "layer4 bn1 fc", pixels="torchvision",
            fits=lambda cfg, alone: cfg["stem"] == "imagenet"),
     Format("torchvision ResNet for small images", "resnet_imagenet", "layer4 bn1 fc"),
-    Format("four-stage pre-activation ResNet", "resnet_imagenet", "layer4 fc", "bn1", {"preact": True}),
+    Format("four-stage pre-activation ResNet", "resnet_imagenet", "layer4 fc", "bn1", {"preact": True}, PREACT),
     Format("akamaster ResNet", "resnet", "layer3 bn1 linear", "layer4 layer2.0.shortcut", {"shortcut": "slice"},
            LINEAR, "akamaster"),
     Format("akamaster ResNet, option B", "resnet", "layer3 bn1 linear layer2.0.shortcut", "layer4", {}, LINEAR,

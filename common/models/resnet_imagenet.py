@@ -4,9 +4,10 @@ stem        first layers                                        for images of
 small       3 x 3 convolution                                   32 x 32       (kuangliu, weiaicunzai)
 imagenet    7 x 7 convolution, stride 2; 3 x 3 max pool         224 x 224     (torchvision)
 
-With `preact` the blocks are BN-ReLU-convolution, a 1 x 1 shortcut reads what the first of these has activated, and
-nothing comes between the last block and the pooling (kuangliu's PreActResNet).
+With `preact` the blocks are those of a wide residual network, and nothing comes between the last one and the pooling
+(kuangliu's PreActResNet).
 """
+from functools import partial
 from itertools import islice
 
 import torch.nn.functional as F
@@ -16,32 +17,10 @@ from common import UserError
 from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, stages
 from common.models.resnet import BLOCKS, BasicBlock, Bottleneck
+from common.models.wideresnet import Block
 
 DEPTHS = {18: ("basic", (2, 2, 2, 2)), 34: ("basic", (3, 4, 6, 3)), 50: ("bottleneck", (3, 4, 6, 3)),
           101: ("bottleneck", (3, 4, 23, 3)), 152: ("bottleneck", (3, 8, 36, 3))}
-
-
-class PreActBlock(nn.Module):
-    """(N, channels, H, W) -> (N, out, H / stride, W / stride): 3 x 3, 3 x 3; mid 0: the shortcut alone."""
-
-    def __init__(self, channels, out, stride, project, mid):
-        super().__init__()
-        self.mid, self.starts_stream = mid, project
-        if mid or project:
-            self.bn1 = nn.BatchNorm2d(channels)
-        if mid:
-            self.conv1 = nn.Conv2d(channels, mid, 3, stride, padding=1, bias=False)
-            self.bn2 = nn.BatchNorm2d(mid)
-            self.conv2 = nn.Conv2d(mid, out, 3, padding=1, bias=False)
-        self.downsample = nn.Sequential(nn.Conv2d(channels, out, 1, stride, bias=False)) if project else nn.Identity()
-
-    def forward(self, x):
-        active = F.relu(self.bn1(x)) if self.mid or self.starts_stream else x
-        shortcut = self.downsample(active) if self.starts_stream else x
-        if not self.mid:
-            return shortcut
-        out = self.conv1(active)
-        return self.conv2(F.relu(self.bn2(out))) + shortcut
 
 
 class ResNetImageNet(nn.Module):
@@ -67,7 +46,9 @@ class ResNetImageNet(nn.Module):
         self.conv1 = nn.Conv2d(3, streams[0], kernel, stride, kernel // 2, bias=False)
         if not preact:
             self.bn1 = nn.BatchNorm2d(streams[0])
-        left, make = iter(widths), PreActBlock if preact else BasicBlock if self.block == "basic" else Bottleneck
+        left, make = iter(widths), BasicBlock if self.block == "basic" else Bottleneck
+        if preact:
+            make = partial(Block, dropout=0.0, variant="usual")
         for stage, shapes in enumerate(plan, 1):
             blocks = [make(*shape, *islice(left, convolutions - 1)) for shape in shapes]
             setattr(self, f"layer{stage}", nn.Sequential(*blocks))
@@ -87,7 +68,7 @@ class ResNetImageNet(nn.Module):
         counts, fc = DEPTHS[self.cfg["depth"]][1], Consumer("fc")
         if self.cfg["preact"]:
             return residual_channels(self, counts, ("conv1", ""), [("conv1", "bn2"), ("conv2", "")],
-                                     ("downsample.0", ""), fc, before=["bn1"], shortcut_before=["bn1"], removable=True)
+                                     ("convShortcut", ""), fc, before=["bn1"], shortcut_before=["bn1"], removable=True)
         chain = [("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3")][:BLOCKS[self.block][0]]
         return residual_channels(self, counts, ("conv1", "bn1"), chain, ("downsample.0", "downsample.1"), fc,
                                  removable=True)
