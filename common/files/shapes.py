@@ -22,15 +22,15 @@ def told(arch, state):
     def blocks(pattern):
         return len({m[0] for name in state if (m := re.match(pattern, name))})
 
+    deep = any(name.endswith("conv3.weight") or name == "dense1.0.conv2.weight" for name in state)
+    kind = {"block": "bottleneck" if deep else "basic"}
+    if any("select" in name for name in state):
+        kind["selection"] = True
     if arch in ("resnet", "preresnet"):
-        deep = any(name.endswith("conv3.weight") for name in state)
-        found = {"depth": (3 if deep else 2) * blocks(r"layer\d\.\d+\.") + 2,
-                 "block": "bottleneck" if deep else "basic"}
-        return found | ({"selection": True} if any("select" in name for name in state) else {})
+        return {"depth": (3 if deep else 2) * blocks(r"layer\d\.\d+\.") + 2, **kind}
     if arch == "resnet_imagenet":
-        counts = tuple(blocks(rf"layer{stage}\.\d+\.") for stage in (1, 2, 3, 4))
-        kind = "bottleneck" if any(name.endswith("conv3.weight") for name in state) else "basic"
-        return {"depth": next((depth for depth, plan in DEPTHS.items() if plan == (kind, counts)), 18),
+        plan = kind["block"], tuple(blocks(rf"layer{stage}\.\d+\.") for stage in (1, 2, 3, 4))
+        return {"depth": next((depth for depth, known in DEPTHS.items() if known == plan), 18),
                 "stem": "imagenet" if state["conv1.weight"].shape[-1] == 7 else "small"}
     if arch == "wideresnet":                                 # the smallest widen factor that holds all widths
         made = [(len(t), int(name[5])) for name, t in state.items() if re.match(r"block\d.*conv\w*\.weight", name)]
@@ -38,12 +38,9 @@ def told(arch, state):
                 "widen_factor": max(1 + ("block1.layer.0.convShortcut.weight" in state),
                                     *(-(-width // (8 * 2 ** stage)) for width, stage in made))}
     if arch == "densenet":
-        deep = "dense1.0.conv2.weight" in state
         wide, narrow = len(state["trans1.bn1.weight"]), len(state["trans1.conv1.weight"])
-        found = {"depth": (2 if deep else 1) * blocks(r"dense\d\.\d+\.") + 4,
-                 "block": "bottleneck" if deep else "basic",
-                 "growth": len(state[f"dense1.0.conv{2 if deep else 1}.weight"]), "compression": wide // narrow}
-        return found | ({"selection": True} if any("select" in name for name in state) else {})
+        return {"depth": (2 if deep else 1) * blocks(r"dense\d\.\d+\.") + 4, "compression": wide // narrow,
+                "growth": len(state[f"dense1.0.conv{2 if deep else 1}.weight"]), **kind}
     if arch == "resnext":
         first = "stage_1.stage_1_bottleneck_0.conv_conv.weight"
         return {"depth": 3 * blocks(r"stage_\d\.\w+") + 2, "cardinality": len(state[first]) // 64,
