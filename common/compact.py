@@ -18,8 +18,6 @@ from common.keep import rounded_up
 from common.models import counting
 from common.models.narrow import after_norm, narrow, narrow_masks, prove, width_of
 
-NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
-
 
 def sparsity_report(model):
     """The original's report as text: non-zeros of every tensor but the batch norms', and of its groups.
@@ -29,7 +27,7 @@ def sparsity_report(model):
     lines, alive, total, weights, nonzero_weights = [], 0, 0, 0, 0
     for layer, module in model.named_modules():
         for leaf, tensor in module.named_parameters(recurse=False):
-            if isinstance(module, NORMS):
+            if isinstance(module, nn.BatchNorm2d | nn.BatchNorm1d):
                 continue
             name, count, size = f"{layer}.{leaf}", int(tensor.count_nonzero()), tensor.numel()
             alive, total = alive + count, total + size
@@ -78,7 +76,7 @@ def removable(model, round_to=1):
             continue
         first = record.producers[0][0]
         constant = foldable_constants(modules, record, norm_after)
-        alive = record.reads(modules) & ~record.by_unit(first, constant).all(1)
+        alive = record.used(modules) & ~record.by_unit(first, constant).all(1)
         if not alive.any():
             alive[0] = True                                  # a layer keeps one channel, even of zeros
         alive = rounded_up(alive, round_to, record.group_size)
@@ -89,7 +87,7 @@ def removable(model, round_to=1):
     for record in records:
         if not record.producers:                             # the pixels or positions that fc1 reads
             consumer = record.consumers[0]
-            read, indices = record.reads(modules), modules[consumer.select].indices.cpu()
+            read, indices = record.used(modules), modules[consumer.select].indices.cpu()
             if not read.any():
                 read[indices[0]] = True
             if not read[indices].all():
@@ -119,8 +117,7 @@ def compact_masked(model, masks, round_to=1):
 
 def architecture(model):
     """'353-45-11' for a LeNet; the list of widths for others."""
-    widths = model.cfg.get("widths") or []
-    return "-".join(map(str, widths)) if model.arch.startswith("lenet") else " ".join(map(str, widths))
+    return ("-" if model.arch.startswith("lenet") else " ").join(map(str, model.cfg.get("widths") or []))
 
 
 def compaction_report(model, small, dense):

@@ -178,7 +178,7 @@ def removable(model, quiet=False, round_to=1):
         filters = {name: modules[name].weight.detach().flatten(1).any(1).cpu() for name, _ in record.producers}
         made = torch.stack([record.by_unit(name, filled).any(1) for name, filled in filters.items()])
         made = made.any(0) if record.stream else made.all(0)              # parts of a sum, or links of a chain
-        alive = made & record.reads(modules)
+        alive = made & record.used(modules)
         empty = not alive.any()
         if empty:
             alive[0] = True

@@ -60,7 +60,7 @@ class Channels:
             return values.unflatten(0, (-1, self.group_size))
         return arranged(self.index[f"{layer}.weight", 0], values)
 
-    def reads(self, modules):
+    def used(self, modules):
         """bool (units,): those that any consumer has a non-zero weight on."""
         found = []
         for consumer in self.consumers:
