@@ -1,6 +1,5 @@
 """Image files as arrays: resized and cropped once, when they are decoded."""
 import os
-import stat
 import warnings
 
 import numpy as np
@@ -23,7 +22,8 @@ def image_files(folder, passed):
             if file.name.startswith("."):
                 continue
             if kind in SUFFIXES:
-                check_regular(file)
+                if not file.is_file():                       # reading a FIFO would wait
+                    raise UserError(f"{file} is not a file that can be read; remove it from the folder")
                 found.append(file)
             elif not file.is_dir():
                 passed[f"{kind or 'without suffix'} (not read)"] += 1
@@ -32,15 +32,6 @@ def image_files(folder, passed):
             elif not file.name.startswith("__"):
                 todo.append(file)
     return sorted(found)
-
-
-def check_regular(file):
-    try:
-        regular = stat.S_ISREG(file.stat().st_mode)
-    except OSError as error:
-        raise UserError(f"{file} cannot be read ({error.strerror})") from error
-    if not regular:                                          # reading a FIFO would wait
-        raise UserError(f"{file} is not a file; remove it from the folder")
 
 
 def passed_over(passed):
