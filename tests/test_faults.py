@@ -140,6 +140,15 @@ def test_lists_in_lists_are_refused(tmp_path, quick):
         checkpoint.load(path)
 
 
+def test_a_dictionary_that_holds_itself_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(archive, "NODES", 1000)
+    content = {"epoch": 1}
+    content["model"] = content
+    torch.save(content, tmp_path / "loop.pth")
+    with pytest.raises(UserError, match="loop.pth holds more than 1,000 values"):
+        checkpoint.load(tmp_path / "loop.pth")
+
+
 # Wrong types and numbers
 
 
