@@ -340,6 +340,7 @@ def small(monkeypatch, tmp_path, run):
 
 
 def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeypatch):
+    monkeypatch.setattr(compare, "ARCH", "resnet8")
     compare.main(["magnitude"])
     out = capfd.readouterr().out
     assert "magnitude" in out and "to dense trained on" in out and Path("logs/compare/comparison.png").exists()

@@ -1,6 +1,5 @@
 """A network deployed gives torch's logits: as plain operations, as ONNX in fp32 and int8, and as C."""
 import ctypes
-import inspect
 import json
 import platform
 import re
@@ -8,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from by_hand import call, like_trained, save
 from test_narrow import NETS, choose, images_for, mask, network
-from test_trace import Everything, half
+from test_trace import EVERYTHING, half
 
 from common import UserError, compute_flops, data, models
 from common.files import checkpoint
@@ -184,10 +184,9 @@ print(100 * (session.run(None, {"images": images})[0].argmax(1) == test["y"]).me
 def a_file_of_ones_own(tmp_path):
     """nets.py with a class that has squeeze-excite, concatenation and depthwise convolutions, and one that branches on
     numbers; the class narrowed in own.pth.tar."""
-    head = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\n"
     branch = ("class Branching(Everything):\n    def forward(self, x):\n"
               "        return super().forward(-x if x.sum() > 0 else x)\n")
-    (tmp_path / "nets.py").write_text(f"{head}{inspect.getsource(Everything)}\n\n{branch}")
+    (tmp_path / "nets.py").write_text(f"{EVERYTHING}\n\n{branch}")
     own.NAMED.clear()
     spec = own.name(f"{tmp_path}/nets.py:Everything")
     model = like_trained(models.build(spec, num_classes=10, input=[3, 32, 32])).eval()
@@ -231,8 +230,13 @@ def test_what_of_ones_own_cannot_be_exported_is_said(a_file_of_ones_own, run, tm
     assert not list(tmp_path.glob("x.*"))
 
 
+@pytest.fixture
+def one_round(monkeypatch):
+    monkeypatch.setattr(measure, "measure", partial(measure.measure, rounds=1, seconds=0))
+
+
 @ONNX
-def test_latency_compares_the_runtimes(trained, run, monkeypatch):
+def test_latency_compares_the_runtimes(trained, run, one_round):
     done = run("deploy/latency.py", trained, "--subset", 100)
     assert done.returncode == 0, done.stderr
     table = done.stdout.partition("runtime")[2].splitlines()
@@ -242,7 +246,7 @@ def test_latency_compares_the_runtimes(trained, run, monkeypatch):
     assert "1.00" in table[1]
 
 
-def test_latency_without_the_runtimes_measures_torch(trained, monkeypatch, capsys):
+def test_latency_without_the_runtimes_measures_torch(trained, one_round, monkeypatch, capsys):
     monkeypatch.setattr(measure, "installed", lambda package: False)
     ckpt = checkpoint.load(trained)
     dataset = data.load("shapes10", subset=100)
@@ -252,7 +256,7 @@ def test_latency_without_the_runtimes_measures_torch(trained, monkeypatch, capsy
     assert "torch fp32" in said and "ONNX Runtime fp32" not in said and "requirements-deploy.txt" in said
 
 
-def test_latency_has_both_networks_at_the_size_of_the_images(monkeypatch, capsys):
+def test_latency_has_both_networks_at_the_size_of_the_images(one_round, monkeypatch, capsys):
     """The file has the dense one at the usual 32 x 32."""
     model = models.build("resnet", depth=8, image_size=64)
     dense = compute_flops.summary(models.build("resnet", depth=8))
@@ -323,34 +327,32 @@ def half_zero(name):
 def test_c_gives_the_logits(name, tmp_path):
     model = half_zero(name)
     images, text = images_for(model), to_c.source(model)
-    for flag in WIDTHS:
+    for flag in WIDTHS if len(text) < 12_000_000 else WIDTHS[:1]:                            # it takes 7 s to compile
         program = compiled(text, tmp_path, "-O1", flag)
         if flag != "-mavx2" or "avx2" in CPU:
             assert_same(run_c(program, images), model(images).detach().numpy())
 
 
-@CC
-@pytest.mark.parametrize("name", ["lenet5", "resnet-pad", "densenet-select", "mobilenetv2", "resnet18-imagenet"])
-def test_c_stays_inside_its_arrays(name, tmp_path):
+SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]             # it stays inside its arrays
+
+
+@pytest.mark.parametrize("cc, flags, emulator, name", [
+    *[("cc", SANITIZERS, [], name) for name in ("lenet5", "resnet-pad", "densenet-select", "mobilenetv2",
+                                                "resnet18-imagenet")],
+    ("clang", ["-O3"], [], "resnet-pad"), ("clang", ["-O3", "-march=native"], [], "resnet-pad"),
+    ("aarch64-linux-gnu-gcc", ["-O3", "-static"], ["qemu-aarch64-static"], "resnet-pad")])                   # NEON
+def test_c_under_sanitizers_and_other_compilers(cc, flags, emulator, name, tmp_path):
+    if missing := [program for program in (cc, *emulator) if not shutil.which(program)]:
+        pytest.skip(f"no {missing[0]} here")
     model = half_zero(name)
     images = images_for(model)
     try:
-        program = compiled(to_c.source(model), tmp_path, "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover")
+        program = compiled(to_c.source(model), tmp_path, *flags, cc=cc)
     except subprocess.CalledProcessError:
+        if flags is not SANITIZERS:
+            raise
         pytest.skip("this compiler has no sanitizers")
-    assert_same(run_c(program, images), model(images).detach().numpy())
-
-
-@pytest.mark.parametrize("cc, flags, emulator", [
-    ("clang", ["-O3"], []), ("clang", ["-O3", "-march=native"], []),
-    ("aarch64-linux-gnu-gcc", ["-O3", "-static"], ["qemu-aarch64-static"])])                 # NEON
-def test_other_compilers(cc, flags, emulator, tmp_path):
-    if missing := [program for program in (cc, *emulator) if not shutil.which(program)]:
-        pytest.skip(f"no {missing[0]} here")
-    model = half_zero("resnet-pad")
-    images = images_for(model)
-    assert_same(run_c(compiled(to_c.source(model), tmp_path, *flags, cc=cc), images, *emulator),
-                model(images).detach().numpy())
+    assert_same(run_c(program, images, *emulator), model(images).detach().numpy())
 
 
 @CC

@@ -1,11 +1,10 @@
 """Networks that are none of ours: named by a spec, built, saved and loaded without code in the file."""
 import copy
-import inspect
 
 import pytest
 import torch
 from by_hand import save
-from test_trace import Everything, half
+from test_trace import EVERYTHING, half
 from torch import nn
 
 from common import UserError, compute_flops, models
@@ -171,8 +170,7 @@ def test_a_plain_state_dict_is_fitted(file, tmp_path):
 # Scripts; the commands of docs/own-network.md, with all five methods, run in test_readmes.py
 
 def test_the_score_of_a_function_that_is_not_counted_is_refused(run, tmp_path):
-    head = "import torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\n"
-    (tmp_path / "nets.py").write_text(head + inspect.getsource(Everything))
+    (tmp_path / "nets.py").write_text(EVERYTHING)
     own.NAMED.clear()
     model = models.build(own.name(f"{tmp_path}/nets.py:Everything"), num_classes=10, input=[3, 32, 32])
     save(tmp_path / "own.pth.tar", model)

@@ -370,9 +370,10 @@ def test_from_a_folder_of_photos_to_labels(run, tmp_path):
         done = run(script, *flags, *common, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         return done.stdout
-    out = step("slimming/main.py", "--dataset", tmp_path / "photos", "--arch", "vgg11", "--image-size", 40, "-sr",
+    out = step("slimming/main.py", "--dataset", tmp_path / "photos", "--arch", "resnet11", "--image-size", 40, "-sr",
                "--save", "dense", "--epochs", 4, "--batch-size", 10, "--precision", "fp32")
-    model = models.build(*[network("vgg11")[0]], **network("vgg11")[1], num_classes=3, image_size=40)
+    arch, cfg = network("resnet11")
+    model = models.build(arch, **cfg, num_classes=3, image_size=40)
     assert f"{compute_flops.count(model).total.macs:,} MACs" in out
     step("slimming/prune.py", "--model", "dense/checkpoint.pth.tar", "--percent", 0.3, "--save", "pruned")
     step("slimming/finetune.py", "--refine", "pruned/pruned.pth.tar", "--save", "tuned", *short)

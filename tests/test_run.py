@@ -390,8 +390,7 @@ def test_more_epochs_are_refused_where_the_schedule_goes_by_them(whole):
 def test_which_methods_can_have_more_epochs(script, flags, extends, tmp_path):
     """Schedules at given epochs and constant ones can; what is stretched over the epochs cannot."""
     method = importlib.import_module(f"{script}.main")
-    flags = [*TINY[1:], "--arch", "resnet20", "--subset", "32", *flags]
-    del flags[flags.index("--depth"):flags.index("--depth") + 2]
+    flags = ["--arch", "resnet20", *TINY[TINY.index("--dataset"):], "--subset", "32", *flags]
 
     def run(folder, epochs, *more):
         method.main([*flags, "--save", str(tmp_path / folder), "--epochs", epochs, *more])

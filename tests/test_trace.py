@@ -1,5 +1,6 @@
 """Any network: its records are found by one run of it, and pruning by them is exact or refused."""
 import copy
+import inspect
 import re
 
 import pytest
@@ -110,6 +111,10 @@ class Everything(nn.Module):
         x = self.point(torch.cat([left, right], 1))
         x = F.adaptive_avg_pool2d(torch.tanh(self.norm(x)), 4)
         return self.fc2(F.gelu(self.fc1(x.view(x.size(0), -1))))
+
+
+EVERYTHING = ("import torch\nimport torch.nn.functional as F\nfrom torch import nn\n\n\n"           # as a file
+              f"{inspect.getsource(Everything)}")
 
 
 @pytest.mark.parametrize("seed", range(3))
