@@ -84,11 +84,13 @@ def test_every_training_script_has_the_same_cycle(dense, tmp_path):
 
 
 @pytest.mark.parametrize("script", ["magnitude.main", "slimming.main"])
-def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path, monkeypatch):
-    """On the data set of the file, in a folder named after its network."""
+def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path, monkeypatch, capsys):
+    """On the data set of the file, in a folder named after its network; that pruned weights are trained is said."""
     monkeypatch.chdir(tmp_path)
-    call(script, "--pretrained", dense, *TRAIN[2:], "--epochs", 1, "--lr", 0)
-    files = [checkpoint.load(path) for path in (dense, "logs/shapes10-resnet8-dense/checkpoint.pth.tar")]
+    call("magnitude.prune", "--model", dense, "--percent", 0.5, "--save", "m", *TINY)
+    call(script, "--pretrained", "m/pruned.pth.tar", *TRAIN[2:], "--epochs", 1, "--lr", 0)
+    assert "are trained, pruned ones too" in capsys.readouterr().out
+    files = [checkpoint.load(path) for path in ("m/pruned.pth.tar", "logs/shapes10-resnet8-dense/checkpoint.pth.tar")]
     assert len(files[1]["images"]["mean"]) == 3                               # of the images it saw
     before, after = (file["state_dict"] for file in files)
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if "running" not in name
@@ -103,15 +105,6 @@ def test_a_narrowed_network_trained_on_is_counted_by_the_one_it_was_narrowed_fro
     call(script, "--pretrained", tmp_path / "s/pruned.pth.tar", *flags)
     trained = checkpoint.load(tmp_path / "m/checkpoint.pth.tar")
     assert trained["cfg"] != whole["cfg"] and trained["dense"] == whole
-
-
-def test_that_pruned_weights_are_trained_is_said(dense, tmp_path, capsys):
-    call("magnitude.prune", "--model", dense, "--percent", 0.5, "--save", tmp_path / "m", *TINY)
-    for number, script in enumerate(("magnitude.main", "slimming.main")):
-        capsys.readouterr()
-        call(script, "--pretrained", tmp_path / "m/pruned.pth.tar", *TRAIN, "--epochs", 1, "--save",
-             tmp_path / str(number))
-        assert "are trained, pruned ones too" in capsys.readouterr().out
 
 
 def test_a_rewound_cycle_is_repeated_whole(dense, tmp_path):

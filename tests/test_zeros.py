@@ -40,7 +40,7 @@ def run(method, script, flags, folder):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_zeros_without_masks_are_kept_or_trained_as_the_flag_says(method, tmp_path, capsys):
-    model, file = network(), str(tmp_path / "theirs.pth")
+    model, file = network(), tmp_path / "theirs.pth"
     before = nonzeros(model.state_dict())
     torch.save(model.state_dict(), file)
     with pytest.raises(UserError, match="theirs.pth holds no masks, but 80 % of its .*weight is zero .9 more tensors.; "
@@ -54,17 +54,12 @@ def test_zeros_without_masks_are_kept_or_trained_as_the_flag_says(method, tmp_pa
     assert nonzeros(trained["state_dict"]) > 4 * before and not trained.get("masks")
     assert "nothing in it is pruned" not in capsys.readouterr().out
     with pytest.raises(UserError, match="finetuned.pth.tar holds masks, .*leave out --dense"):
-        run(method, "finetune", [*finetune(method), str(tmp_path / "b" / "finetuned.pth.tar"), "--dense"],
-            tmp_path / "d")
-
-
-@pytest.mark.parametrize("method", METHODS)
-def test_training_asks_before_it_trains_zeros(method, tmp_path):
-    torch.save(network().state_dict(), tmp_path / "theirs.pth")
+        run(method, "finetune", [*finetune(method), tmp_path / "b/finetuned.pth.tar", "--dense"], tmp_path / "d")
+    main = MAIN.get(method, ["--pretrained"])
     with pytest.raises(UserError, match="holds no masks, but 80 % of its .*weight is zero"):
-        run(method, "main", [*MAIN.get(method, ["--pretrained"]), str(tmp_path / "theirs.pth")], tmp_path / "a")
-    run(method, "main", [*MAIN.get(method, ["--pretrained"]), str(tmp_path / "theirs.pth"), "--dense"], tmp_path / "a")
-    assert nonzeros(checkpoint.load(tmp_path / "a" / "checkpoint.pth.tar")["state_dict"]) > 60_000
+        run(method, "main", [*main, file], tmp_path / "e")
+    run(method, "main", [*main, file, "--dense"], tmp_path / "e")
+    assert nonzeros(checkpoint.load(tmp_path / "e" / "checkpoint.pth.tar")["state_dict"]) > 60_000
 
 
 def test_a_few_zeros_are_no_question():
