@@ -43,7 +43,11 @@ def read_folder(path, size=None, usual=32, channels=None):
     kept = path / f"decoded-{size}{'-grey' if channels == 1 else ''}.npz"
     arrays = read_kept(kept, listing)
     if arrays is None:
-        arrays = decode(files, size, channels)
+        arrays = {}
+        for part, listed in files.items():                   # shuffled, so that every part of a set has all classes
+            listed = [listed[i] for i in np.random.default_rng(0).permutation(len(listed))]
+            arrays[f"x_{part}"] = decode_all([file for file, _ in listed], size, channels)
+            arrays[f"y_{part}"] = np.array([label for _, label in listed])
         save_npz(kept, {**arrays, "files": np.array(listing)})
     return {**arrays, "classes": classes}
 
@@ -119,13 +123,3 @@ def read_kept(kept, listing):
     except UserError as error:
         say(f"note: {error.args[0].partition(' (')[0]}; the images are decoded again")
     return None
-
-
-def decode(files, size, channels):
-    """{"train": [(file, label), ...], "test": ...} -> {"x_train": uint8 images, "y_train": labels, ...}."""
-    arrays = {}
-    for part, listed in files.items():
-        order = np.random.default_rng(0).permutation(len(listed))      # so that every part of a set has all classes
-        arrays[f"x_{part}"] = decode_all([listed[i][0] for i in order], size, channels)
-        arrays[f"y_{part}"] = np.array([listed[i][1] for i in order])
-    return arrays

@@ -11,6 +11,7 @@ weights are stored as integers (`quant`, see packing.py); `load` gives their val
 from pathlib import Path
 
 import torch
+from torch.utils._pytree import tree_map_only
 
 from common import UserError, models, say
 from common.files import archive, checks, packing
@@ -36,18 +37,12 @@ def save(path, ckpt, half=False):
 def of(model, method, stage, dataset, epoch=0, prec1=None, best_prec1=None, args=None, dense=None, **more):
     """The checkpoint dictionary of a model."""
     state = {k: v.detach().to("cpu", copy=True).contiguous() for k, v in model.state_dict().items()}
+    more = tree_map_only(torch.Tensor, lambda v: v.detach().cpu(), {k: v for k, v in more.items() if v is not None})
     plain = (bool, int, float, str, list, type(None))
     args = {k: v for k, v in (args or {}).items() if isinstance(v, plain) and k != "data_dir"}
     return {"method": method, "stage": stage, "arch": model.arch, "cfg": model.cfg, "dataset": dataset,
-            "state_dict": state, "epoch": epoch, "prec1": prec1, "best_prec1": best_prec1,
-            "args": args, "dense": dense, **({"images": model.images} if getattr(model, "images", None) else {}),
-            **{k: on_cpu(v) for k, v in more.items() if v is not None}}
-
-
-def on_cpu(value):
-    if isinstance(value, dict):
-        return {k: on_cpu(v) for k, v in value.items()}
-    return value.detach().cpu() if isinstance(value, torch.Tensor) else value
+            "state_dict": state, "epoch": epoch, "prec1": prec1, "best_prec1": best_prec1, "args": args, "dense": dense,
+            **({"images": model.images} if getattr(model, "images", None) else {}), **more}
 
 
 def locate(path):
