@@ -12,6 +12,7 @@ import importlib
 import math
 import os
 import random
+import resource
 import shutil
 import signal
 import sys
@@ -121,7 +122,7 @@ class Outcome:
         """What is not as it should be: status 0, or 2 with one line."""
         found = []
         if "Traceback" in self.stderr or self.status not in (0, 2):
-            found.append("traceback" if self.status != -signal.SIGALRM else "hang")
+            found.append("hang" if -self.status in (signal.SIGALRM, signal.SIGXCPU) else "traceback")
         elif self.status == 2 and (self.stderr.count("\n") != 1 or ": error: " not in self.stderr):
             found.append("more than one line")
         if self.megabytes > limit:
@@ -129,48 +130,29 @@ class Outcome:
         return found
 
 
-def run(module, words, cwd, limit=60.0, kill_after=None, before=None):
+def run(module, words, cwd, limit=60.0, kill_after=0, before=None):
     """The Outcome of main(words) of a script in a fork; `before` is called in it first.
 
     At the limit, in seconds of computing, it is stopped: it hangs; one that only waits has ten times that, since the
-    machine may be busy otherwise. kill_after: seconds of computing after which it is killed on purpose.
+    machine may be busy otherwise. kill_after: seconds of computing after which it is killed on purpose, by SIGPROF.
     """
     main, name = importlib.import_module(module).main, f"{module.replace('.', '/')}.py"
 
     def work():
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), resource.RLIM_INFINITY))
+        resource.setrlimit(resource.RLIMIT_DATA, (2 ** 33, resource.RLIM_INFINITY))
+        signal.alarm(math.ceil(10 * limit))
+        signal.setitimer(signal.ITIMER_PROF, kill_after)
         sys.argv = [str(ROOT / name), *words]
         torch.set_num_threads(1)
         if before:
             before()
         cli.script(lambda: main(words))
     with tempfile.TemporaryFile("w+") as said, open(os.devnull, "w") as nothing:
-        began, pid = time.monotonic(), forked(work, cwd, nothing, said)
-        pause, sent = 0.002, None
-        while True:
-            done, status, usage = os.wait4(pid, os.WNOHANG)
-            if done:
-                break
-            seconds, megabytes = usage_of(pid)
-            hangs = seconds > limit or time.monotonic() - began > 10 * limit
-            if sent is None and (hangs or megabytes > 4000 or kill_after is not None and seconds > kill_after):
-                sent = signal.SIGALRM if hangs else signal.SIGKILL
-                os.kill(pid, signal.SIGKILL)
-            time.sleep(pause)
-            pause = min(pause * 1.2, 0.02)
+        _, status, usage = os.wait4(forked(work, cwd, nothing, said), 0)
         said.seek(0)
-        status = os.waitstatus_to_exitcode(status)
-        return Outcome(-sent if sent and status < 0 else status, said.read(), usage.ru_utime + usage.ru_stime,
+        return Outcome(os.waitstatus_to_exitcode(status), said.read(), usage.ru_utime + usage.ru_stime,
                        usage.ru_maxrss / 1024)
-
-
-def usage_of(pid):
-    """(seconds of computing, megabytes) of a process so far."""
-    try:
-        words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return ((int(words[11]) + int(words[12])) / os.sysconf("SC_CLK_TCK"),
-                int(words[21]) * os.sysconf("SC_PAGESIZE") / 2 ** 20)
-    except (OSError, IndexError):                            # it has ended
-        return 0, 0
 
 
 def argv(words, **places):
@@ -271,7 +253,7 @@ def kills(base, folder, count, seed=0, steps=tuple(STEPS)):
                 at = rng.randint(1, writes[step])
                 outcome = run(module, words, base, before=lambda at=at, save=save: count_writes(
                     save, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == at else None))
-            if outcome.status != -signal.SIGKILL:
+            if outcome.status >= 0:
                 break
             killed += 1
             if rng.random() < 0.6:
@@ -458,7 +440,7 @@ def report(parts, seed, scale=1.0, write=lambda lines: None):
         if "kills" in parts:
             killed, found = kills(base, folder, count, seed)
             wrong = [f"{step}: {fault}" for step, faults in found.items() for fault in faults]
-            line("kills", f"SIGKILLs over {len(found)} commands that write, at random times and at random writes, then "
+            line("kills", f"kills of {len(found)} commands that write, at random times and at random writes, then "
                  "finished", "as if never killed, bit for bit", f"{killed} kills, {len(wrong)} differences", wrong)
         if "payloads" in parts:
             tally = through(base, folder, payloads(base, folder))
