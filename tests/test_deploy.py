@@ -15,7 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from by_hand import call, like_trained, save
-from test_narrow import NETS, choose, images_for, mask, network
+from test_narrow import NETS, choose, images_for, network, zeroed
 from test_trace import EVERYTHING, half
 
 from common import UserError, compute_flops, data, models
@@ -39,10 +39,8 @@ WIDTHS = ["-march=native", *["-msse2", "-mavx2"] * X86]      # vectors of every 
 def selecting(name, dtype=torch.float64):
     """The network without a part of its channels, and of what each selection passes on."""
     model = network(name, dtype)
-    chosen, keep = choose(model, lambda record: True)
-    for record, kept in chosen:
-        mask(model, record, kept)
-    return narrow(model, keep).eval()
+    keep = choose(model, lambda record: True)
+    return narrow(zeroed(model, keep), keep).eval()
 
 
 def compute(node, x, *others):

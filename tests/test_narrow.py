@@ -1,6 +1,7 @@
 """A network with channels masked and the narrow network without them give the same logits."""
 import json
 import random
+from functools import partial
 
 import pytest
 import torch
@@ -68,19 +69,16 @@ def images_for(model):
     return torch.randn(3, *input_shape(model.arch, model.cfg), dtype=next(model.parameters()).dtype)
 
 
-def random_keep(record, width, share=0.6):
-    """Whole units, at least one of them, never all where there is a choice."""
+def random_keep(model, record, share=0.6):
+    """Whole units of the record's first layer, at least one of them, never all where there is a choice."""
+    layer = model.get_submodule(record.names()[0])
+    width = layer.width if isinstance(layer, ChannelSelection) else layer.weight.shape[0]
     units = width // record.group_size
     keep = torch.rand(units) < share
     one, other = torch.randperm(units)[:2].tolist() if units > 1 else (0, 0)
     keep[other] = False
     keep[one] = True
     return keep.repeat_interleave(record.group_size)
-
-
-def width_of(modules, name):
-    m = modules[name]
-    return m.width if isinstance(m, ChannelSelection) else m.weight.shape[0]
 
 
 @torch.no_grad()
@@ -107,15 +105,17 @@ def mask(model, record, keep, silence=False):
             modules[reader.layer].weight[:, gone[indices]] = 0
 
 
-def choose(model, which):
-    """[(record, keep), ...] and the keep sets by name, for the records that `which` wants."""
-    modules, chosen, keep = dict(model.named_modules()), [], {}
+def choose(model, which, share=0.6):
+    """{first layer: keep} of the records that `which` wants."""
+    return {record.names()[0]: random_keep(model, record, share) for record in model.channels() if which(record)}
+
+
+def zeroed(model, keep, how=mask):
+    """The model with what `keep` drops made zero."""
     for record in model.channels():
-        if which(record):
-            name = record.names()[0]
-            chosen.append((record, random_keep(record, width_of(modules, name))))
-            keep[name] = chosen[-1][1]
-    return chosen, keep
+        if record.names()[0] in keep:
+            how(model, record, keep[record.names()[0]])
+    return model
 
 
 def assert_same(masked, slim):
@@ -137,21 +137,11 @@ def assert_masks_follow(model, slim, keep):
 # Random widths under random masks, with hypothesis; tests/reliability.py has more of them
 
 
-def zeroed(model, keep):
-    """The model with what `keep` drops made zero, by zeros in its weights alone."""
-    for record in model.channels():
-        if record.names()[0] in keep:
-            mask(model, record, keep[record.names()[0]])
-    return model
-
-
 def random_network(name, seed, dtype):
     """One of these, narrowed at random, with fresh weights and random batch norms: a network of random widths."""
     torch.manual_seed(seed)
     model = network(name, seed=seed)
-    modules, share = dict(model.named_modules()), float(torch.rand(()))
-    firsts = {record.names()[0]: record for record in model.channels() if record.producers}
-    keep = {layer: random_keep(record, width_of(modules, layer), share) for layer, record in firsts.items()}
+    keep = choose(model, lambda record: record.producers, share=float(torch.rand(())))
     try:
         cfg = narrow(zeroed(model, keep), keep).cfg
     except UserError:                                        # a selection was left with nothing to read
@@ -164,10 +154,8 @@ def random_network(name, seed, dtype):
 def check(name, seed, share, some, dtype=torch.float64):
     """narrow(masked) computes what masked does, for a random network and masks that keep `share` in `some` layers."""
     model = random_network(name, seed, dtype)
-    rng, modules = random.Random(seed), dict(model.named_modules())
-    records = {record.names()[0]: record for record in model.channels()}
-    keep = {layer: random_keep(record, width_of(modules, layer), share) for layer, record in records.items()
-            if rng.random() < some}
+    rng, records = random.Random(seed), {record.names()[0]: record for record in model.channels()}
+    keep = choose(model, lambda record: rng.random() < some, share)
     masked = zeroed(model, keep)
     try:
         slim = narrow(masked, keep)
@@ -248,16 +236,13 @@ def folds(model, record):
                                   if any(folds(m, r) for m in [build(arch, **cfg)] for r in m.channels())])
 def test_constants_are_folded(name):
     model = network(name)
-    chosen, keep = choose(model, lambda r: folds(model, r))
-    for record, kept in chosen:
-        constant(model, record, kept)
-    slim = narrow(model, keep)
+    keep = choose(model, lambda r: folds(model, r))
+    slim = narrow(zeroed(model, keep, constant), keep)
     images = images_for(model)
     with torch.no_grad():
         expected = model(images)
         assert (slim(images) - expected).abs().max() <= 1e-9 * max(1, expected.abs().max())
-    for record, kept in chosen:                              # without the constants the logits differ
-        mask(model, record, kept)
+    zeroed(model, keep)                                      # without the constants the logits differ
     with torch.no_grad():
         assert (model(images) - expected).abs().max() > 1e-6
 
@@ -282,7 +267,7 @@ def test_a_silent_stream_leaves_the_constants_of_the_norms_that_read_it(name):
         modules, keep = dict(model.named_modules()), {}
         selections = {r.consumers[0].layer: r for r in model.channels() if not r.producers}
         for record in (r for r in model.channels() if r.stream):
-            kept = random_keep(record, width_of(modules, record.names()[0]))
+            kept = random_keep(model, record)
             keep[record.names()[0]] = kept
             with torch.no_grad():
                 for producer, _ in record.producers:
@@ -301,9 +286,8 @@ def test_a_silent_stream_leaves_the_constants_of_the_norms_that_read_it(name):
 def test_channels_that_die_before_the_grouped_convolution(name):
     """Zero in front of the second batch norm, whose shift alone then reaches the last convolution."""
     model = network(name)
-    chosen, keep = choose(model, lambda r: len(r.producers) == 2 and not r.stream)
-    for record, kept in chosen:
-        mask(model, record, kept, silence=True)
+    keep = choose(model, lambda r: len(r.producers) == 2 and not r.stream)
+    zeroed(model, keep, partial(mask, silence=True))
     assert_same(model, narrow(model, keep))
 
 
