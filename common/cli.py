@@ -1,7 +1,6 @@
 """The command line of every script: shared flags, argument types, the folder to write to, and errors in one line.
 
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1)
+    parser = cli.parser(__doc__, epochs=160, batch_size=64, lr=0.1)
 
 An error that the user can fix is raised as UserError anywhere in the code; `script` prints it and exits with status 2.
 """
@@ -20,13 +19,18 @@ when_stopped = "stopped"        # what Ctrl-C says; a run that can be continued 
 RECORDED = "architecture, if the checkpoint does not record it"
 
 
-def parser(doc):
-    """An argument parser whose help is the script's docstring and whose errors are one line, without the usage."""
+def parser(doc, **shared):
+    """An argument parser whose help is the script's docstring and whose errors are one line, without the usage.
+
+    shared: what add_flags takes; it has these flags then.
+    """
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def refuse(message):
         raise UserError(f"{message} (--help lists the flags)")
     made.error = refuse
+    if shared:
+        add_flags(made, **shared)
     return made
 
 
@@ -100,6 +104,12 @@ def data_flags(args):
             "mean": args.mean, "std": args.std}
 
 
+def prune_flags(args):
+    """The flags that pruning.load takes, by name."""
+    return {"arch": args.arch, "depth": args.depth, "save": args.save, "overwrite": args.overwrite,
+            "device": args.device, "batch_size": args.test_batch_size, **data_flags(args)}
+
+
 # types of flags; argparse prints their names where a value is refused: "invalid positive integer value: '0'"
 
 
@@ -124,6 +134,14 @@ positive = number(int, 1, float("inf"), "positive integer")
 nonnegative = number(float, 0, float("inf"), "number from 0 up")
 fraction = number(float, 0, 1, "fraction in [0, 1)")
 seed_number = number(int, -2**63, 2**63, "64-bit integer")
+bits = number(int, 2, 17, "number of bits from 2 to 16")
+
+
+def bits_or_32(text):
+    return 32 if text == "32" else bits(text)
+
+
+bits_or_32.__name__ = f"{bits.__name__} (or 32: not quantized)"
 
 
 def numbers(text):

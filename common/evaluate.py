@@ -86,8 +86,7 @@ def evaluate_file(argv, description, network):
     network: the method's function (arch, depth) -> (arch, cfg) for files that do not say what they are.
     """
     refuse_moved(argv)
-    parser = cli.parser(description)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED)
+    parser = cli.parser(description, train=False, arch=cli.RECORDED)
     cli.add_file(parser, "--pruned", "--resume")
     add = parser.add_argument
     add("--half", action="store_true", help="evaluate in half precision (bf16) instead of fp32")

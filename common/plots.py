@@ -1,6 +1,8 @@
 """log.csv and curve.png of a training run, bars of pruned layers, and matplotlib without a screen."""
 import csv
 
+import numpy as np
+
 
 def write_log(path, rows):
     """Writes under a temporary name first, so that a full disk leaves the old log or the new one."""
@@ -38,6 +40,20 @@ def draw_curve(path, rows, title):
     plt.close(figure)
 
 
+def pruned(keep, unit="channels", percent=False):
+    """(figure, right axis) of a prune.png, whose left axis has the bars of `layer_bars`."""
+    figure, (left, right) = pyplot().subplots(1, 2, figsize=(12, 4.5), layout="constrained")
+    layer_bars(left, keep, unit, percent)
+    return figure, right
+
+
+def before_and_kept(axis, before, kept, bins):
+    """Histograms of all values (grey) and of those kept (blue), numpy arrays; bins as numpy takes them."""
+    counts, edges = np.histogram(before, bins)
+    axis.stairs(counts, edges, fill=True, color="lightgrey", label="before")
+    axis.stairs(np.histogram(kept, edges)[0], edges, fill=True, color="tab:blue", label="kept")
+
+
 def layer_bars(axis, keep, unit="channels", percent=False):
     """Bars of each layer before pruning (grey) and kept (blue); keep: {layer name: bool, True: kept}, from input to
     output.
@@ -50,7 +66,7 @@ def layer_bars(axis, keep, unit="channels", percent=False):
     for counts, colour, label in ((before, "lightgrey", "before"), (kept, "tab:blue", "kept")):
         heights = [count / size for count, size in zip(counts, sizes, strict=True)]
         axis.bar(positions, heights, width, color=colour, label=label)
-    name_layers(axis, list(keep))
+    name_layers(axis, [name.removesuffix(".weight") for name in keep])
     axis.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} of each layer")
     axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
 

@@ -1,7 +1,6 @@
 """Before and after a paper's rule: opening the network to prune, recalibrating and saving the pruned one.
 
-    source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    source = pruning.load(args.model, network, **cli.prune_flags(args))
     ...                                                      choose, apply
     pruning.recalibrate(source, model, args.recalibrate)
     ...                                                      report
@@ -31,16 +30,17 @@ class Source(NamedTuple):
     folder: Path
 
 
-def load(path, network, arch=None, depth=None, *, save=None, holds="pruned.pth.tar", overwrite=False, device=None,
-         batch_size=256, name=None, image_size=None, **images):
+def load(path, network, arch=None, depth=None, *, save=None, what="pruned", holds="pruned.pth.tar", overwrite=False,
+         device=None, batch_size=256, name=None, image_size=None, **images):
     """The Source in the file `path`: its network on the CPU, test images on the device. Prints its size.
 
-    network: the method's function (arch, depth) -> (arch, cfg); save: the folder to write to; holds: the file that will
-    be written there; name, image_size, images: as data.load takes them.
+    network: the method's function (arch, depth) -> (arch, cfg); save: the folder to write to, by default
+    logs/<dataset>-<network>-<what>; holds: the file that will be written there; name, image_size, images: as data.load
+    takes them.
     """
     ckpt = checkpoint.load(path, network, arch, depth, image_size)
     name = name or checkpoint.dataset_of(ckpt)
-    save = save or cli.default_folder(name, models.name(ckpt["arch"], ckpt["cfg"]), "pruned")
+    save = save or cli.default_folder(name, models.name(ckpt["arch"], ckpt["cfg"]), what)
     folder = cli.output_folder(save, overwrite, holds=holds)
     device = device_of(device)
     model = checkpoint.to_model(ckpt)

@@ -38,11 +38,12 @@ def add_flags(parser, keep=True):
     add("--dense", action="store_true", help="train the zeros of a file without masks like all other weights")
 
 
-def kept(ckpt, keep_zeros=False, dense=False):
+def kept(ckpt, keep_zeros=False, dense=False, needed=False):
     """{parameter: bool mask} of the weights to train: the file's masks, or its zeros where --keep-zeros says so.
 
-    UserError if another repository's file has zeros, and neither masks nor flags tell whether they are pruned. Ours
-    hold masks where weights are pruned; zeros without one are gammas of channels that a selection passes over.
+    UserError if another repository's file has zeros, and neither masks nor flags tell whether they are pruned, or if
+    masks are needed (unless --dense) and there are none. Ours hold masks where weights are pruned; zeros without one
+    are gammas of channels that a selection passes over.
     """
     masks = ckpt.get("masks")
     if masks and dense:
@@ -53,4 +54,6 @@ def kept(ckpt, keep_zeros=False, dense=False):
         raise UserError(f"{ckpt['path']} holds no masks, but {100 * (~mask).float().mean():.0f} % of its {name} is zero"
                         f"{f' ({len(found) - 1} more tensors)' if len(found) > 1 else ''}; give --dense to train the "
                         "zeros too, or --keep-zeros (of finetune.py) where they are pruned weights")
-    return masks or found
+    if needed and not (masks or found or dense):
+        raise UserError(f"{ckpt['path']} holds no masks; prune it with prune.py first")
+    return masks or found or {}

@@ -1,9 +1,7 @@
-"""DeepHoyer under the original's name: train on CIFAR, like bearpaw/pytorch-classification.
+"""The original's script that trains on CIFAR, as bearpaw/pytorch-classification does: main.py without a penalty.
 
     python cifar.py -a resnet --depth 20 --epochs 164 --schedule 81 122 --wd 1e-4 --checkpoint checkpoints/resnet-20
     python cifar.py -a resnet --depth 20 -e --resume checkpoints/resnet-20/model_best.pth.tar
-
-Runs main.py without a penalty; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

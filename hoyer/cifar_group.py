@@ -1,9 +1,6 @@
-"""DeepHoyer under the original's name: train a CIFAR network with a penalty on filters and channels.
+"""The original's script that trains on CIFAR with a penalty on filters and channels: main.py.
 
     python cifar_group.py -a resnet --depth 20 --reg 3 --decay 0.001 --model checkpoints/resnet-20/checkpoint
-
---reg is the original's number or a name; in structure.py 2 is group-hs. Runs main.py; see there for times and
-accuracies.
 """
 import sys
 from pathlib import Path
@@ -13,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import cli
 from hoyer import launchers
 
-PENALTIES = ("none", "group-lasso", "group-hoyer", "group-hs")           # --reg 0 to 3
+PENALTIES = ("none", "group-lasso", "group-hoyer", "group-hs")           # --reg 0 to 3, or by name
 
 
 def main(argv=None):

@@ -1,9 +1,8 @@
-"""DeepHoyer under the original's name: prune a CIFAR network with one threshold and fine-tune it.
+"""The original's script that prunes a CIFAR network and fine-tunes it, into finetune_<sensitivity> beside the model.
 
     python cifar_prun_tune.py --model checkpoints/resnet-20-group-hs/checkpoint --sensitivity 0.0001 --lr 0.01
 
-Runs prune.py --rule T, then finetune.py, into the folder finetune_<sensitivity> beside the model; see there for times
-and accuracies.
+It calls prune.py --rule T, then finetune.py.
 """
 import sys
 from pathlib import Path

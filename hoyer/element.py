@@ -1,9 +1,7 @@
-"""DeepHoyer under the original's name: train a LeNet with a penalty on single weights.
+"""The original's script that trains a LeNet with a penalty on single weights: main.py without weight decay.
 
     python element.py --reg 0 --decay 0.0                            dense, into saves/elt_0.0_0.pth
     python element.py --reg 3 --decay 0.0001 --pretrained            from that, into saves/elt_0.0001_3.pth
-
---reg is the original's number or a name. Runs main.py without weight decay; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

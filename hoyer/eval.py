@@ -1,10 +1,8 @@
-"""DeepHoyer: evaluate a checkpoint.
+"""DeepHoyer: evaluate a checkpoint. compact.py prints the sparsity layer by layer.
 
     python eval.py saves/elt_0.0_0.pth
 
-Network, widths and data set are read from the file; parameters, non-zeros and MACs are printed before any data is
-opened. Expect the accuracy that the file records; with bundled files, in half precision, a few images may differ.
-compact.py prints the sparsity layer by layer.
+Parameters, non-zeros and MACs are printed before any data is opened. Expect the accuracy that the file records.
 """
 import sys
 from pathlib import Path

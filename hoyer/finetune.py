@@ -20,9 +20,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
+from common import cli, compute_flops, models, say, teacher, training, zeros
 from common.compact import compact_masked, compaction_report, sparsity_report
-from common.evaluate import against_record, evaluate
+from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
@@ -35,17 +35,22 @@ RECIPES = {  # the original's, by network and pruning rule, for flags that are n
 }
 
 
-def add_flags(parser):
-    """All flags but --model."""
-    cli.add_flags(parser, seed=12345678, arch=cli.RECORDED)
+def add_training(parser, weight_decay):
+    """The flags that main.py has too; weight_decay: the defaults, as text."""
     add = parser.add_argument
     add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
         "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
     add("--gamma", type=cli.nonnegative, default=0.1, help="default: 0.1")
     add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam (default: 0.9)")
-    add("--weight-decay", "--wd", type=cli.nonnegative, help="default: 5e-4; LeNets 1e-4 after --rule V, 0 after T")
+    add("--weight-decay", "--wd", type=cli.nonnegative, help=f"default: {weight_decay}")
     add("--holdout", type=int, default=0, metavar="N", help="hold the last N training images out as a validation set "
-        "and report on it instead of on the test set")
+        "and report on it instead of on the test set, to choose other flags by")
+
+
+def add_flags(parser):
+    """All flags but --model and those of common."""
+    cli.add_flags(parser, seed=12345678, arch=cli.RECORDED)
+    add_training(parser, "5e-4; LeNets 1e-4 after --rule V, 0 after T")
 
 
 def flags():
@@ -57,10 +62,6 @@ def flags():
     return parser
 
 
-def parse(argv=None):
-    return flags().parse_args(argv)
-
-
 @torch.no_grad()
 def hits(logits, labels):
     """{"top1": percent, "top5": percent} of one batch."""
@@ -68,38 +69,39 @@ def hits(logits, labels):
     return {"top1": 100 * right[:, 0].mean(), "top5": 100 * right.sum(1).mean()}
 
 
+def accuracy_line(result, dataset, args):
+    """The original's line for a result of `evaluate`."""
+    count = len(dataset.y_test)
+    return (f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
+            f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
+
+
+def optimizer_of(args, model):
+    """Adam for the LeNets, SGD for the others."""
+    if model.arch.startswith("lenet"):
+        return torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
+    return torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+
+
 def finetune(args):
-    """Fine-tunes args.model under its masks as args say (those of `parse`), into the folder args.save."""
+    """Fine-tunes args.model under its masks, into the folder args.save; args: those of `flags`."""
     ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
-    kept = zeros.kept(ckpt, args.keep_zeros, args.dense)     # {parameter: bool}
-    if not kept and not args.dense:
-        raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
-    lenet = ckpt["arch"].startswith("lenet")
+    kept = zeros.kept(ckpt, args.keep_zeros, args.dense, needed=True)            # {parameter: bool}
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     rule = ckpt["args"].get("rule")                          # other methods store a different "rule"
     args.rule = rule if rule in ("T", "V") else None
-    kind = "LeNet" if lenet else "CIFAR"
+    kind = "LeNet" if ckpt["arch"].startswith("lenet") else "CIFAR"
     recipe = RECIPES.get((kind, args.rule), RECIPES[kind, "T"])
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
     run = Run("hoyer", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
-    # network and data
-    model = run.place(checkpoint.to_model(ckpt))
-    dataset = data.for_network(model, args.model, holdout=args.holdout, **cli.data_flags(args))
-    train, test = run.loaders(dataset, **data.augmentation(model.arch))
-    if run.rank == 0:
-        against_record(ckpt, test)
     say("--- Finetuning ---")
-    run.describe(model)
+    model, masks, dataset, train, test = training.masked(run, ckpt, kept, holdout=args.holdout, **cli.data_flags(args))
     net = run.parallel(model)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in kept.items()}
 
-    if lenet:
-        optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
-    else:
-        optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+    optimizer = optimizer_of(args, model)
     scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler, masks)
 
@@ -121,21 +123,18 @@ def finetune(args):
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, masks=kept or None)
 
-    result, count = evaluate(model, test), len(dataset.y_test)
-    say(f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
-        f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
+    say(accuracy_line(evaluate(model, test), dataset, args))
     if run.rank == 0:                                        # the remaining small network
         small, small_masks = compact_masked(model, kept)
         dense = compute_flops.summary(compute_flops.dense_network(ckpt, model))
         print(f"{sparsity_report(model)}\n{compaction_report(model, small, dense)}")
         ckpt_small = run.checkpoint(small, epoch=args.epochs, masks=small_masks or None)
-        path = checkpoint.save(run.folder / "compact.pth.tar", ckpt_small)
-        print(f"wrote {path}")
+        print(f"wrote {checkpoint.save(run.folder / 'compact.pth.tar', ckpt_small)}")
     run.finish(model, "finetuned.pth.tar", masks=kept or None)
 
 
 def main(argv=None):
-    finetune(parse(argv))
+    finetune(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -21,29 +21,12 @@ from hoyer import finetune, main, networks, prune
 from hoyer.networks import find, stem
 
 
-def first_process():
-    """Whether this is the only process, or torchrun's first."""
-    return int(os.environ.get("RANK", 0)) == 0
-
-
-def penalty(names):
-    """The type of a --reg that takes these names, or their numbers in this order."""
-    def reg(text):
-        if text in names:
-            return text
-        if text.isdecimal() and int(text) < len(names):
-            return names[int(text)]
-        raise argparse.ArgumentTypeError(f"{text} is not a penalty here; choose from "
-                                         f"{', '.join(f'{i} or {name}' for i, name in enumerate(names))}")
-    return reg
-
-
 def training_flags(doc, penalties):
     """The parser of a script that trains; penalties: what its --reg 0, 1, 2, ... mean."""
-    parser = cli.parser(doc)
+    parser, numbers = cli.parser(doc), {str(number): name for number, name in enumerate(penalties)}
     main.add_flags(parser)
-    parser.add_argument("--reg", type=penalty(penalties), default="none", help="the penalty, by number or name: "
-                        f"{', '.join(f'{i} {name}' for i, name in enumerate(penalties))}")
+    parser.add_argument("--reg", type=lambda text: numbers.get(text, text), choices=penalties, default="none",
+                        help="the penalty, by number or name: " + ", ".join(map(" ".join, numbers.items())))
     return parser
 
 
@@ -117,7 +100,7 @@ def prune_once(args, resume, **changes):
     flags.model, pruned = find(flags.model), Path(flags.save) / "pruned.pth.tar"
     if (world := int(os.environ.get("WORLD_SIZE", 1))) > 1:
         torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
-    if first_process():
+    if int(os.environ.get("RANK", 0)) == 0:
         cli.output_folder(flags.save, flags.overwrite, resume)
         if resume and pruned.exists():
             was, names = checkpoint.load(pruned)["args"], ("model", "rule", "sensitivity", "granularity", "criterion")
@@ -149,7 +132,7 @@ def prune_and_finetune_lenet(doc, argv, rule, sensitivity):
 
 def keep(file, path):
     """Saves the network of a run as one file, without the state for resuming."""
-    if first_process():
+    if int(os.environ.get("RANK", 0)) == 0:
         ckpt = checkpoint.load(file)
         checkpoint.save(path, {name: value for name, value in ckpt.items() if name not in ("path", "resume")})
         print(f"wrote {path}")

@@ -23,15 +23,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, say, zeros
+from common import UserError, cli, data, models, say, training, zeros
 from common.evaluate import evaluate
-from common.files import checkpoint
 from common.run import Run
-from common.schedule import epoch_or_word, make_scheduler
+from common.schedule import make_scheduler
 from hoyer import networks
+from hoyer.finetune import accuracy_line, add_training, hits, optimizer_of
 from hoyer.regularizers import GROUP, PENALTIES, penalized
 
 RECIPES = {  # the original's, for flags that are not given
@@ -46,17 +45,11 @@ def add_flags(parser):
     cli.add_flags(parser, seed=12345678)
     networks.add_flags(parser)
     zeros.add_flags(parser, keep=False)
+    add_training(parser, "5e-4; LeNets 1e-4 with group penalties, else 0")
     add = parser.add_argument
     add("--decay", type=cli.nonnegative, default=1e-3, help="coefficient of the penalty (default: 1e-3)")
     add("--pretrained", "--model", nargs="?", const="", metavar="FILE", help="start from this network; without FILE "
         "from the LeNet of element.py --reg 0 --decay 0.0 in saves/")
-    add("--schedule", nargs="*", type=epoch_or_word, metavar="EPOCH", help="epochs after which the learning rate "
-        "falls by --gamma, or cosine, or onecycle (default: never for the LeNets, 150 225 for the others)")
-    add("--gamma", type=cli.nonnegative, default=0.1, help="default: 0.1")
-    add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of SGD; the LeNets use Adam (default: 0.9)")
-    add("--weight-decay", "--wd", type=cli.nonnegative, help="default: 5e-4; LeNets 1e-4 with group penalties, else 0")
-    add("--holdout", type=int, default=0, metavar="N", help="hold the last N training images out as a validation set "
-        "and report on it instead of on the test set: for choosing --decay and thresholds")
 
 
 def flags():
@@ -64,10 +57,6 @@ def flags():
     add_flags(parser)
     parser.add_argument("--reg", choices=("none", *PENALTIES), default="none", help="the penalty")
     return parser
-
-
-def parse(argv=None):
-    return flags().parse_args(argv)
 
 
 def starting_point(args):
@@ -80,55 +69,28 @@ def starting_point(args):
     if not args.pretrained and not Path(path).is_file():
         raise UserError(f"no dense network {path}; train it with element.py --reg 0 --decay 0.0, "
                         "or name another: --pretrained FILE")
-    ckpt = checkpoint.load(path, network, args.arch, args.depth, args.image_size)
-    if not ckpt.get("masks"):
-        zeros.kept(ckpt, dense=args.dense)
+    ckpt = training.load(path, network, args.arch, args.depth, args.image_size, args.dense)
     for name, value in options.items():
         if value is not None and ckpt["cfg"].get(name) != value:
             raise UserError(f"{path} has {name} {ckpt['cfg'].get(name)}, not {value}; leave it out")
     return ckpt, ckpt["arch"], ckpt["cfg"]
 
 
-@torch.no_grad()
-def hits(logits, labels):
-    """{"top1": percent, "top5": percent} of one batch."""
-    right = logits.topk(min(5, logits.shape[1])).indices.eq(labels[:, None]).float()
-    return {"top1": 100 * right[:, 0].mean(), "top5": 100 * right.sum(1).mean()}
-
-
-def accuracy_line(result, dataset, args):
-    """The original's line for a result of `evaluate`."""
-    count = len(dataset.y_test)
-    return (f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
-            f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
-
-
 def train(args):
-    """Trains as args say (those of `parse`) into the folder args.save."""
+    """Trains into the folder args.save; args: those of `flags`."""
     args.decay = args.decay if args.reg != "none" else 0.0
     ckpt, arch, cfg = starting_point(args)
-    lenet = arch.startswith("lenet")
     args.dataset = args.dataset or ckpt and ckpt["dataset"]
-    recipe = RECIPES["CIFAR" if not lenet else "LeNet, groups" if args.reg in GROUP else "LeNet"]
+    lenet = "LeNet, groups" if args.reg in GROUP else "LeNet"
+    recipe = RECIPES[lenet if arch.startswith("lenet") else "CIFAR"]
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
 
     name, what = models.name(arch, cfg), f"{args.reg}-{args.decay}" if args.reg != "none" else "dense"
     args.save = args.save or cli.default_folder(args.dataset, name, what)
     run = Run("hoyer", "sparse" if args.decay else "dense", name, **vars(args))
-    if ckpt and ckpt.get("masks"):
-        say(f"note: all weights of {ckpt['path']} are trained, pruned ones too; finetune.py keeps its masks")
-
-    # data
     dataset = data.for_arch(arch, cfg, holdout=args.holdout, start=ckpt, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
-
-    # network
-    ckpt = ckpt and checkpoint.to_classes(ckpt, dataset)
-    model = checkpoint.to_model(ckpt) if ckpt else models.build(arch, **cfg | {"num_classes": dataset.num_classes})
-    model = run.place(model)
-    data.adapt(model, dataset, ckpt["path"] if ckpt else "the network")
-    run.dense = ckpt and ckpt["dense"] or compute_flops.summary(model)
-    run.describe(model)
+    model = training.network(run, ckpt, arch, cfg, dataset)
     net = run.parallel(model)
     if ckpt:
         say(accuracy_line(evaluate(model, test), dataset, args))
@@ -139,10 +101,7 @@ def train(args):
     if tensors:
         say(f"  penalty: {args.decay:g} x {args.reg}, summed over {len(tensors)} tensors")
 
-    if lenet:
-        optimizer = torch.optim.Adam(model.parameters(), args.lr, weight_decay=args.weight_decay, fused=True)
-    else:
-        optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
+    optimizer = optimizer_of(args, model)
     # Where it ends at zero (cosine, onecycle), small weights stop jittering.
     scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler)
@@ -170,7 +129,7 @@ def train(args):
 
 
 def main(argv=None):
-    train(parse(argv))
+    train(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

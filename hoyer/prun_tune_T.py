@@ -1,8 +1,6 @@
-"""DeepHoyer under the original's name: prune a LeNet, one threshold for all tensors, and fine-tune it.
+"""The original's script that prunes a LeNet with one threshold and fine-tunes it: prune.py --rule T, finetune.py.
 
     python prun_tune_T.py --model saves/elt_0.0001_3 --sensitivity 0.01       into saves/elt_0.0001_3_T_0.01.pth
-
-Runs prune.py --rule T, then finetune.py; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

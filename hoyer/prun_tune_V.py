@@ -1,8 +1,6 @@
-"""DeepHoyer under the original's name: prune a LeNet, thresholds by each tensor's std, and fine-tune it.
+"""The original's script that prunes a LeNet by each tensor's std and fine-tunes it: prune.py --rule V, finetune.py.
 
     python prun_tune_V.py --model saves/elt_0.0001_3 --sensitivity 0.25       into saves/elt_0.0001_3_V_0.25.pth
-
-Runs prune.py --rule V, then finetune.py; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

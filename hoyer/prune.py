@@ -30,7 +30,7 @@ import torch
 from common import UserError, cli, compute_flops, keep, plots, pruning
 from common.compact import compact, compaction_report, sparsity_report
 from common.evaluate import evaluate
-from hoyer.main import accuracy_line
+from hoyer.finetune import accuracy_line
 from hoyer.networks import find, network
 
 
@@ -41,12 +41,10 @@ def choose(model, rule, sensitivity, granularity="element", criterion="magnitude
     channels = channel_masks(model, sensitivity, ratios) if granularity == "channel" else {}
     masks, thresholds = {}, {}
     for name, w in prunable(model).items():
-        t = thresholds[name] = threshold(w, rule, sensitivity)
-        previous = (previous_masks or {}).get(name, torch.ones_like(w, dtype=torch.bool)).to(w.device)
-        if granularity == "channel":
-            masks[name] = channels.get(name, torch.ones_like(w, dtype=torch.bool)) & previous
-        else:
-            masks[name] = (element_mask if granularity == "element" else group_mask)(w, t) & previous
+        t, whole = threshold(w, rule, sensitivity), torch.ones_like(w, dtype=torch.bool)
+        previous, thresholds[name] = (previous_masks or {}).get(name, whole).to(w.device), t
+        masks[name] = previous & (channels.get(name, whole) if granularity == "channel" else
+                                  group_mask(w, t) if granularity == "group" else element_mask(w, t))
         if criterion == "random":                            # as many, among those kept before
             score = torch.rand(w.shape, generator=generator).to(w.device).masked_fill(~previous, -1).flatten()
             highest = score.topk(int(masks[name].sum())).indices
@@ -55,13 +53,11 @@ def choose(model, rule, sensitivity, granularity="element", criterion="magnitude
 
 
 def prune(args):
-    """Prunes args.model as args say (those of `parse`); writes pruned.pth.tar, prune.txt and prune.png to args.save."""
+    """Prunes args.model; writes pruned.pth.tar, prune.txt and prune.png to args.save. args: those of `flags`."""
     check(args)
 
     # load
-    source = pruning.load(find(args.model), network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, holdout=args.holdout,
-                          **cli.data_flags(args))
+    source = pruning.load(find(args.model), network, holdout=args.holdout, **cli.prune_flags(args))
     model, previous_masks = source.model.to(source.test.device), source.ckpt.get("masks") or {}
     source = source._replace(dense=compute_flops.summary(compute_flops.dense_network(source.ckpt, model)))
     print("--- Pruning ---")
@@ -78,10 +74,10 @@ def prune(args):
 
     # apply
     apply(model, masks)
-    weights = {name: w for name, w in model.named_parameters() if w.dim() > 1}
-    for name in [name for name, w in weights.items() if not w.any()]:
+    left = {name: bool(w.any()) for name, w in model.named_parameters() if w.dim() > 1}
+    for name in [name for name, some in left.items() if not some]:
         print(f"{name}: no weight remains, so its output is constant")
-    if not any(w.any() for w in weights.values()):
+    if not any(left.values()):
         raise NothingLeft(f"--sensitivity {args.sensitivity:g} prunes every weight; give a smaller one")
     pruning.recalibrate(source, model, args.recalibrate)
 
@@ -216,31 +212,25 @@ def add_flags(parser, sensitivity=None):
 
 
 def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
     keep.add_flags(add_flags(parser))
     pruning.add_recalibrate(parser)
     add = parser.add_argument
-    add("--ratios", metavar="FILE", help="with --granularity channel, instead of --sensitivity: remove of each layer "
-        "its own fraction, in a csv file with the columns layer,fraction such as the ratios.csv of "
-        "magnitude/sensitivity.py --channels; with --keep-weights or --keep-macs all times one factor")
-    add("--rule", choices=("T", "V"), default="T", help="one threshold, or a ratio to each tensor's standard deviation "
-        "(default: T)")
+    add("--ratios", metavar="FILE", help="with --granularity channel, instead of --sensitivity, fraction to remove of "
+        "each layer: a csv file with the columns layer,fraction, such as ratios.csv of magnitude/sensitivity.py "
+        "--channels; --keep-weights or --keep-macs multiplies all of them by one factor")
+    add("--rule", choices=("T", "V"), default="T", help="one threshold for all tensors, or one proportional to each "
+        "tensor's standard deviation (default: T)")
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")
     add("--holdout", type=int, default=0, metavar="N", help="report on the last N training images")
     return parser
 
 
-def parse(argv=None):
-    return flags().parse_args(argv)
-
-
 def draw(model):
     """The figure. Left: weights of each layer before and after. Right: for LeNet-300-100 how many weights read each of
     the 28 x 28 pixels, for other networks the fraction of input channels and of filters with non-zero weights."""
-    figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(11, 4), layout="constrained")
     layers = {name.removesuffix(".weight"): w.detach().cpu() for name, w in model.named_parameters() if w.dim() > 1}
-    plots.layer_bars(left, {name: w.ne(0) for name, w in layers.items()}, "weights", percent=True)
+    figure, right = plots.pruned({name: w.ne(0) for name, w in layers.items()}, "weights", percent=True)
     if model.arch == "lenet300":
         pixels = torch.zeros(784)
         pixels[model.select.indices.cpu()] = layers["fc1"].ne(0).sum(0).float()
@@ -258,7 +248,7 @@ def draw(model):
 
 
 def main(argv=None):
-    prune(parse(argv))
+    prune(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,6 @@
-"""DeepHoyer under the original's name: train a LeNet with a penalty on filters and channels.
+"""The original's script that trains a LeNet with a penalty on filters and channels: main.py with weight decay 1e-4.
 
     python structure.py --reg 2 --decay 0.0005 --pretrained          into saves/str_0.0005_2.pth
-
---reg is the original's number or a name; --pretrained starts from the network of element.py --reg 0 --decay 0.0. Runs
-main.py with weight decay 1e-4 for every penalty; see there for times and accuracies.
 """
 import sys
 from pathlib import Path

@@ -7,9 +7,9 @@
 Train a dense network, and from it one network for each penalty and coefficient in --decays (main.py). Prune and
 fine-tune each at every threshold in --sensitivities (prune.py, finetune.py); with --iterate each threshold starts from
 the network of the one before. The last 5,000 training images are a validation set, and accuracies are those on it, so
-choosing does not use the test set. sweep.csv has one row a network, with earlier sweeps of the folder; sweep.png shows
-accuracy against the remaining weights and against the MACs of the compacted network. A threshold that would prune every
-weight is skipped.
+choosing does not use the test set. sweep.csv has one row per network, earlier sweeps of the folder included; sweep.png
+shows accuracy against the remaining weights and against the MACs of the compacted network. A threshold that would prune
+every weight is skipped.
 
 With --target, each penalty's sparsest network of this command (by weights; for groups by MACs) that reaches this
 accuracy on the validation set is tested and written to chosen/: the fine-tuned network with its masks, its compacted
@@ -44,8 +44,7 @@ DECAYS = {  # around what works on MNIST
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    parser = cli.parser(__doc__, train=False)
     add = parser.add_argument
     add("--arch", help="mlp, cnn, or a CIFAR network such as resnet20 (default: mlp, or that of --pretrained)")
     add("--regs", nargs="+", choices=PENALTIES, default=list(ELEMENT), metavar="REG", help="penalties: "
@@ -116,7 +115,7 @@ def check_dense(args, path, holdout):
 
 
 def train(args, save, holdout, reg="none", decay=0.0, pretrained=None):
-    """main.py into the folder save, continuing what is there."""
+    """Trains as main.py does into the folder save, or continues the run that is there."""
     training.train(cli.settings(training, args, save=save, holdout=holdout, reg=reg, decay=decay, pretrained=pretrained,
                                 weight_decay=args.wd if reg != "none" else None, resume="auto"))
 

@@ -36,15 +36,12 @@ pattern.__name__ = "pattern such as 2:4"
 
 def settle(args):
     """Sets the default of --percent; UserError where flags exclude each other."""
-    if args.per_layer and args.keep_macs:
-        raise UserError("--keep-macs compares the weights of all layers; leave out --per-layer")
     if args.pattern and args.criterion == "random":
         raise UserError("--criterion random does not keep --pattern; leave out one of them")
-    for given, others in (("ratios", ("percent", "pattern")), ("pattern", ("per_layer", "cost_exponent", "faithful"))):
-        for other in others:
-            if getattr(args, given) and getattr(args, other):
-                raise UserError(f"--{given} is not allowed with --{other.replace('_', '-')}: it says how much of each "
-                                "layer is pruned")
+    for given, other in (("ratios", "percent"), ("ratios", "pattern"), ("pattern", "per-layer"),
+                         ("pattern", "cost-exponent"), ("pattern", "faithful"), ("per-layer", "keep-macs")):
+        if getattr(args, given.replace("-", "_")) and getattr(args, other.replace("-", "_")):
+            raise UserError(f"--{given} is not allowed with --{other}: it says how much of each layer is pruned")
     if args.percent is None and not (args.ratios or args.pattern):
         args.percent = 0.6
 
@@ -69,7 +66,7 @@ def layers(args, model):
         print(f"--pattern {args.pattern}: not pruned, since their input channels are not a multiple of {m}: "
               f"{', '.join(whole)}")
     if len(whole) == len(weights):
-        raise UserError(f"--pattern {args.pattern}: no layer is left to prune; give another one")
+        raise UserError(f"--pattern {args.pattern}: no layer can be pruned by it; give another one")
     return {name: w for name, w in weights.items() if w.shape[1] % m == 0}, {}
 
 

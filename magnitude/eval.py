@@ -2,8 +2,7 @@
 
     python eval.py logs/cifar10-resnet56-finetuned/finetuned.pth.tar
 
-Network, masks and data set are read from the file; parameters, non-zeros, MACs and sparse MACs are printed before the
-data is opened. Expect the accuracy that the file records, which is printed beside it.
+Parameters, non-zeros and MACs are printed before any data is opened. Expect the accuracy that the file records.
 """
 import sys
 from pathlib import Path

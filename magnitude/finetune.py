@@ -26,8 +26,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
-from common.evaluate import against_record, evaluate
+from common import UserError, cli, compute_flops, models, say, teacher, training, zeros
+from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
@@ -61,10 +61,6 @@ def flags():
     return parser
 
 
-def parse(argv=None):
-    return flags().parse_args(argv)
-
-
 def check(args):
     """UserError if flags exclude each other."""
     if not (args.model or args.resume):
@@ -82,7 +78,7 @@ def fill_in(args, recipe):
 
 
 def start_from(args):
-    """The checkpoint to start from, and its path. --resume alone names it, or a run of this script to continue."""
+    """The checkpoint to start from. --resume alone names it, or a run of this script to continue."""
     path = args.model or (Path(args.save) / "checkpoint.pth.tar" if args.resume == "auto" else args.resume)
     ckpt = checkpoint.load(path, network, args.arch, args.depth, args.image_size)
     if not args.model:
@@ -90,43 +86,35 @@ def start_from(args):
             args.model, args.save = ckpt["args"]["model"], args.save or str(Path(path).parent)
         else:
             args.model, args.resume = args.resume, ""
-    ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense)
-    if not ckpt["masks"] and not args.dense:
-        raise UserError(f"{path} holds no masks; prune it with prune.py first")
+    ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense, needed=True)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
-                                            f"finetuned-{args.retrain}")
-    return ckpt, path
-
-
-@torch.no_grad()
-def apply(masks, parameters):
-    """w <- mask * w for every weight that has a mask."""
-    for name, mask in masks.items():
-        parameters[name].mul_(mask)
+                                                f"finetuned-{args.retrain}")
+    return ckpt
 
 
 def retrain(args):
     check(args)
-    ckpt, path = start_from(args)
-    model = checkpoint.to_model(ckpt)
+    ckpt = start_from(args)
     fill_in(args, RECIPES[args.retrain])
-    kept = {"masks": ckpt["masks"] or None, "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
-    run = Run("magnitude", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
+    train(args, ckpt, run_of(args, ckpt))
 
-    # network and data
-    model = run.place(model)
+
+def run_of(args, ckpt):
+    return Run("magnitude", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
+
+
+def train(args, ckpt, run, model=None, start=""):
+    """Trains the network of ckpt, or rewind.py's `model`, under its masks; start: where these weights come from."""
+    kept = {"masks": ckpt["masks"] or None, "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
+    model, masks, dataset, train, test = training.masked(run, ckpt, ckpt["masks"], model, **cli.data_flags(args))
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}              # True: kept
-    apply(masks, parameters)
-    run.describe(model)
-    say(summary(args, model, masks))
+    pruned, total = sum(int((~mask).sum()) for mask in masks.values()), compute_flops.count(model).total
+    falls = f", schedule {' '.join(map(str, args.schedule))}" if args.schedule else ""
+    say(f"  {args.retrain}{start}{falls}; {total.sparse_macs:,} sparse MACs\n"
+        f"Zero parameters: {pruned}\nParameters: {total.params}")
     net = run.parallel(model)
-    dataset = data.for_network(model, path, **cli.data_flags(args))
-    train, test = run.loaders(dataset, **data.augmentation(model.arch))
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
-    if run.rank == 0:
-        against_record(ckpt, test)
 
     # A fresh optimizer: the dense run's momentum would move pruned weights.
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
@@ -148,7 +136,9 @@ def retrain(args):
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-            apply(masks, parameters)                         # pruned weights stay zero
+            with torch.no_grad():
+                for name, mask in masks.items():             # pruned weights stay zero
+                    parameters[name].mul_(mask)
             if by_batch:
                 scheduler.step()
             run.track(loss=loss)
@@ -156,27 +146,15 @@ def retrain(args):
             scheduler.step()
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, **kept)
-    say(unmoved(masks, parameters))
+
+    moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
+    assert moved == 0, f"{moved} pruned weights are not zero any more"
+    say(f"{pruned:,} weights are pruned, none of them has moved")
     run.finish(model, "finetuned.pth.tar", **kept)
 
 
-def summary(args, model, masks, start=""):
-    """How a network is trained, and its zeros, as text; start: where its weights come from."""
-    falls = f", schedule {' '.join(map(str, args.schedule))}" if args.schedule else ""
-    total, pruned = compute_flops.count(model).total, sum(int((~mask).sum()) for mask in masks.values())
-    return (f"  {args.retrain}{start}{falls}; {total.sparse_macs:,} sparse MACs\n"
-            f"Zero parameters: {pruned}\nParameters: {total.params}")
-
-
-def unmoved(masks, parameters):
-    """Asserts that all pruned weights are still zero; returns a line that says so."""
-    moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
-    assert moved == 0, f"{moved} pruned weights are not zero any more"
-    return f"{sum(int((~mask).sum()) for mask in masks.values()):,} weights are pruned, none of them has moved"
-
-
 def main(argv=None):
-    retrain(parse(argv))
+    retrain(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 import torch.nn.functional as F
 
-from common import UserError, cli, compute_flops, data, models, say, zeros
+from common import UserError, cli, data, models, training, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -34,10 +34,9 @@ from magnitude.networks import network
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, arch="vgg16, resnet20 to resnet110, preresnet110, "
-                  "preresnet164, wrn_28_10, wrn_16_8, densenet, or another of common/models (default: resnet20, or "
-                  "that of --pretrained)")
+    parser = cli.parser(__doc__, epochs=160, batch_size=64, lr=0.1, arch="vgg16, resnet20 to resnet110, preresnet110, "
+                        "preresnet164, wrn_28_10, wrn_16_8, densenet, or another of common/models (default: resnet20, "
+                        "or that of --pretrained)")
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
@@ -72,31 +71,16 @@ def main(argv=None):
 
 
 def train(args):
-    start = None
-    if args.pretrained:
-        start = checkpoint.load(args.pretrained, network, args.arch, args.depth, args.image_size)
-        if not start.get("masks"):
-            zeros.kept(start, dense=args.dense)
+    start = training.load(args.pretrained, network, args.arch, args.depth, args.image_size, args.dense)
     args.dataset = args.dataset or start and start["dataset"] or "cifar10"
     args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
     if not 1 <= args.rewind_epoch <= args.epochs:
         raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "resnet20", args.depth)
     run = Run("magnitude", "dense", models.name(arch, cfg), **vars(args))
-
-    # data
     dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
-
-    # network
-    start = start and checkpoint.to_classes(start, dataset)
-    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
-    model = run.place(model)
-    data.adapt(model, dataset, args.pretrained or args.arch or "resnet20")
-    run.dense = start and start["dense"] or compute_flops.summary(model)
-    run.describe(model)
-    if start and start.get("masks"):
-        say(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
+    model = training.network(run, start, arch, cfg, dataset)
     net = run.parallel(model)
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

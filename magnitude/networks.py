@@ -6,19 +6,10 @@ times as wide, densenet grows by 12 channels a layer. Any other name is that net
 """
 from common import models
 
-OPTIONS = {
-    "vgg": ("vgg", {"variant": "head512"}),
-    "resnet": ("resnet", {"block": "basic", "shortcut": "pad"}),
-    "preresnet": ("preresnet", {}),
-    "densenet": ("densenet", {"growth": 12}),
-}
-DEPTHS = {"vgg": 16, "resnet": 56, "preresnet": 110, "densenet": 40}
+OPTIONS = {"vgg": {"variant": "head512"}, "resnet": {"block": "basic", "shortcut": "pad"}, "densenet": {"growth": 12}}
 
 
 def network(arch, depth=None):
     """(arch, cfg) for `models.build` and `checkpoint.load`; depth None: that of the name, or the published one."""
-    name, depth = models.split_name(arch, depth)
-    if name not in OPTIONS:
-        return models.any_network(arch, depth)
-    arch, (name, cfg) = name, OPTIONS[name]
-    return name, {"depth": DEPTHS[arch] if depth is None else depth, **cfg}
+    name, cfg = models.any_network(arch, depth)
+    return name, {**cfg, **OPTIONS.get(models.split_name(arch, depth)[0], {})}

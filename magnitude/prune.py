@@ -23,7 +23,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import numpy as np
 import torch
 
 from common import cli, compute_flops, plots, pruning
@@ -71,8 +70,7 @@ def prune(args, way=""):
     budget.settle(args)
 
     # load
-    source = pruning.load(args.resume, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    source = pruning.load(args.resume, network, **cli.prune_flags(args))
     ckpt, model = source.ckpt, copy.deepcopy(source.model)
     weights, ratios = budget.layers(args, model)
     all_masks = ckpt.get("masks", {})
@@ -153,8 +151,7 @@ def add_rule(parser, how):
 
 
 def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
     add = parser.add_argument
     add("--resume", "--model", metavar="FILE", required=True, help="network to prune")
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
@@ -163,10 +160,6 @@ def flags():
     pruning.add_recalibrate(parser)
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")
     return parser
-
-
-def parse(argv=None):
-    return flags().parse_args(argv)
 
 
 def report(model, masks, all_masks, thresholds, totals):
@@ -192,21 +185,16 @@ def report(model, masks, all_masks, thresholds, totals):
               f"({100 * whole.sparse_macs / whole.macs:.2f} %); FLOPs are 2 x MACs",
               f"{4 * whole.params:,} bytes dense, {packed:,} compressed ({100 * packed / (4 * whole.params):.2f} %): "
               "one bit per weight with a mask, 4 bytes per remaining parameter",
-              "Speed: the zeros are scattered over tensors of unchanged shape, and ordinary kernels multiply by them "
-              "like by any other number, so this network is smaller on disk but not faster; deploy/export.py FILE "
-              "model.c is."]
+              "Speed: ordinary kernels multiply by zeros too, so the network is smaller on disk but not faster; "
+              "deploy/export.py FILE model.c makes one that is."]
     return "\n".join(lines)
 
 
 def draw(weights, masks, thresholds):
     """The figure. Left: weights of every layer, before and after. Right: the histogram of all weights."""
-    figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(11, 4), layout="constrained")
-    plots.layer_bars(left, {name.removesuffix(".weight"): m for name, m in masks.items()}, "weights", percent=True)
-    had = torch.cat([w.detach().flatten().cpu() for w in weights.values()]).numpy()
-    kept = had[torch.cat([mask.flatten() for mask in masks.values()]).numpy()]
-    counts, edges = np.histogram(had, 201)
-    right.stairs(counts, edges, fill=True, color="lightgrey", label="before")
-    right.stairs(np.histogram(kept, edges)[0], edges, fill=True, color="tab:blue", label="kept")
+    figure, right = plots.pruned(masks, "weights", percent=True)
+    had = torch.cat([w.detach().flatten().cpu() for w in weights.values()])
+    plots.before_and_kept(right, had.numpy(), had[torch.cat([m.flatten() for m in masks.values()])].numpy(), bins=201)
     right.set(xlabel="weight", ylabel="weights", yscale="log", title="values before pruning")
     if len(set(thresholds.values())) == 1:
         threshold = next(iter(thresholds.values()))
@@ -217,7 +205,7 @@ def draw(weights, masks, thresholds):
 
 
 def main(argv=None):
-    prune(parse(argv))
+    return prune(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -8,11 +8,12 @@
     scratch-e      fresh weights             the dense run's                     E
     scratch-b      fresh weights             the dense run's, stretched          E x (dense MACs / sparse MACs)
 
-After every step w <- mask * w, as in finetune.py. weight-rewind reads its weights from --rewind-to: early.pth.tar of
-the dense run, or its init.pth.tar, the first weights (k = 0), for the lottery ticket of Frankle & Carbin (ICLR 2019).
+The loop is finetune.py's, with w <- mask * w after every step. weight-rewind reads its weights from --rewind-to:
+early.pth.tar of the dense run, or init.pth.tar, the first weights (k = 0), for the lottery ticket of Frankle & Carbin
+(ICLR 2019).
 Both ways to rewind: Renda, Frankle, Carbin, "Comparing Rewinding and Fine-tuning in Neural Network Pruning", ICLR 2020.
-Scratch is the control: Liu, Sun, Zhou, Huang, Darrell, "Rethinking the Value of Network Pruning", ICLR 2019.
-iterative.py prunes and rewinds in turns.
+Scratch is the control: Liu, Sun, Zhou, Huang, Darrell, "Rethinking the Value of Network Pruning", ICLR 2019. See also
+iterative.py, which prunes and rewinds in turns.
 
 Expect, for ResNet-56 on CIFAR-10 with 10.7 % of its weights, 93.6 % with lr-rewind, dense 93.5 % (Renda et al.). An
 epoch takes as long as a dense one.
@@ -23,16 +24,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, say, zeros
-from common.evaluate import against_record, evaluate
+from common import UserError, cli, compute_flops, models, teacher, zeros
 from common.files import checkpoint
-from common.run import Run
-from common.schedule import WORDS, make_scheduler
+from common.schedule import WORDS
 from magnitude import finetune
-from magnitude.finetune import apply, start_from, summary, unmoved
 from magnitude.networks import network
 
 WAYS = ("lr-rewind", "weight-rewind", "scratch-e", "scratch-b")
@@ -49,11 +46,8 @@ def flags():
     parser = cli.parser(__doc__)
     add_flags(parser)
     zeros.add_flags(parser)
+    teacher.add_flags(parser)
     return parser
-
-
-def parse(argv=None):
-    return flags().parse_args(argv)
 
 
 def check(args):
@@ -107,16 +101,15 @@ def draw_fresh(model, masks):
 
 def retrain(args):
     check(args)
-    ckpt, path = start_from(args)
+    ckpt = finetune.start_from(args)
     model, k, stretch = checkpoint.to_model(ckpt), 0, 1.0
     if args.retrain == "weight-rewind":
         early = checkpoint.load(args.rewind_to, network, args.arch, args.depth, args.image_size)
         k = early["epoch"]
     elif args.retrain == "scratch-b":                        # as many multiplications as the dense training had
         stretch = compute_flops.dense_total(ckpt, model).macs / compute_flops.count(model).total.sparse_macs
-    kept = {"masks": ckpt["masks"] or None, "recipe": ckpt.get("recipe") or {}, "rule": ckpt.get("rule")}
-    plan(args, kept["recipe"], k, stretch)
-    run = Run("magnitude", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
+    plan(args, ckpt.get("recipe") or {}, k, stretch)
+    run = finetune.run_of(args, ckpt)
 
     # the weights to start from
     if args.retrain == "weight-rewind":
@@ -126,43 +119,12 @@ def retrain(args):
         indices = {name: i for name, i in model.state_dict().items() if name.endswith("select.indices")}
         model.load_state_dict({**fresh, **indices})          # a channel selection has no weights
         draw_fresh(model, ckpt["masks"])
-    model = run.place(model)
-    parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in ckpt["masks"].items()}              # True: kept
-    apply(masks, parameters)
-    run.describe(model)
-    say(summary(args, model, masks, f" from epoch {k}" if args.rewind_to else ""))
-    net = run.parallel(model)
 
-    # data
-    dataset = data.for_network(model, path, **cli.data_flags(args))
-    train, test = run.loaders(dataset, **data.augmentation(model.arch))
-    if run.rank == 0:
-        against_record(ckpt, test)
-
-    optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
-    scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
-    run.resume(model, optimizer, scheduler, masks)
-
-    for epoch in run.epochs(args.epochs):
-        model.train()
-        for images, labels in run.bar(train.epoch(epoch)):
-            with run.autocast():
-                loss = F.cross_entropy(net(images), labels)
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            apply(masks, parameters)                         # pruned weights stay zero
-            run.track(loss=loss)
-        scheduler.step()
-        run.log(epoch, **evaluate(model, test))
-        run.save(epoch, model, optimizer, scheduler, **kept)
-    say(unmoved(masks, parameters))
-    run.finish(model, "finetuned.pth.tar", **kept)
+    finetune.train(args, ckpt, run, model, f" from epoch {k}" if args.rewind_to else "")
 
 
 def main(argv=None):
-    retrain(parse(argv))
+    retrain(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

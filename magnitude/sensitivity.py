@@ -35,10 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import cli, data, models, plots
-from common.device import device_of
-from common.evaluate import evaluate, heading
-from common.files import checkpoint
+from common import cli, plots, pruning
+from common.evaluate import evaluate
 from common.models.narrow import silence
 from magnitude.budget import prunable
 from magnitude.networks import network
@@ -125,9 +123,8 @@ def draw(curves, whole, unit):
     return figure
 
 
-def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="sensitivity.csv")
+def main(argv=None):
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED, writes="sensitivity.csv")
     cli.add_file(parser)
     add = parser.add_argument
     add("--channels", action="store_true", help="remove channels instead of single weights")
@@ -135,28 +132,19 @@ def flags():
         "fraction in ratios.csv (default: 1)")
     add("--holdout", type=cli.positive, metavar="N", help="evaluate on the last N training images (default: 1000, "
         "at most half of --subset)")
-    return parser
-
-
-def main(argv=None):
-    sensitivity(flags().parse_args(argv))
+    sensitivity(parser.parse_args(argv))
 
 
 def sensitivity(args):
     # load
-    ckpt = checkpoint.load(args.file, network, args.arch, args.depth, args.image_size)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    folder = cli.output_folder(args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
-                                                               "sensitivity"), args.overwrite, holds="sensitivity.csv")
-    device = device_of(args.device)
-    model = checkpoint.to_model(ckpt).to(device)
-    print(heading(ckpt, model), flush=True)
     holdout = args.holdout or max(1, min(1000, (args.subset or 2000) // 2))
-    dataset = data.for_network(model, args.file, holdout=holdout, **cli.data_flags(args))
-    images = data.Loader(dataset, "test", args.test_batch_size, device)        # with holdout: training images
+    source = pruning.load(args.file, network, what="sensitivity", holds="sensitivity.csv", holdout=holdout,
+                          **cli.prune_flags(args))
+    model, images, folder = source.model.to(source.test.device), source.test, source.folder  # training images: holdout
 
     # evaluate the whole network, then without 10 to 90 % of each layer
-    groups, unit = groups_of(model, ckpt.get("masks", {}), args.channels), "channels" if args.channels else "weights"
+    groups = groups_of(model, source.ckpt.get("masks", {}), args.channels)
+    unit = "channels" if args.channels else "weights"
     start = time.time()
     whole = evaluate(model, images)["top1"]
     minutes = (time.time() - start) / 60 * len(groups) * len(FRACTIONS)

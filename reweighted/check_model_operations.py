@@ -23,8 +23,8 @@ Takes seconds; no data is needed.
 """
 import math
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -36,8 +36,7 @@ from reweighted.networks import network
 from reweighted.testers import BUNDLED, LEGACY_LINEAR, totals
 
 
-@dataclass
-class Line:
+class Line(NamedTuple):
     """A line of the table. inputs: height of what the layer reads; params: in bits."""
     name: str
     inputs: int
@@ -51,17 +50,14 @@ class Line:
 
 def legacy(model, sparsity=0.0, param_bits=16):
     """[Line, ...] of each convolution and linear layer as the original counts, at one sparsity for all."""
-    sizes = {row.weight: row.size for row in scores.operations(model) if row.weight}
-    lines = []
+    sizes, lines, left = {row.weight: row.size for row in scores.operations(model)}, [], 1 - sparsity
     for row in compute_flops.count(model).rows:
-        if len(row.shape) < 2:
-            continue
-        out, left = row.shape[0], 1 - sparsity
-        numel = math.prod(row.shape)
-        outputs = row.macs // (numel // out) if len(row.shape) == 4 else 0           # linear: no ReLU
-        bits = numel * param_bits * left + numel * (sparsity > 0) + out * param_bits
-        lines.append(Line(row.name, sizes[f"{row.name}.weight"], row.shape[-1] if len(row.shape) == 4 else 1,
-                          row.shape[1], out, bits, row.macs * left + outputs, row.macs * left))
+        if len(row.shape) > 1:
+            out, numel, convolution = row.shape[0], math.prod(row.shape), len(row.shape) == 4
+            outputs = row.macs // (numel // out) if convolution else 0                   # linear: no ReLU
+            bits = numel * param_bits * left + numel * (sparsity > 0) + out * param_bits
+            lines.append(Line(row.name, sizes[f"{row.name}.weight"], row.shape[-1] if convolution else 1, row.shape[1],
+                              out, bits, row.macs * left + outputs, row.macs * left))
     return lines
 
 
@@ -72,45 +68,40 @@ def true(model, rows, bits, at):
     """
     parameters, lines = dict(model.named_parameters()), []
     for row in rows:
-        mults = row.mults * max(bits.get(row.weight, 32) if row.weight else at, at) / 32
+        name, sizes, stored, width = f"{row.name}.{row.kind}".removeprefix("."), (0, 0, 0), 0, at
         if row.weight:
-            w = parameters[row.weight]
-            left, width = int(w.count_nonzero()), bits.get(row.weight, 32)
-            stored = min(left * width + w.numel(), w.numel() * width)
-            lines.append(Line(row.name, row.size, w.shape[-1] if w.dim() == 4 else 1, w.shape[1], w.shape[0], stored,
-                              mults, row.adds))
-        else:
-            lines.append(Line(f"{row.name}.{row.kind}".removeprefix("."), row.size, 0, 0, 0, 0, mults, row.adds))
+            name, w, width = row.name, parameters[row.weight], bits.get(row.weight, 32)
+            sizes = w.shape[-1] if w.dim() == 4 else 1, w.shape[1], w.shape[0]
+            stored = min(int(w.count_nonzero()) * width + w.numel(), w.numel() * width)
+        lines.append(Line(name, row.size, *sizes, stored, row.mults * max(width, at) / 32, row.adds))
     return lines
 
 
 def blocks(lines):
     """The lines of each block (layers.3.conv1, layers.3.relu, ...) added up to one."""
-    merged = {}
+    parts = {}
     for line in lines:
-        parts = line.name.split(".")
-        name = ".".join(parts[:2]) if len(parts) > 2 or parts[0] == "layers" else line.name
-        if name not in merged:
-            merged[name] = Line(name, *list(vars(line).values())[1:])
-        else:
-            into = merged[name]
-            into.kernel, into.out = max(into.kernel, line.kernel), line.out or into.out
-            into.params, into.mults, into.adds = (into.params + line.params, into.mults + line.mults,
-                                                  into.adds + line.adds)
-    return list(merged.values())
+        words = line.name.split(".")
+        name = ".".join(words[:2]) if len(words) > 2 or words[0] == "layers" else line.name
+        parts.setdefault(name, []).append(line)
+    return [Line(name, block[0].inputs, max(x.kernel for x in block), block[0].channels,
+                 next((x.out for x in reversed(block) if x.out), 0), *sums(block)) for name, block in parts.items()]
+
+
+def sums(lines):
+    """(params, mults, adds) of the lines together."""
+    return tuple(sum(numbers) for numbers in zip(*(line[-3:] for line in lines), strict=True))
 
 
 def table(lines, mult_bits, add_bits):
     """The original's columns as text. mult_bits, add_bits: of all operations; 32 changes nothing."""
     shown = [f"{'op_name':24} {'inp_size':>8} {'kernel_size':>11} {'in channels':>11} {'out channels':>12} "
              f"{'params(MBytes)':>14} {'mults(M)':>11} {'adds(M)':>11} {'MFLOPS':>11}"]
-    m, a = mult_bits / 32, add_bits / 32
-    total = Line("total", 0, 0, 0, 0, sum(x.params for x in lines), sum(x.mults for x in lines),
-                 sum(x.adds for x in lines))
-    for x in [*blocks(lines), total]:
+    for x in [*blocks(lines), Line("total", 0, 0, 0, 0, *sums(lines))]:
         sizes = [n or "" for n in (x.inputs, x.kernel, x.channels, x.out)]
+        mults, adds = x.mults * (mult_bits / 32), x.adds * (add_bits / 32)
         shown.append(f"{x.name:24} {sizes[0]:>8} {sizes[1]:>11} {sizes[2]:>11} {sizes[3]:>12} {x.params / 8e6:14.6f} "
-                     f"{x.mults * m / 1e6:11.6f} {x.adds * a / 1e6:11.6f} {(x.mults * m + x.adds * a) / 1e6:11.6f}")
+                     f"{mults / 1e6:11.6f} {adds / 1e6:11.6f} {(mults + adds) / 1e6:11.6f}")
     return "\n".join(shown)
 
 
@@ -123,13 +114,9 @@ def tree_bits(bits):
 def thop(model, batch=2):
     """Operations as pytorch-opcounter of 2019 gives them for a batch: convolutions one for each multiplication and
     addition together, linear layers one for each of the two, batch norms 4 for each element."""
-    total = 0
-    for row in compute_flops.count(model).rows:
-        if len(row.shape) == 2:
-            total += row.macs + row.macs - row.shape[0]
-        else:
-            total += row.macs + 4 * row.norm_elements
-    return batch * total
+    rows = compute_flops.count(model).rows
+    return batch * sum(row.macs + (row.macs - row.shape[0] if len(row.shape) == 2 else 4 * row.norm_elements)
+                       for row in rows)
 
 
 def quantized_storage(model, bits, legacy=False):
@@ -153,7 +140,7 @@ def main(argv=None):
     add = parser.add_argument
     add("--input-bits", type=cli.positive, help="bits of activations and multiplications (default: 16 as published, 32 "
         "by the rules; a quantized file has its own)")
-    add("--param-bits", type=cli.positive, help="bits of values in storage, likewise")
+    add("--param-bits", type=cli.positive, help="bits of stored values, with the same defaults")
     add("--accumulator-bits", type=cli.positive, default=32, help="bits of additions (default: 32)")
     add("--adds", choices=("flat", "tree"), default="flat", help="tree: by --input-bits, not --accumulator-bits")
     add("--sparsity", type=cli.fraction, default=0.0, help="sparsity of the first table, for all layers")
@@ -176,10 +163,10 @@ def main(argv=None):
     print(f"unpruned {models.name(dense.arch, dense.cfg)}, as the original counts: sparsity {args.sparsity:g}, "
           f"multiplications at {mult_bits} bits, additions at {add_bits:g}")
     print(table(lines, mult_bits, add_bits))
-    mults, adds = sum(x.mults for x in lines), sum(x.adds for x in lines)
+    _, mults, adds = sums(lines)
+    operations = (mults * mult_bits + adds * add_bits) / 32
     print(f"in 32 bits: {mults / 1e6:.6f}M multiplications, {adds / 1e6:.6f}M additions; "
-          f"{mults * mult_bits / 32e6:.6f}M + {adds * add_bits / 32e6:.6f}M = "
-          f"{(mults * mult_bits + adds * add_bits) / 32e6:.6f}M operations")
+          f"{mults * mult_bits / 32e6:.6f}M + {adds * add_bits / 32e6:.6f}M = {operations / 1e6:.6f}M operations")
     if args.thop:
         print(f"thop of 2019: {thop(dense) / 1e6:.5f}M for a batch of 2 images (convolutions by multiply-accumulates, "
               f"linear layers by both operations, 4 for each batch-norm element): not the count of one image; "
@@ -189,8 +176,8 @@ def main(argv=None):
     quant, masks, rows = ckpt.get("quant") or {}, ckpt.get("masks"), scores.operations(model)
     floats = [name for name, tensor in model.state_dict().items() if tensor.is_floating_point()]
     bits = {name: entry["bits"] for name, entry in quant.items()} or dict.fromkeys(floats, args.param_bits or 32)
-    at = max((entry["bits"] for entry in (ckpt.get("activations") or {}).values()),
-             default=32 if quant else args.input_bits or 32)
+    inputs = [entry["bits"] for entry in (ckpt.get("activations") or {}).values()]
+    at = max(inputs, default=32 if quant else args.input_bits or 32)
     print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
     print(table(true(model, rows, bits, at), 32, add_bits))
     t = totals(model, args.legacy_count)
@@ -199,7 +186,6 @@ def main(argv=None):
                scores.rules(model, masks, bits, at, add_bits, rows=rows))
     print(f"\nThe total number of parameters is {t.weights + t.norms:,}. Among them, there are "
           f"{t.weights - t.nonzeros:,} zero parameters and {t.nonzeros + t.norms:,} non-zero parameters.")
-    operations = (mults * mult_bits + adds * add_bits) / 32
     a, b, score = scores.published(storage, operations)
     print(f"as published (storage and bitmask of the file, operations of the first table): {storage:,.1f}/36.5M + "
           f"{operations / 1e6:.2f}M/10.49B = {a:.5f} + {b:.5f} = {score:.4f}")

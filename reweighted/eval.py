@@ -1,9 +1,8 @@
-"""Reweighted L1: evaluate a checkpoint.
+"""Reweighted L1: evaluate a checkpoint. testers.py also prints the zeros of every layer.
 
     python eval.py chkpt/cifar100_mobilenetv2.pt
 
-Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect the
-accuracy that the file records. testers.py also prints the zeros of every layer.
+Parameters and MACs are printed before any data is opened. Expect the accuracy that the file records.
 """
 import sys
 from pathlib import Path

@@ -17,8 +17,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, cli, data, models, say, teacher, zeros
-from common.evaluate import against_record, evaluate
+from common import cli, models, say, teacher, training, zeros
+from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
 from reweighted import recipe
@@ -27,8 +27,7 @@ from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedul
 
 
 def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001, arch=cli.RECORDED)
+    parser = cli.parser(__doc__, epochs=LENGTH, batch_size=64, lr=0.001, arch=cli.RECORDED)
     add_recipe(parser)
     parser.add_argument("--model", metavar="FILE", required=True, help="pruned.pth.tar of prune.py")
     zeros.add_flags(parser)
@@ -36,42 +35,19 @@ def flags():
     return parser
 
 
-def parse(argv=None):
-    return flags().parse_args(argv)
-
-
-def main(argv=None):
-    retrain(parse(argv))
-
-
 def retrain(args):
     ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
-    masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
-    if not masks and not args.dense:
-        raise UserError(f"{args.model} holds no masks; prune it with prune.py first")
+    masks = zeros.kept(ckpt, args.keep_zeros, args.dense, needed=True)           # True: kept
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     run = Run("reweighted", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
-    # network
-    model = run.place(checkpoint.to_model(ckpt))
-    run.describe(model)
-    say(recipe.words(args))
+    model, masks, dataset, train, test = training.masked(run, ckpt, masks, **cli.data_flags(args))
+    recipe.check(args, dataset.num_classes)
+    pruned = sum(int((~mask).sum()) for mask in masks.values())
+    say(f"{recipe.words(args)}\n  {pruned:,} weights are masked")
     net = run.parallel(model)
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in masks.items()}
-    with torch.no_grad():
-        for name, mask in masks.items():
-            parameters[name].mul_(mask)
-    pruned = sum(int((~mask).sum()) for mask in masks.values())
-    say(f"  {pruned:,} weights are masked")
-
-    # data
-    dataset = data.for_network(model, args.model, **cli.data_flags(args))
-    recipe.check(args, dataset.num_classes)
-    train, test = run.loaders(dataset, **data.augmentation(model.arch))
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
-    if run.rank == 0:
-        against_record(ckpt, test)
 
     optimizer = make_optimizer(args, model)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, schedule(args, len(train)))
@@ -104,6 +80,10 @@ def retrain(args):
     say(f"{pruned:,} weights are masked, none of them has moved")
     run.finish(model, "finetuned.pth.tar", masks=masks or None, rule=ckpt.get("rule"))
     return run.folder / "finetuned.pth.tar"
+
+
+def main(argv=None):
+    return retrain(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

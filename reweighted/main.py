@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, say, zeros
+from common import UserError, cli, data, models, say, training, zeros
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
@@ -32,9 +32,8 @@ from reweighted.recipe import LENGTH, add_recipe, make_optimizer, mixed, schedul
 
 
 def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=LENGTH, batch_size=64, lr=0.001,
-                  arch="any network of common/models (default: mobilenetv2, or that of --pretrained)")
+    parser = cli.parser(__doc__, epochs=LENGTH, batch_size=64, lr=0.001,
+                        arch="any network of common/models (default: mobilenetv2, or that of --pretrained)")
     add_recipe(parser)
     add = parser.add_argument
     add("--width", type=float, help="width multiplier of mobilenetv2 (default: 1.3)")
@@ -51,10 +50,6 @@ def flags():
         "absolute value; lambda, the learning rate times 0.98 an epoch and new gammas at epochs 61, 121, ... for any "
         "--epochs")
     return parser
-
-
-def parse(argv=None):
-    return flags().parse_args(argv)
 
 
 def refreshes(epochs, faithful=False):
@@ -81,9 +76,9 @@ def reweighted_schedule(epochs, batches, faithful=False):
 
 def check(args):
     """UserError for flags that would be ignored."""
-    own, given = parse([]), lambda *names: [name for name in names if getattr(args, name) != getattr(own, name)]
-    unused = given(*(("width", "warmup_epochs", "warmup_lr") if args.rew else
-                     ("lam", "eps", "sparsity_type", "faithful")))
+    own = flags().parse_args([])
+    names = ("width", "warmup_epochs", "warmup_lr") if args.rew else ("lam", "eps", "sparsity_type", "faithful")
+    unused = [name for name in names if getattr(args, name) != getattr(own, name)]
     if args.rew and args.lr_scheduler == "default":
         unused.append("lr_scheduler")
     if unused:
@@ -96,9 +91,9 @@ def check(args):
 
 
 def main(argv=None):
-    args = parse(argv)
+    args = flags().parse_args(argv)
     check(args)
-    train(args)
+    return train(args)
 
 
 def train(args):
@@ -112,18 +107,13 @@ def train(args):
             args.lam = penalties.LAMBDA[args.sparsity_type] * (1 if args.faithful else LENGTH / args.epochs)
     args.dataset = args.dataset or (checkpoint.dataset_of(start) if start else "cifar100")
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "mobilenetv2", args.depth, args.width)
-
-    # data and network
     dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     recipe.check(args, dataset.num_classes)
-    torch.manual_seed(args.seed)
+    run = Run("reweighted", "sparse" if args.rew else "dense", models.name(arch, cfg), **vars(args))
     start = start and checkpoint.to_classes(start, dataset)
-    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
-    data.adapt(model, dataset, args.pretrained or args.arch or "mobilenetv2")
-    run = Run("reweighted", "sparse" if args.rew else "dense", models.name(model.arch, model.cfg),
-              start and start["dense"] or compute_flops.summary(model), **vars(args))
-    model = run.place(model)
-    run.describe(model)
+    masks = start.pop("masks") if start else {}              # kept in training
+    model = training.network(run, start, arch, cfg, dataset)
+    torch.manual_seed(args.seed)                             # mixup is the same for a new network and one of a file
     if not args.rew:
         say(recipe.words(args))
     net = run.parallel(model)
@@ -133,16 +123,16 @@ def train(args):
     if args.rew and not weights:
         raise UserError(f"{args.pretrained}: a {model.arch} has no convolution, and the penalty acts on their weights")
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in (start or {}).get("masks", {}).items()}
+    masks = {name: mask.to(run.device) for name, mask in masks.items()}
     optimizer = make_optimizer(args, model)
     if args.rew and args.lr_scheduler != "onecycle":
         factor = reweighted_schedule(args.epochs, len(train), args.faithful)
     else:
         factor = schedule(args, len(train))
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
-    gammas = Gammas()
+    gammas = nn.ParameterList()                              # saved, so that a resumed run continues with them
     if args.rew:
-        gammas.tensors = penalties.coefficients(weights, kind, args.eps, args.faithful)
+        gammas.extend(penalties.coefficients(weights, kind, args.eps, args.faithful))
         when = ", ".join(map(str, refreshes(args.epochs, args.faithful)))
         say(f"  reweighted L1, {kind}, lambda {args.lam:g}; "
             f"{f'new coefficients at epochs {when}' if when else 'too few epochs for new coefficients'}")
@@ -151,7 +141,7 @@ def train(args):
     for epoch in run.epochs(args.epochs):
         model.train()
         if args.rew and epoch + 1 in refreshes(args.epochs, args.faithful):
-            gammas.tensors = penalties.coefficients(weights, kind, args.eps, args.faithful)
+            gammas = nn.ParameterList(penalties.coefficients(weights, kind, args.eps, args.faithful))
             say("reweighted l1 update")
         for images, labels in run.bar(train.epoch(epoch)):
             images, labels, others, ratio = mixed(images, labels, args.alpha)
@@ -160,7 +150,7 @@ def train(args):
             optimizer.zero_grad()
             loss.backward()
             if args.rew:
-                for w, gamma in zip(weights, gammas.tensors, strict=True):
+                for w, gamma in zip(weights, gammas, strict=True):
                     # d(lambda gamma |w|) / dw = lambda gamma sign(w); of groups lambda gamma w / ||w_g||
                     w.grad.add_(penalties.gradient(w, gamma, kind), alpha=args.lam)
             optimizer.step()
@@ -171,26 +161,12 @@ def train(args):
             run.track(loss=loss)
         more = {}
         if args.rew:
-            more = {"penalty": args.lam * penalties.value(weights, gammas.tensors, kind),
+            more = {"penalty": args.lam * penalties.value(weights, gammas, kind),
                     "below_1e-4": float(torch.cat([w.detach().flatten().abs() < 1e-4 for w in weights]).float().mean())}
         run.log(epoch, **evaluate(model, test), **more)
         run.save(epoch, model, optimizer, scheduler, resume={"gammas": gammas}, masks=masks or None)
     run.finish(model, masks=masks or None)
     return run.folder / "checkpoint.pth.tar"
-
-
-class Gammas:
-    """The coefficients, saved so that a resumed run continues with them."""
-
-    def __init__(self):
-        self.tensors = []
-
-    def state_dict(self):
-        return {str(i): gamma for i, gamma in enumerate(self.tensors)}
-
-    def load_state_dict(self, state):
-        for i, gamma in enumerate(self.tensors):
-            gamma.copy_(state[str(i)])
 
 
 if __name__ == "__main__":

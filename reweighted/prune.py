@@ -34,46 +34,46 @@ from reweighted.testers import describe
 RULES = ("keep_weights", "keep_macs", "threshold", "percentile", "ratio", "ratios")      # what chooses weights
 
 
-def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=None, by_threshold=True, quiet=False):
+def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=None, quiet=False):
     """{name: mask} of the layers to prune: all, or those with a ratio above 0.
 
-    by_threshold: prunes weights, or groups by their root mean square, below the threshold; otherwise the smallest
-    `percentile` of all single weights or groups together, or the ratio of each layer.
+    Prunes the smallest `percentile` of all single weights or groups together; without it weights, or groups by their
+    root mean square, below the threshold; without either the ratio of each layer.
     """
     chosen = [name for name in weights if ratios is None or ratios.get(name, 0) > 0]
     sizes = {name: penalties.size(weights[name], kind) for name in chosen}
     scores = {name: s * (s.numel() / weights[name].numel()) ** 0.5 for name, s in sizes.items()}
-    masks = {}
-    if percentile is not None and scores:
-        flat = smallest(torch.cat([s.flatten() for s in scores.values()]), percentile)
-        parts = flat.split([s.numel() for s in scores.values()])
-        masks = {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
+    if percentile is not None:
+        masks = smallest(scores, percentile)
+    elif threshold is not None:
+        masks = {name: s >= threshold for name, s in scores.items()}
+    else:
+        masks = {name: smallest({name: s}, ratios[name])[name] for name, s in scores.items()}
     for name, s in scores.items():
-        if percentile is None:
-            masks[name] = s >= threshold if by_threshold else smallest(s.flatten(), ratios[name]).view_as(s)
-        empty = not masks[name].any()
-        if empty and kind != "irregular":
-            masks[name].view(-1)[s.argmax()] = True
-        if empty and not quiet:
-            print(f"{name}: " + ("no weight remains, so its output is constant" if kind == "irregular" else
-                                 f"every {kind} is below the threshold; the strongest one is kept"))
+        if not masks[name].any():
+            if kind != "irregular":
+                masks[name].view(-1)[s.argmax()] = True
+            if not quiet:
+                print(f"{name}: " + ("no weight remains, so its output is constant" if kind == "irregular" else
+                                     f"every {kind} is below the threshold; the strongest one is kept"))
         masks[name] = masks[name].expand_as(weights[name]).clone()
     return masks
 
 
 def smallest(scores, fraction):
-    """The mask that prunes this fraction of scores, a flat tensor: the smallest, ties by position."""
-    mask = torch.ones_like(scores, dtype=torch.bool)
-    mask[scores.argsort(stable=True)[:int(len(scores) * fraction)]] = False
-    return mask
+    """{name: mask} that prunes this fraction of scores, {name: tensor}, together: the smallest, ties by position."""
+    flat = torch.cat([s.flatten() for s in scores.values()])
+    mask = torch.ones_like(flat, dtype=torch.bool)
+    mask[flat.argsort(stable=True)[:int(len(flat) * fraction)]] = False
+    parts = mask.split([s.numel() for s in scores.values()])
+    return {name: part.view_as(s) for (name, s), part in zip(scores.items(), parts, strict=True)}
 
 
 def prune(args):
     fill_in(args)
 
     # load
-    source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    source = pruning.load(args.model, network, **cli.prune_flags(args))
     ckpt, original, model = source.ckpt, source.model, copy.deepcopy(source.model)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     if not weights:
@@ -88,7 +88,7 @@ def prune(args):
         ratios = dict.fromkeys(weights, args.ratio)
     if args.keep_weights or args.keep_macs:
         ratios = threshold_for(args, kind, ckpt, model, weights, ratios)
-    chosen = choose(weights, kind, args.threshold, args.percentile, ratios, args.threshold is not None)
+    chosen = choose(weights, kind, args.threshold, args.percentile, ratios)
     if not chosen:
         raise UserError(f"{'--ratios times 0' if args.ratios else '--ratio 0'} prunes no layer")
     masks = ckpt.get("masks", {})
@@ -154,7 +154,7 @@ def threshold_for(args, kind, ckpt, model, weights, ratios=None):
     def left(threshold, ratios=inside):
         pruned = copy.deepcopy(model)
         with torch.no_grad():
-            for name, mask in choose(weights, kind, threshold, None, ratios, threshold is not None, True).items():
+            for name, mask in choose(weights, kind, threshold, None, ratios, True).items():
                 pruned.get_parameter(name).mul_(mask)
         if args.keep_weights:
             return compute_flops.count(pruned).total.weights / dense.weights
@@ -208,8 +208,7 @@ def rule_of(args):
 
 
 def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="network to prune, after main.py --rew")
     add("--sparsity-type", choices=tuple(penalties.GROUPS), help="irregular: single weights; else groups, by their "
@@ -224,27 +223,20 @@ def flags():
     add("--ratios", metavar="FILE", help="fractions to prune of each convolution, in lines such as "
         "\"layers.0.conv1,0.7\" or, as in the original's file, \"layers.0.conv1.weight: 0.7\"; a layer with 0, or "
         "without a line, is not pruned. With --threshold the file only says which layers are pruned, as in the "
-        "original; with --keep-weights or --keep-macs all fractions times one factor")
+        "original; --keep-weights or --keep-macs multiplies all of them by one factor")
     pruning.add_recalibrate(parser)
     add("--round-to", type=cli.positive, default=1, metavar="N", help="round channels per layer up to a multiple of N; "
         "multiples of 8 run faster (filter, column, channel)")
     return parser
 
 
-def parse(argv=None):
-    return flags().parse_args(argv)
-
-
 def draw(weights, masks, threshold):
     """The figure. Left: weights of every layer, before and after. Right: the histogram of log10 |w|, in two groups."""
-    figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    layers = {name.removesuffix(".weight"): mask for name, mask in masks.items()}
-    plots.layer_bars(left, layers, "weights", percent=True)
+    figure, right = plots.pruned(masks, "weights", percent=True)
     had = torch.cat([w.abs().flatten() for w in weights.values()]).clamp_min(1e-8)
     kept = torch.cat([w.abs()[masks[name]] for name, w in weights.items() if name in masks]).clamp_min(1e-8)
     edges = np.linspace(-8, max(0.0, float(had.max().log10())), 121)
-    for values, colour, label in ((had, "lightgrey", "before"), (kept, "tab:blue", "kept")):
-        right.stairs(np.histogram(values.log10().numpy(), edges)[0], edges, fill=True, color=colour, label=label)
+    plots.before_and_kept(right, had.log10().numpy(), kept.log10().numpy(), edges)
     right.set(xlabel="log10 |w|, below -8 as -8", ylabel="weights")
     if threshold:
         right.axvline(np.log10(threshold), color="tab:red", label=f"threshold {threshold:.3g}")
@@ -253,7 +245,7 @@ def draw(weights, masks, threshold):
 
 
 def main(argv=None):
-    prune(parse(argv))
+    return prune(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import UserError, cli, compute_flops, data, models, scores
-from common.device import device_of, facts
+from common import UserError, cli, data, pruning, scores
+from common.device import facts
 from common.evaluate import evaluate
 from common.files import checkpoint, packing
 from reweighted import quantizers
@@ -34,24 +34,21 @@ from reweighted.networks import network
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="quantized_model.pth.tar")
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED, writes="quantized_model.pth.tar")
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="the network to quantize")
     add("--quant-method", "--quant_method", choices=quantizers.METHODS, default="linear",
         help="linear: scales that are powers of two")
-    add("--param-bits", "--param_bits", type=cli.positive, default=8,
-        help="bits of weights that the bit list leaves out")
+    add("--param-bits", "--param_bits", type=cli.bits, default=8, help="bits of weights that the bit list leaves out")
     add("--bit-list", nargs="+", metavar="LIST", help="bits of the weights (default: --param-bits for all)")
-    add("--fwd-bits", "--fwd_bits", type=cli.positive, default=8,
-        help="bits of activations; 32: not quantized")
+    add("--fwd-bits", "--fwd_bits", type=cli.bits_or_32, default=8, help="bits of activations; 32: not quantized")
     add("--overflow-rate", "--overflow_rate", type=cli.fraction, default=0.0, help="fraction of the "
         "largest weights of each tensor that linear quantization clamps")
     add("--n-sample", "--n_sample", type=cli.positive, default=20, help="batches of training images for the ranges")
     add("--search", action="store_true", help="look for the cheapest bit list")
     add("--drop", type=cli.nonnegative, default=0.5, help="points of accuracy that --search may cost")
     add("--search-images", type=cli.positive, default=2000, help="training images that --search evaluates")
-    add("--least-bits", type=cli.positive, default=2, help="fewest bits that --search tries")
+    add("--least-bits", type=cli.bits, default=2, help="fewest bits that --search tries")
     return parser.parse_args(argv)
 
 
@@ -89,23 +86,11 @@ def search(bits, sizes, least, accuracy, floor):
     return bits
 
 
-def main(argv=None):
-    quantize(parse(argv))
-
-
 def quantize(args):
-    if args.least_bits < 2:
-        raise UserError("--least-bits 1: one bit has no zero; 2 is the least")
-    if args.fwd_bits != 32 and not 2 <= args.fwd_bits <= 16:
-        raise UserError(f"--fwd-bits {args.fwd_bits}: from 2 to 16, or 32 to leave activations unquantized")
-    if not 2 <= args.param_bits <= 16:
-        raise UserError(f"--param-bits {args.param_bits}: from 2 to 16")
-    ckpt = checkpoint.load(args.model, network, args.arch, args.depth, args.image_size)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
-    args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]), "quantized")
-    folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")
-    device = device_of(args.device)
-    model = checkpoint.to_model(ckpt).to(device)
+    source = pruning.load(args.model, network, what="quantized", holds="quantized_model.pth.tar",
+                          **cli.prune_flags(args))
+    ckpt, dataset, test, device = source.ckpt, source.dataset, source.test, source.test.device
+    model, args.dataset, args.save = source.model.to(device), dataset.name, str(source.folder)
     names = [name for name, tensor in ckpt["state_dict"].items() if tensor.dim() > 1]
     sizes = [int(ckpt["state_dict"][name].count_nonzero()) for name in names]
     try:
@@ -114,8 +99,6 @@ def quantize(args):
     except ValueError as error:
         raise UserError(f"--bit-list {error}") from error
 
-    dataset = data.for_network(model, args.model, **cli.data_flags(args))
-    test = data.Loader(dataset, "test", args.test_batch_size, device)
     # the ranges of the activations, on training images of all classes, as they are
     train = data.Loader(dataset, "train", args.test_batch_size, device)
     activations = None
@@ -167,13 +150,17 @@ def quantize(args):
         bits = search(bits, sizes, args.least_bits, lambda bits: top1_of(bits, images), start - args.drop)
         entries, top1 = report("search", bits)
 
-    folder.mkdir(parents=True, exist_ok=True)
-    path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(
+    source.folder.mkdir(parents=True, exist_ok=True)
+    path = checkpoint.save(source.folder / "quantized_model.pth.tar", checkpoint.of(
         small, "reweighted", "quantized", dataset.name, prec1=top1, best_prec1=top1,
-        args={**vars(args), "bits": bits}, dense=ckpt["dense"] or compute_flops.summary(model),
+        args={**vars(args), "bits": bits}, dense=source.dense,
         masks=ckpt.get("masks"), quant=entries, activations=activations, rule=ckpt.get("rule"), run=facts(device)))
     print(f"wrote {path} ({path.stat().st_size:,} bytes)")
     return path
+
+
+def main(argv=None):
+    return quantize(parse(argv))
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ of a batch norm at --bits, and one bit for every weight to say where the zeros a
 check_model_operations.py counts by the challenge's rules too. Expect half a minute.
 """
 import sys
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -29,8 +29,7 @@ BUNDLED = "chkpt/cifar100_mobilenetv2.pt"
 LEGACY_LINEAR = 128_000                                      # 1280 x 100: of the network at width 1
 
 
-@dataclass
-class Totals:
+class Totals(NamedTuple):
     """Weights of convolutions and of linear layers without biases, and batch norms at four numbers a channel."""
     conv: int
     conv_nonzeros: int
@@ -53,31 +52,16 @@ class Totals:
 
 def totals(model, legacy=False):
     """The Totals of a network; legacy: with the original's constant for the linear layer, none of it zero."""
-    found = Totals(0, 0, 0, 0, 0)
-    for m in model.modules():
-        if isinstance(m, nn.Conv2d):
-            found.conv += m.weight.numel()
-            found.conv_nonzeros += int(m.weight.count_nonzero())
-        elif isinstance(m, nn.Linear):
-            found.linear += m.weight.numel()
-            found.linear_nonzeros += int(m.weight.count_nonzero())
-        elif isinstance(m, nn.BatchNorm2d):
-            found.norms += 4 * m.num_features
-    if legacy:
-        if model.arch != "mobilenetv2":
-            raise UserError(f"--legacy-count is the original's constant for mobilenetv2; this is a {model.arch}")
-        found.linear = found.linear_nonzeros = LEGACY_LINEAR
-    return found
+    if legacy and model.arch != "mobilenetv2":
+        raise UserError(f"--legacy-count is the original's constant for mobilenetv2; this is a {model.arch}")
 
+    def sizes(kind):
+        weights = [m.weight for m in model.modules() if isinstance(m, kind)]
+        return sum(w.numel() for w in weights), sum(int(w.count_nonzero()) for w in weights)
 
-def layers(model):
-    """A line for each convolution: name, non-zeros, zeros, total, fraction of zeros."""
-    lines = [f"{'weight':30} {'non-zeros':>10} {'zeros':>10} {'total':>10} {'sparsity':>9}"]
-    for name, m in model.named_modules():
-        if isinstance(m, nn.Conv2d):
-            total, left = m.weight.numel(), int(m.weight.count_nonzero())
-            lines.append(f"{name + '.weight':30} {left:10} {total - left:10} {total:10} {1 - left / total:9.4f}")
-    return lines
+    linear = (LEGACY_LINEAR, LEGACY_LINEAR) if legacy else sizes(nn.Linear)
+    norms = sum(4 * m.num_features for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    return Totals(*sizes(nn.Conv2d), *linear, norms)
 
 
 def describe(model, masks=None, bits=16, legacy=False):
@@ -85,9 +69,13 @@ def describe(model, masks=None, bits=16, legacy=False):
     t = totals(model, legacy)
     conv_rate = f"{t.conv / t.conv_nonzeros:.4f}" if t.conv_nonzeros else "infinite"
     rate = f"{t.weights / t.nonzeros:.4f}" if t.nonzeros else "infinite"
-    lines = [*layers(model), "",
-             f"total weights: {t.weights}, total number of zeros: {t.weights - t.nonzeros}, non-zeros: {t.nonzeros}, "
-             f"zero sparsity is: {1 - t.nonzeros / t.weights:.4f}"]
+    lines = [f"{'weight':30} {'non-zeros':>10} {'zeros':>10} {'total':>10} {'sparsity':>9}"]
+    for name, m in model.named_modules():
+        if isinstance(m, nn.Conv2d):
+            total, left = m.weight.numel(), int(m.weight.count_nonzero())
+            lines.append(f"{name + '.weight':30} {left:10} {total - left:10} {total:10} {1 - left / total:9.4f}")
+    lines += ["", f"total weights: {t.weights}, total number of zeros: {t.weights - t.nonzeros}, "
+              f"non-zeros: {t.nonzeros}, zero sparsity is: {1 - t.nonzeros / t.weights:.4f}"]
     if legacy:                                               # with the linear layer in it, whatever the words say
         lines.append(f"only consider conv layers, compression rate is: {rate}")
     else:
@@ -105,8 +93,7 @@ def describe(model, masks=None, bits=16, legacy=False):
 
 
 def main(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED)
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED)
     cli.add_file(parser, default=BUNDLED)
     add = parser.add_argument
     add("--bits", type=cli.positive, default=16, help="bits of the values in the line on storage "

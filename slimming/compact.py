@@ -20,8 +20,7 @@ from slimming.networks import network
 
 def compact(args):
     # load
-    source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    source = pruning.load(args.model, network, **cli.prune_flags(args))
     original, ckpt = source.model.to(source.test.device), source.ckpt
     gammas = gammas_of(original)
     check_gammas(gammas, ckpt)

@@ -2,8 +2,7 @@
 
     python eval.py chkpt/slimming-vgg13-cifar10-finetuned.pth.tar
 
-Network, widths and data set come from the file; parameters and MACs are printed before any data is opened. Expect the
-accuracy that the file records, which is printed beside it.
+Parameters and MACs are printed before any data is opened. Expect the accuracy that the file records.
 """
 import sys
 from pathlib import Path

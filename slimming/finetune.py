@@ -20,29 +20,29 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, data, models, say, teacher, zeros
-from common.evaluate import against_record, evaluate
+from common import UserError, cli, models, teacher, training, zeros
+from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from slimming.networks import network
 
 
-def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, arch=cli.RECORDED)
+def parser_of(doc, arch):
+    """The parser of the flags that main.py has too; arch: help for --arch."""
+    parser = cli.parser(doc, epochs=160, batch_size=64, lr=0.1, arch=arch)
     add = parser.add_argument
-    add("--refine", "--model", metavar="FILE", required=True, help="the pruned network: pruned.pth.tar of prune.py")
+    add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
+    add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4; paper: 1e-4 for VGG, 1e-5 otherwise)")
     zeros.add_flags(parser)
     teacher.add_flags(parser)
-    add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4)")
     add("--momentum", type=cli.nonnegative, default=0.9, help="default: 0.9")
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="default: 1e-4")
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
         "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
-    add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in main.py")
-    return checked(parser.parse_args(argv))
+    add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
+        "where these are not whole numbers (--epochs 99), the learning rate never drops")
+    return parser
 
 
 def checked(args):
@@ -61,10 +61,6 @@ def milestones(epochs, faithful=False):
     return sorted({int(m) for m in marks if m >= 1 and (m == int(m) or not faithful)})
 
 
-def main(argv=None):
-    finetune(parse(argv))
-
-
 def finetune(args):
     ckpt = checkpoint.load(args.refine, network, args.arch, args.depth, args.image_size)
     masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
@@ -72,24 +68,13 @@ def finetune(args):
     run = Run("slimming", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
     # network and data
-    model = checkpoint.to_model(ckpt)
-    run.describe(model)
-    dataset = data.for_network(model, args.refine, **cli.data_flags(args))
-    if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
-        run.describe(model)
-    train, test = run.loaders(dataset, **data.augmentation(model.arch))
-    if run.rank == 0:
-        against_record(ckpt, test)
-    model = run.place(model)
-    if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
-        say(f"note: {args.refine} is {ckpt['stage']}, nothing in it is pruned")
+    model, masks, dataset, train, test = training.masked(run, ckpt, masks, **cli.data_flags(args))
     net = run.parallel(model)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if args.sr and not gammas:
         raise UserError(f"-sr: a {model.arch} has no batch norm, whose gammas the penalty is on")
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in masks.items()}
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     marks = args.schedule or milestones(args.epochs, args.faithful)
@@ -117,6 +102,17 @@ def finetune(args):
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, masks=masks or None)
     run.finish(model, "finetuned.pth.tar", masks=masks or None)
+
+
+def parse(argv=None):
+    parser = parser_of(__doc__, cli.RECORDED)
+    parser.add_argument("--refine", "--model", metavar="FILE", required=True, help="the pruned network: pruned.pth.tar "
+                        "of prune.py")
+    return checked(parser.parse_args(argv))
+
+
+def main(argv=None):
+    finetune(parse(argv))
 
 
 if __name__ == "__main__":

@@ -24,34 +24,20 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
+from common import UserError, cli, data, models, teacher, training
 from common.evaluate import evaluate
-from common.files import checkpoint
 from common.run import Run
-from common.schedule import epoch_or_word, make_scheduler
-from slimming.finetune import checked, finetune, milestones
+from common.schedule import make_scheduler
+from slimming.finetune import checked, finetune, milestones, parser_of
 from slimming.networks import OPTIONS, network
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=160, batch_size=64, lr=0.1, arch="vgg (default depth 19), resnet (164, preactivation "
-                  "and bottleneck), densenet (40), or another network of common/models, such as resnet18 (default: "
-                  "vgg, or the file's)")
-    add = parser.add_argument
-    add("-sr", "--sparsity-regularization", dest="sr", action="store_true", help="train with the penalty on gammas")
-    add("--s", type=cli.nonnegative, help="penalty coefficient (default: 1e-4; paper: 1e-4 for VGG, 1e-5 otherwise)")
+    parser = parser_of(__doc__, "vgg (default depth 19), resnet (164, preactivation and bottleneck), densenet (40), or "
+                       "another network of common/models, such as resnet18 (default: vgg, or the file's)")
     start = parser.add_mutually_exclusive_group().add_argument
     start("--pretrained", "--model", metavar="FILE", help="start from this dense checkpoint, of any method")
     start("--refine", metavar="FILE", help="fine-tune this pruned network, as finetune.py does")
-    zeros.add_flags(parser)
-    teacher.add_flags(parser)
-    add("--momentum", type=cli.nonnegative, default=0.9, help="default: 0.9")
-    add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="default: 1e-4")
-    add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate is "
-        "divided by ten (default: half and three quarters of --epochs), or cosine, or onecycle")
-    add("--faithful", action="store_true", help="milestones exactly at 0.5 and 0.75 of --epochs, as in the original: "
-        "where these are not whole numbers (--epochs 99), the learning rate never drops")
     return checked(parser.parse_args(argv))
 
 
@@ -67,30 +53,15 @@ def main(argv=None):
 
 
 def train(args):
-    start = None
-    if args.pretrained:
-        start = checkpoint.load(args.pretrained, network, args.arch, args.depth, args.image_size)
-        if not start.get("masks"):
-            zeros.kept(start, dense=args.dense)
+    start = training.load(args.pretrained, network, args.arch, args.depth, args.image_size, args.dense)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "vgg", args.depth)
     named = models.split_name(args.arch or "vgg", args.depth)[0]
     family = named if named in OPTIONS and not start else arch           # the folder's resnet is a preresnet
     run = Run("slimming", "sparse" if args.sr else "dense", models.name(family, cfg), **vars(args))
-
-    # data
     dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
     train, test = run.loaders(dataset, **data.augmentation(arch))
-
-    # network
-    start = start and checkpoint.to_classes(start, dataset)
-    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
-    model = run.place(model)
-    data.adapt(model, dataset, args.pretrained or family)
-    run.dense = start and start["dense"] or compute_flops.summary(model)
-    run.describe(model)
-    if start and start.get("masks"):
-        say(f"note: all weights of {start['path']} are trained, pruned ones too; finetune.py keeps its masks")
+    model = training.network(run, start, arch, cfg, dataset)
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if args.sr and not gammas:

@@ -23,8 +23,7 @@ from slimming.networks import network
 
 def mask(args):
     # load
-    source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    source = pruning.load(args.model, network, **cli.prune_flags(args))
     original, previous_masks = source.model.to(source.test.device), source.ckpt.get("masks", {})
     gammas = gammas_of(original)
     check_gammas(gammas, source.ckpt)
@@ -54,15 +53,12 @@ def mask(args):
     pruning.save(source, model, "slimming", settings=vars(args), top1=top1, report=text, figure=figure, masks=masks)
 
 
-def parse(argv=None):
+def main(argv=None):
     parser = cli.parser(__doc__)
     prune.add_flags(parser)
     prune.add_rule(parser, parser)
-    return parser.parse_args(argv)
-
-
-def main(argv=None):
-    mask(parse(argv))
+    parser.set_defaults(percent=0.5)
+    mask(parser.parse_args(argv))
 
 
 if __name__ == "__main__":

@@ -49,8 +49,7 @@ def choose(scores, percent, faithful=False):
 
 def prune(args):
     # load
-    source = pruning.load(args.model, network, args.arch, args.depth, save=args.save, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    source = pruning.load(args.model, network, **cli.prune_flags(args))
     original = source.model.to(source.test.device)
     gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     check_gammas(gammas, source.ckpt)
@@ -89,8 +88,8 @@ def add_flags(parser):
 
 def add_rule(parser, amount):
     """The flags of the rule; amount: the parser, or its group that has --percent."""
-    amount.add_argument("--percent", type=cli.fraction, default=0.5, help="fraction of all channels to remove, in "
-                        "[0, 1) (default: 0.5)")
+    amount.add_argument("--percent", type=cli.fraction, help="fraction of all channels to remove, in [0, 1) (default: "
+                        "0.5)")
     add = parser.add_argument
     pruning.add_recalibrate(parser)
     add("--criterion", choices=("gamma", "random"), default="gamma", help="random: the control, which removes as many "
@@ -100,7 +99,7 @@ def add_rule(parser, amount):
         "the original: one channel more, and more with ties")
 
 
-def parse(argv=None, arch=None):
+def parse(argv=None):
     parser = cli.parser(__doc__)
     add_flags(parser)
     amount = parser.add_mutually_exclusive_group()
@@ -111,17 +110,14 @@ def parse(argv=None, arch=None):
         "multiple of N; multiples of 8 run faster")
     add("--streams", action="store_true", help="prune residual and dense streams too, by the mean of the gammas that "
         "read them (streams.py): faster, but less accurate than the paper at the same percentage")
-    add("--ratios", metavar="FILE", help="remove of each layer its own fraction, in a csv file with the columns "
-        "layer,fraction such as the ratios.csv of magnitude/sensitivity.py --channels; with --keep-macs all times one "
-        "factor")
-    percent = parser.get_default("percent")
-    parser.set_defaults(percent=None)
+    add("--ratios", metavar="FILE", help="fraction to remove of each layer: a csv file with columns layer,fraction, "
+        "such as ratios.csv of magnitude/sensitivity.py --channels; --keep-macs multiplies all of them by one factor")
     args = parser.parse_args(argv)
     if args.ratios and (args.percent is not None or args.faithful):
         raise UserError("--ratios says how many channels of each layer to remove; leave out "
                         f"--{'faithful' if args.faithful else 'percent'}")
-    args.percent = percent if args.percent is None and not args.ratios else args.percent
-    args.arch = args.arch or arch
+    if args.percent is None and not args.ratios:
+        args.percent = 0.5
     return args
 
 
@@ -184,8 +180,7 @@ def report(source, masked, small, keep, how):
 
 def draw(gammas, keep, threshold):
     """Left: the channels of every layer, before and kept. Right: the histogram of gammas, with the threshold."""
-    figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(11, 4), layout="constrained")
-    plots.layer_bars(left, keep)
+    figure, right = plots.pruned(keep)
     right.hist(torch.cat(list(gammas.values())).numpy(), bins=80, color="tab:blue")
     right.set(xlabel="|gamma|", ylabel="channels", yscale="log", title="gammas before pruning")
     if threshold is not None:

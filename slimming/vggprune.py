@@ -5,7 +5,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import cli
-from slimming.prune import parse, prune
+from slimming.prune import main
 
 if __name__ == "__main__":
-    cli.script(lambda: prune(parse(arch="vgg")))
+    cli.script(lambda: main(["--arch", "vgg", *sys.argv[1:]]))

@@ -25,8 +25,7 @@ RULE = "-" * 80
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED)
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED)
     parser.set_defaults(test_batch_size=64)
     cli.add_file(parser, "--pruned", "--resume")
     add = parser.add_argument

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError, cli, data, models, say, teacher, zeros
-from common.evaluate import against_record, evaluate
+from common import UserError, cli, models, teacher, training, zeros
+from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
 from common.schedule import WORDS, make_scheduler
@@ -28,8 +28,7 @@ from softmask.quantizers import METHODS, rounded
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=20, batch_size=64, lr=0.01, seed=1)
+    parser = cli.parser(__doc__, epochs=20, batch_size=64, lr=0.01, seed=1)
     add = parser.add_argument
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="pruned_model.pth.tar")
     zeros.add_flags(parser)
@@ -54,22 +53,10 @@ def main(argv=None):
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
     run = Run("softmask", "finetuned", models.name(ckpt["arch"], ckpt["cfg"]), ckpt["dense"], **vars(args))
 
-    # network and data
-    model = checkpoint.to_model(ckpt)
-    run.describe(model)
-    dataset = data.for_network(model, args.pruned, **cli.data_flags(args))
-    if model.cfg != ckpt["cfg"]:                             # images of another size than it usually reads
-        run.describe(model)
-    train, test = run.loaders(dataset, **data.augmentation(model.arch), cutout=args.length)
-    if run.rank == 0:
-        against_record(ckpt, test)
-    model = run.place(model)
-    if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
-        say(f"note: {args.pruned} is {ckpt['stage']}, nothing in it is pruned")
+    model, masks, dataset, train, test = training.masked(run, ckpt, masks, cutout=args.length, **cli.data_flags(args))
     net = run.parallel(model)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     parameters = dict(model.named_parameters())
-    masks = {name: mask.to(run.device) for name, mask in masks.items()}
     weights = [m.weight for m in model.modules() if args.wbit and isinstance(m, nn.Conv2d | nn.Linear)]
     quantizer = args.method or "linear", args.wbit, args.per_channel
 

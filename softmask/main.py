@@ -23,9 +23,8 @@ import torch
 import torch.nn.functional as F
 from torch.optim.swa_utils import AveragedModel, update_bn
 
-from common import UserError, cli, compute_flops, data, models, say, teacher, zeros
+from common import UserError, cli, data, models, say, teacher, training, zeros
 from common.evaluate import evaluate
-from common.files import checkpoint
 from common.run import Run
 from common.schedule import onecycle
 from softmask import prune
@@ -34,9 +33,8 @@ from softmask.networks import network
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=300, batch_size=64, lr=0.01, arch="any network of common/models: resnet20, vgg, "
-                  "preresnet56, ... (default: wideresnet of depth 34, or that of --pretrained)")
+    parser = cli.parser(__doc__, epochs=300, batch_size=64, lr=0.01, arch="any network of common/models: resnet20, "
+                        "vgg, preresnet56, ... (default: wideresnet of depth 34, or that of --pretrained)")
     parser.set_defaults(test_batch_size=64)
     add = parser.add_argument
     add("--wf", type=cli.positive, help="widen factor of wideresnet (default: 9)")
@@ -61,7 +59,7 @@ def parse(argv=None):
     add("--pretrained", "--model", metavar="FILE", help="start from this dense checkpoint, of any method")
     zeros.add_flags(parser, keep=False)
     teacher.add_flags(parser)
-    add("--swa-start", type=int, default=161, help="first epoch, from 0, that is averaged (default: 161)")
+    add("--swa-start", type=int, default=161, help="first epoch to average, counted from 0 (default: 161)")
     add("--swa-lr", type=cli.nonnegative, help="last learning rate of --schedule swa (default: half of --lr)")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
     return parser.parse_args(argv)
@@ -101,54 +99,35 @@ def check(args):
 def main(argv=None):
     args = parse(argv)
     check(args)
-    start = None
-    if args.pretrained:
-        start = checkpoint.load(args.pretrained, network, args.arch, args.depth, args.image_size)
-        if not start.get("masks"):
-            zeros.kept(start, dense=args.dense)
-        arch, cfg = start["arch"], start["cfg"]
-        if not all(mask.all() for mask in start.get("masks", {}).values()):
-            raise UserError(f"{args.pretrained} has pruned single weights, which training with soft masks would not "
-                            "keep at zero; start from the network before pruning")
-    else:
-        arch, cfg = network(args.arch or "wideresnet", args.depth, args.wf, args.d)
+    start = training.load(args.pretrained, network, args.arch, args.depth, args.image_size, args.dense)
+    if not all(mask.all() for mask in (start or {}).get("masks", {}).values()):
+        raise UserError(f"{args.pretrained} has pruned single weights, which training with soft masks would not keep "
+                        "at zero; start from the network before pruning")
+    arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "wideresnet", args.depth, args.wf,
+                                                                    args.d)
     args.dataset = args.dataset or start and start["dataset"] or "cifar100"
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")
-    stage = "dense" if args.target is None else "sparse"
-
-    # data
     dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
-    run = Run("softmask", stage, models.name(arch, cfg), **vars(args))
+    run = Run("softmask", "dense" if args.target is None else "sparse", models.name(arch, cfg), **vars(args))
     train, test = run.loaders(dataset, **data.augmentation(arch), cutout=args.length)
-
-    # network
-    start = start and checkpoint.to_classes(start, dataset)
-    model = checkpoint.to_model(start) if start else models.build(arch, num_classes=dataset.num_classes, **cfg)
-    data.adapt(model, dataset, args.pretrained or arch)
-    model = run.place(model)
-    run.dense = start and start["dense"] or compute_flops.summary(model)
-    run.describe(model)
-    masks = []
-    if args.target is None:
-        net = model
-    else:
+    model = training.network(run, start, arch, cfg, dataset)
+    net, groups = model, [{"params": list(model.parameters()), "weight_decay": args.weight_decay}]
+    masked = args.target is not None
+    if masked:
         net = SoftMask(model, args.stage_masks, args.nfp).to(run.device)
-        masks = [net.m]
+        groups.append({"params": [net.m], "weight_decay": args.mwd})
         if args.pretrained:
             net.absorb()                                     # computes the same as before
         say(f"  {net.m.numel():,} mask parameters, {net.counted.numel():,} entries in their loss; "
             f"{net.cost.all_flops:,} FLOPs with batch norms and biases")
-    targets = [] if args.target is None else [(args.target, args.pflops)]
-    targets += [] if args.ftarget is None else [(args.ftarget, True)]           # (fraction, whether of the FLOPs)
+    targets = ((args.target, args.pflops), (args.ftarget, True))                # (fraction, whether of the FLOPs)
     first = [f"from epoch {epoch + 1}" if epoch < args.epochs else "never" for epoch in (args.wme, args.swa_start)]
-    say(f"  {f'mask loss: {first[0]}; ' if masks else ''}weights averaged: {first[1]}")
+    say(f"  {f'mask loss: {first[0]}; ' if masked else ''}weights averaged: {first[1]}")
     call = run.parallel(net)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     averaged = AveragedModel(net)
 
-    optimizer = torch.optim.SGD([{"params": list(model.parameters()), "weight_decay": args.weight_decay},
-                                 {"params": masks, "weight_decay": args.mwd}][:1 + len(masks)],
-                                args.lr, momentum=args.momentum)
+    optimizer = torch.optim.SGD(groups, args.lr, momentum=args.momentum)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda epoch: factor(args, epoch))
     run.resume(model, optimizer, scheduler, net=net, averaged=averaged)
 
@@ -163,12 +142,13 @@ def main(argv=None):
             loss = taught(loss, logits, images)
             if args.confp:
                 loss = loss + args.confp * confidence(logits)
-            if masks:
+            if masked:
                 entries = net.counted_masks()
                 run.track(mask=entries.mean(), sparsity=net.sparsity(args.pflops))
-            for target, flops in targets if epoch >= args.wme else []:
-                delta = target - net.sparsity(flops)         # delta (wg mean(M) - tw var(M) / mean(M))
-                loss = loss + penalty(entries, delta, args.wg, args.tw)
+            for target, flops in targets:
+                if target is not None and epoch >= args.wme:
+                    delta = target - net.sparsity(flops)     # delta (wg mean(M) - tw var(M) / mean(M))
+                    loss = loss + penalty(entries, delta, args.wg, args.tw)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -182,16 +162,15 @@ def main(argv=None):
                 update_bn(train.epoch(epoch), averaged)
             current = averaged.module
         result, more, reached = current, {}, {}
-        if masks:
+        if masked:
             result = current.folded()
             reached = {"sparsity": float(current.sparsity()), "flops_gone": float(current.sparsity(flops=True))}
             more = stored(current, args.nfp)
         run.log(epoch, **evaluate(result, test), **reached)
         run.save(epoch, result, optimizer, scheduler, resume={"net": net, "averaged": averaged}, **more)
     run.finish(model)
-    if masks and run.rank == 0:
-        file = str(run.folder / "checkpoint.pth.tar")
-        prune.prune(cli.settings(prune, args, model=file, overwrite=True))
+    if masked and run.rank == 0:
+        prune.prune(cli.settings(prune, args, model=str(run.folder / "checkpoint.pth.tar"), overwrite=True))
 
 
 def stored(net, unstructured):

@@ -108,7 +108,7 @@ class SoftMask(nn.Module):
         return functional_call(self.model, self.parameters_masked(), (images,))
 
     def counted_masks(self):
-        """The mask entries that the loss takes mean and variance of (n,)."""
+        """The mask entries (n,) whose mean and variance are in the loss."""
         return self.entries()[self.counted]
 
     def sparsity(self, flops=False):

@@ -100,8 +100,7 @@ NAME = "pruned_model.pth.tar"                                # the original's na
 
 
 def flags():
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False)
+    parser = cli.parser(__doc__, train=False)
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
     keeping.add_flags(parser.add_mutually_exclusive_group())
@@ -112,10 +111,6 @@ def flags():
         "logs/DATASET-NETWORK-pruned)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")
     return parser
-
-
-def parse(argv=None):
-    return flags().parse_args(argv)
 
 
 @torch.no_grad()
@@ -149,7 +144,7 @@ def threshold_for(args, ckpt, model, order):
 
     found = keeping.bisect(left, args.keep_macs or args.keep_weights, 2.0)
     above = f"above {found:.6g}" if found < 1 else f"of 1 with weights above {found - 1:.4g} of the largest"
-    print(f"masks {above} leave {left(found):.4f} of the {'weights' if single else 'MACs'}")
+    print(f"masks {above} keep {left(found):.4f} of the {'weights' if single else 'MACs'}")
     return found
 
 
@@ -171,8 +166,7 @@ def report(keep, before, after, left, target=None, flops=False):
 def draw(keep, soft_masks, unit, t):
     """Left: the channels of every layer, before and kept. Right: the histogram of the mask values, with the threshold t
     (of 1 or more: among masks of 1)."""
-    figure, (left, right) = plots.pyplot().subplots(1, 2, figsize=(12, 5), layout="constrained")
-    plots.layer_bars(left, keep, unit, percent=unit == "weights")
+    figure, right = plots.pruned(keep, unit, percent=unit == "weights")
     values = torch.cat([mask.flatten() for mask in soft_masks.values()])
     right.hist(values.numpy(), bins=50, range=(0, 1), color="tab:blue")
     right.set(xlabel="mask value", ylabel=unit, yscale="log", title=f"masks: {int((values == 0).sum()):,} at 0, "
@@ -184,7 +178,7 @@ def draw(keep, soft_masks, unit, t):
 
 
 def main(argv=None):
-    prune(parse(argv))
+    prune(flags().parse_args(argv))
 
 
 if __name__ == "__main__":

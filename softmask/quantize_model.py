@@ -20,8 +20,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from torch import nn
 
-from common import UserError, cli, data, models
-from common.device import device_of, facts
+from common import UserError, cli, data, models, pruning
+from common.device import facts
 from common.evaluate import evaluate
 from common.files import checkpoint, packing
 from softmask.networks import network
@@ -29,61 +29,49 @@ from softmask.quantizers import METHODS, calibrate, quantize
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, train=False, arch=cli.RECORDED)
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED)
     add = parser.add_argument
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="the network to quantize")
-    add("--wbit", type=int, default=8, help="bits of a weight, 2 to 16; 32: not quantized")
+    add("--wbit", type=cli.bits_or_32, default=8, help="bits of a weight, 2 to 16; 32: not quantized")
     add("--method", choices=tuple(METHODS), default="linear", help="quantizer of the weights (default: linear)")
     add("--clip", type=cli.fraction, default=0.0, help="fraction of weights that --method linear clips at either "
         "end of each tensor; the original has 0.001")
     add("--per-channel", action="store_true", help="a scale or a codebook for each output channel")
     add("--rule", nargs=3, action="append", default=[], metavar=("REGEX", "METHOD", "BITS"), help="for the layers "
         "whose whole name matches; the first rule that matches counts")
-    add("--abit", type=int, default=8, help="bits of a layer's inputs, 2 to 16; 32: not quantized")
+    add("--abit", type=cli.bits_or_32, default=8, help="bits of a layer's inputs, 2 to 16; 32: not quantized")
     add("--calibrate", type=cli.positive, default=1000, help="training images to find the ranges of --abit with")
     add("--save", help="folder to write to (default: that of the file)")
     add("--overwrite", action="store_true", help="write over an earlier quantized_model.pth.tar")
     return parser.parse_args(argv)
 
 
-def bits_of(text, flag):
-    """2 to 16, or 32. UserError otherwise."""
-    if not str(text).isdigit() or int(text) not in (*range(2, 17), 32):
-        raise UserError(f"{flag} {text} is none of 2 to 16 bits, or 32")
-    return int(text)
-
-
 def plan(args, layers):
     """{layer: (method, bits)}: the first --rule that matches the layer's name, else --method and --wbit."""
-    rules = [(regex, method, bits_of(bits, f"--rule {regex} {method}")) for regex, method, bits in args.rule]
-    rules.append((".*", args.method, bits_of(args.wbit, "--wbit")))
-    for regex, method, _ in rules:
+    rules = []
+    for regex, method, bits in args.rule:
         if method not in METHODS:
             raise UserError(f"--rule {regex} {method}: there are {', '.join(METHODS)}")
         try:
+            rules.append((regex, method, cli.bits_or_32(bits)))
             matches = any(re.fullmatch(regex, layer) for layer in layers)
-        except re.error as error:
-            raise UserError(f"--rule {regex}: {error}") from error
+        except (ValueError, re.error) as error:
+            problem = error if isinstance(error, re.error) else "bits are 2 to 16, or 32"
+            raise UserError(f"--rule {regex} {method} {bits}: {problem}") from error
         if not matches:
             raise UserError(f"--rule {regex} matches no layer; they are called {layers[0]}, ..., {layers[-1]}")
+    rules.append((".*", args.method, args.wbit))
     return {layer: next(rule[1:] for rule in rules if re.fullmatch(rule[0], layer)) for layer in layers}
 
 
 def main(argv=None):
     args = parse(argv)
-    bits_of(args.abit, "--abit")
-    ckpt = checkpoint.load(args.pruned, network, args.arch, args.depth, args.image_size)
-    args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or str(Path(args.pruned).parent)
-    folder = cli.output_folder(args.save, args.overwrite, holds="quantized_model.pth.tar")
-    device = device_of(args.device)
-    model = checkpoint.to_model(ckpt).to(device)
+    source = pruning.load(args.pruned, network, holds="quantized_model.pth.tar", **cli.prune_flags(args))
+    ckpt, dataset, test, device = source.ckpt, source.dataset, source.test, source.test.device
+    model, args.dataset = source.model.to(device), dataset.name
     layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     chosen = plan(args, layers)
-
-    dataset = data.for_network(model, args.pruned, **cli.data_flags(args))
-    test = data.Loader(dataset, "test", args.test_batch_size, device)
     before = evaluate(model, test)
 
     # weights
@@ -109,7 +97,7 @@ def main(argv=None):
         packing.quantize_inputs(model, activations, args.pruned)
     after = evaluate(model, test)
 
-    path = checkpoint.save(folder / "quantized_model.pth.tar", checkpoint.of(
+    path = checkpoint.save(source.folder / "quantized_model.pth.tar", checkpoint.of(
         model, "softmask", "quantized", dataset.name, epoch=ckpt["epoch"], prec1=after["top1"],
         best_prec1=after["top1"], args=vars(args), dense=ckpt["dense"], masks=masks or None, quant=quant or None,
         activations=activations, run=facts(device)))

@@ -20,6 +20,12 @@ def call(script, *flags):
     importlib.import_module(script).main([*map(str, flags)])
 
 
+def parsed(file, flags):
+    """The flags as the script of this file parses them."""
+    script = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    return script.parse(flags) if hasattr(script, "parse") else script.flags().parse_args(flags)
+
+
 def save(path, model, method="slimming", stage="dense", **more):
     """A checkpoint of the model; its path."""
     return checkpoint.save(path, checkpoint.of(model, method, stage, "shapes10", **more))

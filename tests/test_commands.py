@@ -261,11 +261,11 @@ REFUSALS = [  # script, flags, message
         ("wrn", "--widen-factor"), ("resnext", "--cardinality"), ("densenet", "--growthRate"),
         ("densenet", "--compressionRate"), ("resnet", "--depth"))],
     ("hoyer.element", "--arch resnet", "cifar_group"),
-    ("hoyer.element", "--reg=5", "4 or tl1"),
+    ("hoyer.element", "--reg=5", "'5' .choose from .*tl1"),
     ("hoyer.element", "--reg 3 --pretrained", "no dense network saves/elt_0.0_0.pth"),
-    ("hoyer.structure", "--reg=3", "2 or group-hs"),
-    ("hoyer.structure", "--reg=hs", "1 or group-lasso"),
-    ("hoyer.cifar_group", "--reg=-1", "3 or group-hs"),
+    ("hoyer.structure", "--reg=3", "'3' .choose from .*group-hs"),
+    ("hoyer.structure", "--reg=hs", "'hs' .choose from .*group-lasso"),
+    ("hoyer.cifar_group", "--reg=-1", "'-1' .choose from .*group-hs"),
     ("hoyer.cifar", "-e", "give it as"),
     ("hoyer.prune", "--model none --sensitivity 1", "no checkpoint"),
     *[("hoyer.prune", f"--model lenet300.pth.tar {flags}", message) for flags, message in (
@@ -322,7 +322,7 @@ REFUSALS = [  # script, flags, message
         ("reweighted", "--ratio 0.3", "--ratios is not allowed with --ratio:"),
         ("reweighted", "--percentile 0.3", "--ratios is not allowed with --percentile"))],
     *[("magnitude.prune", f"--model net.pth.tar --pattern {flags}", message) for flags, message in (
-        ("4:2", "invalid pattern such as 2:4 value"), ("2:5", "no layer is left to prune"),
+        ("4:2", "invalid pattern such as 2:4 value"), ("2:5", "no layer can be pruned"),
         ("2:4 --percent 0.3", "not allowed with"), ("2:4 --keep-macs 0.3", "not allowed with"),
         ("2:4 --per-layer", "--pattern is not allowed with --per-layer"),
         ("2:4 --faithful", "--pattern is not allowed with --faithful"),
@@ -333,7 +333,7 @@ REFUSALS = [  # script, flags, message
         ("--arch resnet20", "depth 8"), ("--percent 0.5 --keep-weights 0.3", "--keep-weights: not allowed with"),
         ("--percent 0.6 --keep-weights 0.3", "--keep-weights: not allowed with"),
         ("--keep-weights 0.005", "are not pruned have"), ("--keep-weights 0", "fraction in"),
-        ("--per-layer --keep-macs 0.3", "leave out --per-layer"),
+        ("--per-layer --keep-macs 0.3", "--per-layer is not allowed with --keep-macs"),
         ("--per-layer --cost-exponent 0.25", "--cost-exponent: not allowed with argument --per-layer"))],
     ("magnitude.finetune", "", "--resume FILE"),
     ("magnitude.finetune", "--resume auto", "folder"),
@@ -375,9 +375,9 @@ REFUSALS = [  # script, flags, message
     *[("softmask.finetune", f"--pruned net.pth.tar {flags}", message) for flags, message in (
         ("--per-channel", "need --wbit"), ("--method linear", "need --wbit"), ("--wbit 1", "--wbit"))],
     *[("softmask.quantize_model", f"--pruned net.pth.tar {flags}", message) for flags, message in (
-        ("--wbit 1", "--wbit 1 is none of 2 to 16"), ("--abit 20", "--abit 20"),
+        ("--wbit 1", "--wbit: invalid number of bits from 2 to 16"), ("--abit 20", "--abit: invalid number of bits"),
         ("--rule nothing linear 8", "nothing matches no layer"), ("--rule .* odd 8", "there are linear"),
-        ("--rule ( linear 8", r"--rule \("), ("--rule .* linear eight", "eight is none of"))],
+        ("--rule ( linear 8", r"--rule \("), ("--rule .* linear eight", "eight: bits are 2 to 16"))],
 
     ("reweighted.main", "--rew", "--pretrained"),
     ("reweighted.main", "--pretrained x", "--rew"),
@@ -415,12 +415,12 @@ REFUSALS = [  # script, flags, message
       for script, flags in (("reweighted.main", "--arch resnet8"), ("reweighted.finetune", "--model pruned.pth.tar"))],
     ("reweighted.quantize_model", "", "required: --model"),
     *[("reweighted.quantize_model", f"--model net.pth.tar {flags}", message) for flags, message in (
-        ("--param-bits 32", "--param-bits 32: from 2 to 16"),
-        ("--param-bits 1 --bit-list 0=8", "--param-bits 1: from 2 to 16"),
-        ("--search --least-bits 1", "one bit has no zero"), ("--bit-list nonsense", "--bit-list"),
+        ("--param-bits 32", "invalid number of bits from 2 to 16"),
+        ("--param-bits 1 --bit-list 0=8", "invalid number of bits from 2 to 16"),
+        ("--search --least-bits 1", "--least-bits: invalid number of bits"), ("--bit-list nonsense", "--bit-list"),
         ("--fwd-bits 1", "--fwd-bits"))],
     *[("reweighted.training.main", flags, message) for flags, message in (
-        ("--multi-gpu", "torchrun"), ("--rew --masked-retrain", "leave out both"),
+        ("--multi-gpu", "torchrun"), ("--rew --masked-retrain", "not allowed with"),
         ("--sparsity-type threshold", "--masked-retrain"), ("--resume x", "auto"),
         ("--masked-retrain --sparsity-type filter --save none", "--config-file"),
         ("--rew --sparsity-type channel", "channel is for --masked-retrain"),

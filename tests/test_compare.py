@@ -1,6 +1,5 @@
 """What makes methods comparable: one schedule, a dense network to start from, what is to stay; and the comparison."""
 import csv
-import importlib
 import shlex
 import sys
 from dataclasses import replace
@@ -10,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from by_hand import call, column, like_trained, save
+from by_hand import call, column, like_trained, parsed, save
 from torch import nn
 
 from common import UserError, compute_flops, keep, models, schedule
@@ -201,7 +200,7 @@ def test_a_channel_goes_with_the_weaker_of_its_filter_and_its_readers():
 def arguments(stage):
     """A stage's command as its script parses it."""
     _, script, *flags = shlex.split(stage.command)
-    return importlib.import_module(script.removesuffix(".py").replace("/", ".")).parse(flags)
+    return parsed(script, flags)
 
 
 @pytest.mark.parametrize("dense", [compare.DENSE, ""])

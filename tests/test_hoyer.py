@@ -152,12 +152,14 @@ def test_which_tensors_are_penalized():
 
 
 def test_numbers_and_names_of_reg():
-    element_reg, structure_reg, cifar_reg = (launchers.penalty(script.PENALTIES)
-                                             for script in (element, structure, cifar_group))
-    assert [element_reg(n) for n in "01234"] == ["none", "l1", "hoyer", "hs", "tl1"]
-    assert [structure_reg(n) for n in "012"] == ["none", "group-lasso", "group-hs"]
-    assert [cifar_reg(n) for n in "0123"] == ["none", "group-lasso", "group-hoyer", "group-hs"]
-    assert element_reg("hs") == main.parse(["--reg", "hs"]).reg == "hs"
+    def regs(script, numbers):
+        parser = launchers.training_flags("", script.PENALTIES)
+        return [parser.parse_args(["--reg", number]).reg for number in numbers]
+
+    assert regs(element, "01234") == ["none", "l1", "hoyer", "hs", "tl1"]
+    assert regs(structure, "012") == ["none", "group-lasso", "group-hs"]
+    assert regs(cifar_group, "0123") == ["none", "group-lasso", "group-hoyer", "group-hs"]
+    assert regs(element, ["hs"]) == ["hs"] and main.flags().parse_args(["--reg", "hs"]).reg == "hs"
 
 
 # ---------------------------------------------------------------- training
@@ -286,7 +288,7 @@ def test_holdout_refuses_images_in_the_order_of_their_classes(n, tmp_path):
     ("densenet", "densenet-bc-100-12"),
     ("densenet --depth 190 --growthRate 40", "densenet-bc-190-40")])
 def test_the_nine_networks_of_the_trainer(flags, truth):
-    _, arch, cfg = main.starting_point(main.parse(["-a", *flags.split()]))
+    _, arch, cfg = main.starting_point(main.flags().parse_args(["-a", *flags.split()]))
     model = models.sketch(arch, **cfg)
     assert sum(p.numel() for p in model.parameters()) == TRUTH[f"bearpaw:{truth}|c10"]["params"]
     assert [m.p for m in model.modules() if isinstance(m, nn.Dropout)] == [0.3] * 12 * ("--drop" in flags)

@@ -211,7 +211,9 @@ def sparse_checkpoint(percent=0.9, depth=20):
     model = models.build("resnet", depth=depth, shortcut="pad")
     weights = budget.prunable(model)
     masks, _ = prune.choose({n: prune.score(w) for n, w in weights.items()}, percent)
-    finetune.apply(masks, weights)
+    with torch.no_grad():
+        for name, mask in masks.items():
+            weights[name].mul_(mask)
     return checkpoint.of(model, "magnitude", "pruned", "shapes10", masks=masks)
 
 
@@ -337,7 +339,7 @@ def test_prune_has_the_accuracies_and_the_recipe_on_record(trained, tmp_path, mo
     (["--faithful", "--scope", "conv+linear"], None, "magnitude, conv+linear, faithful"),
     (["--per-layer"], "random", "random, then magnitude, per layer")])
 def test_the_rule_in_words(flags, before, rule):
-    assert prune.rule_of(prune.parse(["--resume", "m.pth.tar", *flags]), {"rule": before}) == rule
+    assert prune.rule_of(prune.flags().parse_args(["--resume", "m.pth.tar", *flags]), {"rule": before}) == rule
 
 
 def test_the_thresholds_are_in_the_report(trained, tmp_path):
@@ -536,11 +538,11 @@ def test_defaults_are_the_originals():
     args = main.parse([])
     assert (args.epochs, args.batch_size, args.lr, args.gamma, args.momentum, args.weight_decay) == (
         160, 64, 0.1, 0.1, 0.9, 1e-4)
-    args = finetune.parse(["--resume", "pruned.pth.tar"])
+    args = finetune.flags().parse_args(["--resume", "pruned.pth.tar"])
     finetune.fill_in(args, finetune.RECIPES[args.retrain])
     assert (args.epochs, args.batch_size, args.lr, args.schedule, args.momentum, args.weight_decay) == (
         40, 64, 0.001, [], 0.9, 1e-4)
-    args = prune.parse(["--resume", "dense.pth.tar"])
+    args = prune.flags().parse_args(["--resume", "dense.pth.tar"])
     budget.settle(args)
     assert args.percent == iterative.parse(["--model", "x"]).percent == 0.6
 

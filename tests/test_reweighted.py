@@ -134,28 +134,28 @@ def test_learning_rate_of_the_reweighted_phase():
 
 
 def test_warm_up_and_cosine_in_closed_form():
-    args = main.parse(["--epochs", "20"])
-    lr = [1e-3 * main.schedule(args, batches=10)(step) for step in range(201)]
+    parse = main.flags().parse_args
+    lr = [1e-3 * main.schedule(parse(["--epochs", "20"]), batches=10)(step) for step in range(201)]
     assert lr[0] == pytest.approx(1e-4) and lr[25] == pytest.approx(5.5e-4) and lr[50] == pytest.approx(1e-3)
     assert lr[125] == pytest.approx(4e-8 + (1e-3 - 4e-8) / 2) and lr[200] == pytest.approx(4e-8)
     assert all(a < b for a, b in zip(lr[:50], lr[1:51], strict=True))
     assert all(a > b for a, b in zip(lr[50:], lr[51:], strict=False))
-    halved = main.schedule(main.parse(["--epochs", "300", "--lr-scheduler", "default", "--warmup-epochs", "0"]), 2)
+    halved = main.schedule(parse(["--epochs", "300", "--lr-scheduler", "default", "--warmup-epochs", "0"]), 2)
     assert [halved(2 * epoch) for epoch in (0, 29, 30, 65, 279, 280)] == [1, 1, 0.5, 0.25, 0.5 ** 8, 0.5 ** 9]
-    halved = main.schedule(main.parse(["--epochs", "30", "--lr-scheduler", "default", "--warmup-epochs", "4"]), 2)
+    halved = main.schedule(parse(["--epochs", "30", "--lr-scheduler", "default", "--warmup-epochs", "4"]), 2)
     assert [halved(2 * epoch) for epoch in (4, 6, 7, 28)] == [0.5, 0.5, 0.25, 0.5 ** 9]  # after 3, 6.5, ... 28
     for flags in (["--lr", "0"], ["--lr", "1e-9", "--warmup-epochs", "0"]):
-        assert main.schedule(main.parse(["--epochs", "9", *flags]), 2)(18) == 1          # neither 1 / 0 nor a rise
-    assert main.schedule(main.parse(["--epochs", "2", "--warmup-epochs", "2"]), 2)(4) == pytest.approx(1)
+        assert main.schedule(parse(["--epochs", "9", *flags]), 2)(18) == 1          # neither 1 / 0 nor a rise
+    assert main.schedule(parse(["--epochs", "2", "--warmup-epochs", "2"]), 2)(4) == pytest.approx(1)
 
 
 def test_adam_has_no_weight_decay_and_sgd_what_the_flags_say():
     model = nn.Linear(2, 2)
-    adam = main.make_optimizer(main.parse(["--lr", "0.5", "--wd", "0.1"]), model)
+    adam = main.make_optimizer(main.flags().parse_args(["--lr", "0.5", "--wd", "0.1"]), model)
     assert type(adam) is torch.optim.Adam and (adam.defaults["lr"], adam.defaults["weight_decay"]) == (0.5, 0)
     for flags, expected in (([], (0.001, 0.9, 1e-4)), (["--lr", "0.5", "--momentum", "0.7", "--wd", "0.1"],
                                                        (0.5, 0.7, 0.1))):
-        sgd = main.make_optimizer(main.parse(["--optmzr", "sgd", *flags]), model)
+        sgd = main.make_optimizer(main.flags().parse_args(["--optmzr", "sgd", *flags]), model)
         assert type(sgd) is torch.optim.SGD
         assert tuple(sgd.defaults[name] for name in ("lr", "momentum", "weight_decay")) == expected
 
@@ -335,15 +335,15 @@ def test_a_threshold_leaves_what_is_not_below():
     assert prune.choose(w, threshold=1e-3)["a"].sum() == 1
     assert prune.choose(w, ratios={"a": 0.0}) == {} and prune.choose(w, ratios={}) == {}  # untouched
     assert prune.choose(w, ratios={"a": 0.5})["a"].sum() == 4            # by threshold, the number does not matter
-    assert prune.choose(w, ratios={"a": 0.5}, by_threshold=False)["a"].sum() == 3
-    assert prune.choose(w, ratios={"a": 0.45}, by_threshold=False)["a"].sum() == 4       # int(2.7) go
+    assert prune.choose(w, ratios={"a": 0.5}, threshold=None)["a"].sum() == 3
+    assert prune.choose(w, ratios={"a": 0.45}, threshold=None)["a"].sum() == 4       # int(2.7) go
 
 
 def test_one_percentile_for_all_layers_and_a_ratio_for_each():
     w = {"a": torch.arange(1.0, 9).view(2, 1, 2, 2), "b": -torch.arange(10.0, 18).view(2, 1, 2, 2)}
     keep = prune.choose(w, percentile=0.5)
     assert not keep["a"].any() and keep["b"].all()
-    keep = prune.choose(w, ratios={"a": 0.25, "b": 0.5}, by_threshold=False)
+    keep = prune.choose(w, ratios={"a": 0.25, "b": 0.5}, threshold=None)
     assert keep["a"].flatten().tolist() == [False] * 2 + [True] * 6
     assert keep["b"].flatten().tolist() == [False] * 4 + [True] * 4
 
@@ -448,16 +448,14 @@ def test_prune_takes_channels_out_for_every_kind_that_can_empty_them(kind, tmp_p
     with torch.no_grad():
         for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:
             (conv.weight if kind == "filter" else conv.weight.transpose(0, 1))[0] *= 1e-6
-    path = prune.prune(prune.parse(["--model", str(save(tmp_path / "m.pth.tar", model)), "--sparsity-type", kind,
-                                    "--threshold", "1e-4", "--subset", "20", "--device", "cpu", "--save",
-                                    str(tmp_path / "p")]))
+    path = prune.main(["--model", str(save(tmp_path / "m.pth.tar", model)), "--sparsity-type", kind, "--threshold",
+                       "1e-4", "--subset", "20", "--device", "cpu", "--save", str(tmp_path / "p")])
     assert (tmp_path / "p/prune.png").stat().st_size > 5000
     widths = checkpoint.load(path)["cfg"]["widths"]
     assert widths == ([6, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 9] if kind == "filter" else
                       [5, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 10])
-    path = prune.prune(prune.parse(["--model", str(tmp_path / "m.pth.tar"), "--sparsity-type", kind, "--threshold",
-                                    "1e-4", "--subset", "20", "--device", "cpu", "--round-to", "4", "--save",
-                                    str(tmp_path / "q")]))
+    path = prune.main(["--model", str(tmp_path / "m.pth.tar"), "--sparsity-type", kind, "--threshold", "1e-4",
+                       "--subset", "20", "--device", "cpu", "--round-to", "4", "--save", str(tmp_path / "q")])
     assert checkpoint.load(path)["cfg"]["widths"][2] == 8
 
 
@@ -489,11 +487,11 @@ def test_a_channel_goes_when_one_layer_of_its_chain_is_empty():
 
 def chosen_by(flags, model, kind="irregular"):
     """(what prune.py keeps with --keep-weights or --keep-macs, the arguments) of a network that is dense itself."""
-    args = prune.parse(["--model", "m", *flags])
+    args = prune.flags().parse_args(["--model", "m", *flags])
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     ckpt = {"arch": model.arch, "cfg": model.cfg, "dense": None}
     ratios = prune.threshold_for(args, kind, ckpt, model, weights)
-    return prune.choose(weights, kind, args.threshold, args.percentile, ratios, args.threshold is not None, True), args
+    return prune.choose(weights, kind, args.threshold, args.percentile, ratios, True), args
 
 
 def test_keep_weights_is_exact_whatever_is_zero_already(capsys):
@@ -535,7 +533,7 @@ def test_keep_macs_says_what_is_left(round_to, capsys):
     ([], "irregular, threshold 0.0001"), (["--ratios", "f", "--threshold", "0.1"], "irregular, threshold 0.1"),
     (["--percentile", "0.5"], "irregular, percentile 0.5"), (["--ratios", "f"], "irregular, ratios f")])
 def test_the_rule_in_words(flags, rule):
-    args = prune.parse(["--model", "m", "--sparsity-type", "irregular", *flags])
+    args = prune.flags().parse_args(["--model", "m", "--sparsity-type", "irregular", *flags])
     prune.fill_in(args)
     assert prune.rule_of(args) == rule
     args.keep_weights, args.percentile, args.ratios = 0.1, 0.93, None        # which is how --keep-weights 0.1 was done
@@ -603,10 +601,10 @@ def test_a_short_run_has_a_larger_lambda(flags, lam, tmp_path, monkeypatch):
     """The original's, times 300 / epochs; and the dense network is the file's, or the one that is trained."""
     made = []
 
-    def stop(method, stage, name, dense, /, **settings):
-        made.append((settings["lam"], stage, dense["params"]))
+    def stop(run, model):
+        made.append((run.settings["lam"], run.stage, run.dense["params"]))
         raise StopError
-    monkeypatch.setattr(main, "Run", stop)
+    monkeypatch.setattr(main.Run, "describe", stop)
     model = models.build("resnet", depth=8)
     for more in ({}, {"dense": {"params": 7, "macs": 8, "cfg": model.cfg}}):
         path = str(save(tmp_path / "m.pth.tar", model, **more))
@@ -658,7 +656,7 @@ def half_pruned(tmp_path, monkeypatch):
 def test_four_steps_of_the_reweighted_phase_by_hand(half_pruned, tmp_path):
     model, masks, path = half_pruned
     flags = ["--rew", "--pretrained", path, *BY_HAND, "--lam", "0.01", "--eps", "0.5", "--save", str(tmp_path / "r")]
-    out = main.train(main.parse(flags))
+    out = main.main(flags)
     factor = main.reweighted_schedule(2, 2)
     assert main.refreshes(2) == [2]
     value = sgd_by_hand(model, [0.02 * factor(step) for step in range(4)], masks, penalty=0.01)
@@ -714,8 +712,8 @@ def test_faithful_has_signed_coefficients_and_its_own_rates(tmp_path, monkeypatc
         kind = flags[1] if flags else "irregular"
         monkeypatch.setattr(main, "LENGTH", 2)               # the original's fifths, in a run of two epochs
         folder = tmp_path / kind
-        main.train(main.parse(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--eps", "0.5",
-                               "--lr", "0.01", "--optmzr", "sgd", "--save", str(folder), *flags]))
+        main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--eps", "0.5", "--lr",
+                   "0.01", "--optmzr", "sgd", "--save", str(folder), *flags])
         for step in (0, 2):                                  # as the weights are when an epoch begins
             w, gammas, given = seen[step]
             torch.testing.assert_close(gammas.flatten(), gamma(w).flatten())
@@ -723,8 +721,8 @@ def test_faithful_has_signed_coefficients_and_its_own_rates(tmp_path, monkeypatc
         assert column(folder) == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 1 * 1.6], rel=1e-5)
     seen.clear()
     monkeypatch.setattr(main, "LENGTH", 20)                  # two epochs of twenty: no new coefficients, 0.98 for each
-    main.train(main.parse(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--lr", "0.01",
-                           "--optmzr", "sgd", "--save", str(tmp_path / "begun")]))
+    main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--lr", "0.01", "--optmzr",
+               "sgd", "--save", str(tmp_path / "begun")])
     assert all(torch.equal(seen[0][1], gammas) for _, gammas, _ in seen)
     assert column(tmp_path / "begun") == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 2], rel=1e-5)
 
@@ -758,21 +756,21 @@ def test_the_mask_is_applied_again_after_a_step_that_moved_everything(tmp_path, 
     mask = torch.rand_like(model.conv1.weight) > 0.5
     path = save(tmp_path / "m.pth.tar", model, "pruned", masks={"conv1.weight": mask})
     flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
-    out = finetune.retrain(finetune.parse(flags))
+    out = finetune.main(flags)
     assert torch.equal(checkpoint.load(out)["state_dict"]["conv1.weight"] != 0, mask)
 
 
 def test_filters_from_training_to_a_smaller_network(tmp_path):
     path = str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))
-    sparse = main.train(main.parse(["--rew", "--pretrained", path, *TINY, "--epochs", "1", "--sparsity-type", "filter",
-                                    "--save", str(tmp_path / "rew")]))
-    path = prune.prune(prune.parse(["--model", str(sparse), "--percentile", "0.5", "--subset", "20", "--save",
-                                    str(tmp_path / "pruned")]))          # the kind is in the file
+    sparse = main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "1", "--sparsity-type", "filter",
+                        "--save", str(tmp_path / "rew")])
+    path = prune.main(["--model", str(sparse), "--percentile", "0.5", "--subset", "20", "--save",
+                       str(tmp_path / "pruned")])          # the kind is in the file
     ckpt = checkpoint.load(path)
     assert ckpt["args"]["sparsity_type"] == "filter"
     assert compute_flops.count(checkpoint.to_model(ckpt)).total.macs < ckpt["dense"]["macs"]
     flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
-    out = finetune.retrain(finetune.parse(flags))
+    out = finetune.main(flags)
     assert checkpoint.load(out)["cfg"] == ckpt["cfg"]
 
 
@@ -900,7 +898,7 @@ def test_the_published_flags(tmp_path):
                           "--optmzr adam --lr 0.001 --lr-scheduler cosine --warmup --warmup-epochs 5 --mixup "
                           "--alpha 0.3 --smooth --smooth-eps 0.1 -j 4 --log-interval 10 --logger --verbose".split())
     for script, flags in ((main, []), (finetune, ["--model", "m"])):
-        made, usual = cli.settings(script, args), script.parse(flags)
+        made, usual = cli.settings(script, args), script.flags().parse_args(flags)
         for name in ("epochs", "batch_size", "lr", "optmzr", "lr_scheduler", "warmup_epochs", "alpha", "smooth_eps"):
             assert getattr(made, name) == getattr(usual, name)           # the defaults are the published run
     masked = launcher.parse("--masked-retrain --sparsity-type threshold --config-file config_mobile_v2_0.7".split())

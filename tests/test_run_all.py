@@ -1,5 +1,4 @@
 """run_all.sh with a stand-in for Python that notes the commands, and the table of results/summary.py."""
-import importlib
 import io
 import os
 import shutil
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from by_hand import parsed
 
 from common import models, plots
 from common.files import checkpoint
@@ -55,8 +55,7 @@ def test_every_stage_has_flags_that_its_script_takes_and_a_row_in_the_table(word
     assert words or f"{len(stages)} stages, about 7 min on this machine" in done.stdout
     written = set()
     for script, *flags in stages:
-        module = importlib.import_module(script.removesuffix(".py").replace("/", "."))
-        args = module.parse(flags)
+        args = parsed(script, flags)
         assert Path(args.save).parts[:2] == ("logs", "full" if words else "demo")
         read = [getattr(args, name, None) for name in ("model", "pretrained", "refine")]
         assert all(str(Path(file).parent) in written for file in read if file), f"{script} reads what is not there yet"

@@ -164,8 +164,8 @@ def test_prune_takes_the_ratios_layer_by_layer(dense, lights, tmp_path):
     def pruned(source, lines, *flags):
         file.write_text("layer,fraction\n" + "\n".join(lines))
         folder = tmp_path / f"{len(list(tmp_path.iterdir()))}"
-        return prune.prune(prune.parse(["--model", str(source), "--dataset", str(lights), "--device", "cpu", "--ratios",
-                                        str(file), "--save", str(folder), *flags]))
+        return prune.main(["--model", str(source), "--dataset", str(lights), "--device", "cpu", "--ratios",
+                           str(file), "--save", str(folder), *flags])
 
     def zeros(path):
         ckpt = checkpoint.load(path)
@@ -185,8 +185,8 @@ def test_prune_takes_the_ratios_layer_by_layer(dense, lights, tmp_path):
 
 def test_what_sensitivity_writes_prune_reads(dense, lights, tmp_path):
     ratios = analyse(dense, lights, tmp_path)[1]
-    path = prune.prune(prune.parse(["--model", str(dense), "--dataset", str(lights), "--device", "cpu", "--ratios",
-                                    str(tmp_path / "ratios.csv"), "--save", str(tmp_path / "pruned")]))
+    path = prune.main(["--model", str(dense), "--dataset", str(lights), "--device", "cpu", "--ratios",
+                       str(tmp_path / "ratios.csv"), "--save", str(tmp_path / "pruned")])
     masks = checkpoint.load(path)["masks"]
     assert {name: int((~mask).sum()) for name, mask in masks.items()} == {
         f"{name}.weight": int(masks[f"{name}.weight"].numel() * fraction) for name, fraction in ratios.items()}

@@ -575,7 +575,7 @@ def test_keep_macs_of_masks_counts_what_is_left_in_multiples(kept, says, tmp_pat
     ckpt, soft = pruned_by_hand(tmp_path, "--keep-macs", kept, "--round-to", "4")
     out, small = capsys.readouterr().out, checkpoint.to_model(ckpt).eval()
     left = compute_flops.count(small).total.macs / ckpt["dense"]["macs"]
-    assert f"leave {left:.4f} of the MACs\n" in out and f"\n{says}" in out
+    assert f"keep {left:.4f} of the MACs\n" in out and f"\n{says}" in out
     assert "the target was" not in out                       # something else was asked for
     assert all(width % 4 == 0 for width in ckpt["cfg"]["widths"])
     # the trials of other thresholds leave no trace in what is kept

@@ -19,22 +19,22 @@ from reweighted import finetune, main, penalties, prune, recipe
 from reweighted.networks import network
 
 PROFILES = Path(__file__).resolve().parent.parent / "profile"
-# of the original: what is always so here, was overwritten there by the flag with the number, or had no effect there
+# flags of the original that are always on here, that its flag with the number overwrote, or that had no effect there
 NO_EFFECT = ("--warmup", "--mixup", "--smooth", "--combine-progressive", "--logger", "--verbose")
 NO_EFFECT_WITH_NUMBER = ("--workers", "--log-interval", "--s", "--lr-decay")
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__)
-    cli.add_flags(parser, epochs=recipe.LENGTH, batch_size=64, lr=0.001,
-                  arch="any network of common/models (default: mobilenetv2, or that of --pretrained)")
+    parser = cli.parser(__doc__, epochs=recipe.LENGTH, batch_size=64, lr=0.001,
+                        arch="any network of common/models (default: mobilenetv2, or that of --pretrained)")
     recipe.add_recipe(parser)
     add = parser.add_argument
     add("--width", type=float, help="width multiplier of mobilenetv2 (default: 1.3)")
     add("--pretrained", "--model", metavar="FILE", help="a dense network of any method")
     zeros.add_flags(parser)
-    add("--rew", action="store_true", help="run the reweighted phase alone")
-    add("--masked-retrain", action="store_true", help="run pruning and masked retraining alone")
+    phase = parser.add_mutually_exclusive_group().add_argument
+    phase("--rew", action="store_true", help="run the reweighted phase alone")
+    phase("--masked-retrain", action="store_true", help="run pruning and masked retraining alone")
     add("--sparsity-type", choices=("threshold", *penalties.GROUPS), help="irregular, filter, column or kernel in the "
         "reweighted phase; with --masked-retrain threshold, or the kind of which --config-file gives the ratios "
         "(default: irregular, then threshold)")
@@ -42,7 +42,7 @@ def parse(argv=None):
     add("--lam", type=cli.nonnegative, help="lambda, as in main.py")
     add("--threshold", type=cli.nonnegative, help="threshold of prune.py (default: 1e-4)")
     add("--no-tricks", action="store_true", help="--lr-scheduler default, no warm-up, no mixup, no smoothing")
-    add("--no-cuda", action="store_true", help="--device cpu")
+    add("--no-cuda", dest="device", action="store_const", const="cpu", help="--device cpu")
     add("--multi-gpu", action="store_true", help="refused: torchrun does that, see README.md")
     for flag in NO_EFFECT:
         add(flag, action="store_true", help=argparse.SUPPRESS)
@@ -57,14 +57,10 @@ def run(args):
     if int(os.environ.get("WORLD_SIZE", 1)) > 1 and not args.rew:
         raise UserError("several processes run one phase at a time: main.py, main.py --rew and finetune.py with "
                         "torchrun, prune.py between them without")
-    if args.rew and args.masked_retrain:
-        raise UserError("--rew and --masked-retrain run one phase each; leave out both to run all four")
     if args.resume not in ("", "auto"):
         raise UserError("use --resume auto here: it continues the phases in --save")
     if args.no_tricks:
         vars(args).update(lr_scheduler="default", warmup_epochs=0, alpha=0.0, smooth_eps=0.0)
-    if args.no_cuda:
-        args.device = "cpu"
     folder_of = Path(args.dataset or ("pretrained" if args.pretrained else "cifar100")).stem
     if not (args.dataset or args.pretrained or args.rew or args.masked_retrain):
         args.dataset = "cifar100"                            # else it is that of the network to begin with
@@ -107,14 +103,14 @@ def rule(args):
     ratios = args.config_file
     if ratios and not Path(ratios).is_file():
         ratios = str(PROFILES / f"{ratios}.yaml")
-    by_ratio = args.masked_retrain and args.sparsity_type not in (None, "threshold")
-    if by_ratio and not ratios:
+    if not args.masked_retrain or args.sparsity_type in (None, "threshold"):
+        threshold = 1e-4 if args.threshold is None else args.threshold
+        return {"threshold": threshold, "ratios": ratios, "sparsity_type": None}
+    if not ratios:
         raise UserError(f"--masked-retrain --sparsity-type {args.sparsity_type} needs a --config-file with the ratios")
-    if by_ratio and args.threshold is not None:
+    if args.threshold is not None:
         raise UserError("the ratios of --config-file determine how many weights are pruned; leave out --threshold")
-    if by_ratio:
-        return {"threshold": None, "ratios": ratios, "sparsity_type": args.sparsity_type}
-    return {"threshold": 1e-4 if args.threshold is None else args.threshold, "ratios": ratios, "sparsity_type": None}
+    return {"threshold": None, "ratios": ratios, "sparsity_type": args.sparsity_type}
 
 
 def title(text):
