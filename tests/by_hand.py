@@ -1,4 +1,5 @@
-"""For several tests: training written out from the formulas, networks that look trained, and their files."""
+"""For several tests: scripts by name, training written out from the formulas, networks that look trained, their files,
+and folders of images."""
 import csv
 import importlib
 from itertools import repeat

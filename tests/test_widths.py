@@ -4,7 +4,7 @@ import copy
 import pytest
 import torch
 from by_hand import call, save
-from test_narrow import NETS, assert_same, images_for, network
+from test_narrow import NETS, assert_same, choose, images_for, network, zeroed
 
 from common import UserError, compute_flops, models
 from common.compact import compact
@@ -156,22 +156,15 @@ def test_keep_macs_may_take_all_but_one_channel_of_every_layer():
     assert int(total * percent) == total - 1
 
 
-def zeroed(name, seed=0):
-    """The network with a third of its filters zero, their batch norms too: channels that may go."""
-    model, generator = network(name), torch.Generator().manual_seed(seed)
-    modules = dict(model.named_modules())
-    for record in model.channels():
-        if record.producers and not record.stream and record.group_size == 1:
-            gone = torch.rand(len(modules[record.producers[0][0]].weight), generator=generator) < 0.4
-            for layer in record.names():
-                for parameter in modules[layer].parameters(recurse=False):
-                    parameter.data[gone] = 0
-    return model
+def thinned(name):
+    """The network with some of its filters zero, their batch norms too: channels that may go."""
+    model = network(name)
+    return zeroed(model, choose(model, lambda r: r.producers and not r.stream and r.group_size == 1))
 
 
 @pytest.mark.parametrize("name", ["vgg", "resnet-basic", "wideresnet", "mobilenetv2", "lenet5"])
 def test_compact_and_reweighted_round_up_exactly(name):
-    model = zeroed(name)
+    model = thinned(name)
     odd, even = compact(model), compact(model, 4)
     other, _ = reweighted_prune.narrowed(copy.deepcopy(model), {}, quiet=True, round_to=4)
     for small in (odd, even, other):
@@ -210,7 +203,7 @@ def test_compacted_groups_count_as_many_channels_as_they_have():
 
 
 def test_hoyer_compacts_to_multiples(tmp_path):
-    call("hoyer.compact", "--model", save(tmp_path / "a.pth", zeroed("vgg").float()), "--round-to", 4)
+    call("hoyer.compact", "--model", save(tmp_path / "a.pth", thinned("vgg").float()), "--round-to", 4)
     widths = checkpoint.load(tmp_path / "a_compact.pth")["cfg"]["widths"]
     assert all(w == "M" or w % 4 == 0 or w == h for w, h in zip(widths, NETS["vgg"][1]["widths"], strict=True))
 
