@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import zipfile
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -290,35 +291,37 @@ def test_a_zip_bomb_is_refused(tmp_path, quick):
 # A full disk
 
 
+@contextmanager
 def limited(size):
     """This process can write no file beyond `size` bytes, which torch.save sees as it sees a full disk."""
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY,) * 2)
 
 
 def test_a_full_disk_is_said_and_what_was_there_stays(tmp_path):
     path = checkpoint.save(tmp_path / "c.pth.tar", small())
     before = path.read_bytes()
     for size in (1000, 5000, len(before) - 80, len(before) - 1):
-        try:
-            limited(size)
-            with pytest.raises(UserError, match="cannot write .*c.pth.tar .the disk is full; make room"):
-                checkpoint.save(path, small(epoch=3))
-        finally:
-            limited(resource.RLIM_INFINITY)
+        with limited(size), pytest.raises(UserError, match="cannot write .*c.pth.tar .the disk is full; make room"):
+            checkpoint.save(path, small(epoch=3))
         assert path.read_bytes() == before and os.listdir(tmp_path) == ["c.pth.tar"], size
+
+
+def full(work, capsys):
+    """A script that does this on a full disk ends in one line."""
+    with limited(1000), pytest.raises(SystemExit) as end:
+        cli.script(work)
+    said = capsys.readouterr().err
+    assert end.value.code == 2 and "the disk is full" in said and said.count("\n") == 1
 
 
 def test_a_log_that_cannot_be_written_leaves_the_one_before(tmp_path, capsys):
     plots.write_log(tmp_path / "log.csv", [{"epoch": 1}])
-    try:
-        limited(1000)
-        with pytest.raises(SystemExit) as end:
-            cli.script(lambda: plots.write_log(tmp_path / "log.csv", [{"epoch": i} for i in range(10000)]))
-    finally:
-        limited(resource.RLIM_INFINITY)
-    said = capsys.readouterr().err
-    assert end.value.code == 2 and "the disk is full" in said and said.count("\n") == 1
+    full(lambda: plots.write_log(tmp_path / "log.csv", [{"epoch": i} for i in range(10000)]), capsys)
     assert (tmp_path / "log.csv").read_text() == "epoch\n1\n" and os.listdir(tmp_path) == ["log.csv"]
 
 
@@ -329,14 +332,7 @@ def test_a_run_on_a_full_disk_ends_in_one_line_and_can_go_on(tmp_path, capsys):
              "--save", tmp_path / "run")
     train(4)
     before = (tmp_path / "run/checkpoint.pth.tar").read_bytes()
-    try:
-        limited(1000)
-        with pytest.raises(SystemExit) as end:
-            cli.script(lambda: train(5))
-    finally:
-        limited(resource.RLIM_INFINITY)
-    said = capsys.readouterr().err
-    assert end.value.code == 2 and said.count("\n") == 1 and "the disk is full" in said
+    full(lambda: train(5), capsys)
     assert (tmp_path / "run/checkpoint.pth.tar").read_bytes() == before
     train(5)
     assert re.search("resumed .* after epoch 4", capsys.readouterr().out) and {errno.ENOSPC, errno.EDQUOT} <= {*FULL}
