@@ -3,8 +3,8 @@
     python tests/reliability.py                          the long run: half an hour of one core
     python tests/reliability.py kills data --seed 5      two of its parts anew, on other random numbers
 
-test_reliability.py has a short version of each part. Every script runs in a process of its own, forked from this one,
-so that none waits for torch to load. Networks and data are as small as can be.
+test_reliability.py and test_narrow.py have a short version of each part. Every script runs in a process of its own,
+forked from this one, so that none waits for torch to load. Networks and data are as small as can be.
 """
 import argparse
 import csv
@@ -484,7 +484,7 @@ def main():
         rows = dict(zip(PARTS, earlier, strict=False)) | lines
         path.write_text("\n".join([
             "# Robustness tests", "", "Written by `python tests/reliability.py`; the tests have a short version "
-            "of each line (tests/test_reliability.py).", "", "| what was done | wanted | found |",
+            "of each line (test_reliability.py, test_narrow.py).", "", "| what was done | wanted | found |",
             "| --- | --- | --- |", *rows.values(), "", f"Last run: {', '.join(args.parts) or 'everything'}"
             f"{f', --scale {args.scale:g}' if args.scale != 1 else ''}, {facts['date']}, torch {facts['torch']}, "
             f"{facts['hardware']}, {seconds / 60:.0f} minutes of computing, beside other work; seed {args.seed}.", ""]))
