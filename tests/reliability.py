@@ -44,10 +44,10 @@ TUNE = f"{ONCE} --batch-size 30 --epochs 1"
 
 
 def table(text):
-    """{name: (module, its flags)} of lines of these three."""
+    """{name: (module, its flags)} of lines of these three; a line that is indented continues the one before."""
     for name, words in (("SMALL", SMALL), ("TRAIN", TRAIN), ("ONCE", ONCE), ("TUNE", TUNE)):
         text = text.replace(name, words)
-    rows = [line.split(maxsplit=2) for line in text.strip().splitlines()]
+    rows = [line.split(maxsplit=2) for line in text.replace("\n    ", " ").strip().splitlines()]
     return {name: (module, flags) for name, module, flags in rows}
 
 
@@ -61,13 +61,13 @@ hoyer-main hoyer.main --arch resnet8 --reg hs --decay 1e-4 TRAIN --save {s}
 hoyer-prune hoyer.prune SMALL --model {b}/hoyer-main/checkpoint.pth.tar --sensitivity 0.02 --save {s}
 hoyer-finetune hoyer.finetune TRAIN --model {b}/hoyer-prune/pruned.pth.tar --save {s}
 hoyer-compact hoyer.compact --model {b}/hoyer-finetune/finetuned.pth.tar --save {s}/compact.pth.tar
-hoyer-sweep hoyer.sweep SMALL --arch resnet8 --regs hs --decays 1e-4 --sensitivities 0.01 0.02 """
-              """--epochs 2 --tune-epochs 2 --holdout 20 --save {s}
+hoyer-sweep hoyer.sweep SMALL --arch resnet8 --regs hs --decays 1e-4 --sensitivities 0.01 0.02
+    --epochs 2 --tune-epochs 2 --holdout 20 --save {s}
 magnitude-main magnitude.main --arch resnet8 TRAIN --save {s}
 magnitude-prune magnitude.prune SMALL --model {b}/magnitude-main/checkpoint.pth.tar --percent 0.8 --save {s}
 magnitude-finetune magnitude.finetune TRAIN --model {b}/magnitude-prune/pruned.pth.tar --save {s} --retrain onecycle
-magnitude-iterative magnitude.iterative TRAIN --model {b}/magnitude-main/checkpoint.pth.tar """
-              """--percent 0.36 --retrain lr-rewind --save {s}
+magnitude-iterative magnitude.iterative TRAIN --model {b}/magnitude-main/checkpoint.pth.tar
+    --percent 0.36 --retrain lr-rewind --save {s}
 softmask-main softmask.main --arch resnet8 --target 0.3 --wme 0 --schedule cosine TRAIN --save {s}
 softmask-prune softmask.prune SMALL --model {b}/softmask-main/checkpoint.pth.tar --save {s}
 softmask-finetune softmask.finetune TRAIN --pruned {b}/softmask-prune/pruned_model.pth.tar --save {s}
