@@ -48,7 +48,7 @@ def add_training(parser, weight_decay):
 
 
 def add_flags(parser):
-    """All flags but --model and those of common."""
+    """All flags but --model and those of zeros.py and teacher.py."""
     cli.add_flags(parser, seed=12345678, arch=cli.RECORDED)
     add_training(parser, "5e-4; LeNets 1e-4 after --rule V, 0 after T")
 
