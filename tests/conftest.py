@@ -53,6 +53,29 @@ def rendered(unrendered, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", unrendered)
 
 
+class Blank:
+    """In the place of pyplot, its figures and axes: draws nothing."""
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self, *_, **__):
+        return self
+
+    def subplots(self, rows=1, columns=1, **_):
+        return self, [self] * columns if columns > 1 else self
+
+    def savefig(self, path, **_):
+        Path(path).write_bytes(b"")
+
+
+@pytest.fixture
+def undrawn(request, monkeypatch):
+    """Not even figures, which take half the time of a small command; tests that ask for `rendered` have them."""
+    if "rendered" not in request.fixturenames:
+        monkeypatch.setattr(plots, "pyplot", Blank)
+
+
 @pytest.fixture
 def stopped(monkeypatch):
     """stopped(2, work, *args): Ctrl-C after work has saved its second epoch; the exception that ended it."""
@@ -76,9 +99,9 @@ class BegunError(Exception):
 
 @pytest.fixture
 def settings_of():
-    """settings_of(main, "--epochs", "2"): the settings with which this script begins to train; and stage and dense."""
+    """settings_of(main, "--epochs", "2"): the settings with which this script begins to train, and its stage."""
     def begin(run, method, stage, network, dense=None, /, **settings):
-        raise BegunError({**settings, "stage": stage, "dense": dense})
+        raise BegunError({**settings, "stage": stage})
 
     def settings_of(script, *flags):
         with pytest.MonkeyPatch.context() as patch, pytest.raises(BegunError) as begun:

@@ -38,6 +38,7 @@ from hoyer import (
     sweep,
 )
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 ALL = regularizers.PENALTIES
 INVARIANT = ("hoyer", "hs", "group-hoyer", "group-hs")
 ROOT = Path(__file__).resolve().parent.parent

@@ -1,14 +1,15 @@
 """Reweighted L1: coefficients, schedules, counts of the original, pruning, retraining, quantization, the launcher."""
-import argparse
 import math
 import random
 import subprocess
 import sys
+from functools import partial
 
+import by_hand
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import assert_same_network, column, like_trained
+from by_hand import assert_same_logits, assert_same_network, column, like_trained, train_by_hand
 from reliability import same
 from torch import nn
 
@@ -22,7 +23,9 @@ from reweighted import finetune, main, penalties, prune, quantize_model, quantiz
 from reweighted.networks import network
 from reweighted.training import main as launcher
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 TINY = ["--subset", "20", "--batch-size", "10", "--device", "cpu", "--precision", "fp32"]
+VGG = dict(depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])
 RESNET8 = ["--arch", "resnet8", "--dataset", "shapes10", *TINY]
 
 
@@ -41,12 +44,8 @@ def mobilenet():
     return model
 
 
-class StopError(Exception):
-    pass
-
-
 def save(path, model, stage="dense", **more):
-    return checkpoint.save(path, checkpoint.of(model, "reweighted", stage, "shapes10", **more))
+    return by_hand.save(path, model, "reweighted", stage, **more)
 
 
 # the penalty
@@ -134,19 +133,33 @@ def test_learning_rate_of_the_reweighted_phase():
 
 
 def test_warm_up_and_cosine_in_closed_form():
-    parse = main.flags().parse_args
-    lr = [1e-3 * main.schedule(parse(["--epochs", "20"]), batches=10)(step) for step in range(201)]
+    args = main.flags().parse_args(["--epochs", "20"])
+    lr = [1e-3 * main.schedule(args, batches=10)(step) for step in range(201)]
     assert lr[0] == pytest.approx(1e-4) and lr[25] == pytest.approx(5.5e-4) and lr[50] == pytest.approx(1e-3)
     assert lr[125] == pytest.approx(4e-8 + (1e-3 - 4e-8) / 2) and lr[200] == pytest.approx(4e-8)
     assert all(a < b for a, b in zip(lr[:50], lr[1:51], strict=True))
     assert all(a > b for a, b in zip(lr[50:], lr[51:], strict=False))
-    halved = main.schedule(parse(["--epochs", "300", "--lr-scheduler", "default", "--warmup-epochs", "0"]), 2)
-    assert [halved(2 * epoch) for epoch in (0, 29, 30, 65, 279, 280)] == [1, 1, 0.5, 0.25, 0.5 ** 8, 0.5 ** 9]
-    halved = main.schedule(parse(["--epochs", "30", "--lr-scheduler", "default", "--warmup-epochs", "4"]), 2)
-    assert [halved(2 * epoch) for epoch in (4, 6, 7, 28)] == [0.5, 0.5, 0.25, 0.5 ** 9]  # after 3, 6.5, ... 28
     for flags in (["--lr", "0"], ["--lr", "1e-9", "--warmup-epochs", "0"]):
-        assert main.schedule(parse(["--epochs", "9", *flags]), 2)(18) == 1          # neither 1 / 0 nor a rise
-    assert main.schedule(parse(["--epochs", "2", "--warmup-epochs", "2"]), 2)(4) == pytest.approx(1)
+        assert main.schedule(main.flags().parse_args(["--epochs", "9", *flags]), 2)(18) == 1   # neither 1 / 0 nor a rise
+    assert main.schedule(main.flags().parse_args(["--epochs", "2", "--warmup-epochs", "2"]), 2)(4) == pytest.approx(1)
+
+
+def test_halvings_of_a_short_run_come_at_its_own_fractions():
+    flags = ["--lr-scheduler", "default", "--epochs"]
+    marks = [30, 65, 100, 130, 160, 190, 220, 250, 280]
+    for epochs, batches in ((300, 1), (2, 150)):             # 300 batches each, as many as the original's epochs
+        rate = main.schedule(main.flags().parse_args([*flags, str(epochs), "--warmup-epochs", "0"]), batches)
+        assert [step for step in range(1, 300) if rate(step) != rate(step - 1)] == marks
+        assert rate(0) == 1 and rate(299) == 0.5 ** 9
+    halved = main.schedule(main.flags().parse_args([*flags, "30", "--warmup-epochs", "4"]), 2)
+    assert [halved(2 * epoch) for epoch in (4, 6, 7, 28)] == [0.5, 0.5, 0.25, 0.5 ** 9]  # after 3, 6.5, ... 28
+
+
+def test_the_recipe_in_words():
+    for flags, words in (([], "adam, cosine, warm-up epochs 5 (all that the run has); mixup 0.3, label smoothing 0.1"),
+                         (["--warmup-epochs", "0"], "adam, cosine, warm-up epochs 0; mixup 0.3, label smoothing 0.1"),
+                         (["--lr-scheduler", "onecycle"], "adam, onecycle; mixup 0.3, label smoothing 0.1")):
+        assert recipe.words(main.flags().parse_args(["--epochs", "1", *flags])) == f"  {words}"
 
 
 def test_adam_has_no_weight_decay_and_sgd_what_the_flags_say():
@@ -162,16 +175,16 @@ def test_adam_has_no_weight_decay_and_sgd_what_the_flags_say():
 
 def test_label_smoothing_and_mixup_by_hand():
     logits, a, b = torch.randn(2, 5), torch.tensor([1, 2]), torch.tensor([3, 2])
-    log_p = logits.log_softmax(1)
 
     def by_hand(labels):
         target = torch.full((2, 5), 0.1 / 4)                             # eps / (K - 1)
         target[range(2), labels] = 0.9
-        assert torch.allclose(target.sum(1), torch.ones(2))
-        return -(target * log_p).sum(1).mean()
+        return -(target * logits.log_softmax(1)).sum(1).mean()
     assert torch.allclose(main.smoothed_loss(logits, a, a, 1.0, 0.1), by_hand(a))
     assert torch.allclose(main.smoothed_loss(logits, a, b, 0.3, 0.1), 0.3 * by_hand(a) + 0.7 * by_hand(b))
     assert torch.allclose(main.smoothed_loss(logits, a, b, 1.0, 0.0), F.cross_entropy(logits, a))
+    assert main.smoothed_loss(torch.zeros(2, 10), a, a, 1, 0.9) > 0      # the most that ten classes can have
+    recipe.check(main.flags().parse_args(["--smooth-eps", "0.9"]), 10)
     random.seed(1)
     images, labels = torch.rand(6, 3, 2, 2), torch.arange(6)
     mixed, first, second, lam = main.mixed(images, labels, 0.3)
@@ -302,13 +315,9 @@ def test_batch_norms_of_a_quantized_file_count_at_the_bits_of_their_layer(mobile
 
 
 @pytest.mark.parametrize("nonzeros,bits,words", [
-    (900_109, 16, 617_641.5), (900_109, 8, 369_846.25), (893_464, 8, 368_185)])
+    (900_109, 16, 617_641.5), (900_109, 8, 369_846.25), (893_464, 8, 368_185), (798_462, 16, 566_818)])
 def test_storage_of_the_submissions(nonzeros, bits, words):
     assert testers.Totals(3_777_632, nonzeros - 128_000, 128_000, 128_000, 91_072).storage(bits) == words
-
-
-def test_storage_of_the_freebie():
-    assert testers.Totals(3_777_632, 889_534 - 91_072 - 128_000, 128_000, 128_000, 91_072).storage(16) == 566_818
 
 
 def test_testers_in_the_words_of_the_original(tmp_path, capsys):
@@ -388,8 +397,7 @@ def trained(arch, **cfg):
 
 @pytest.mark.parametrize("kind", ["filter", "column", "channel"])
 @pytest.mark.parametrize("arch,cfg", [("mobilenetv2", {"width_multiplier": 0.2}), ("resnet", {"depth": 8}),
-                                      ("vgg", {"depth": 11}), ("densenet", {"depth": 10}),
-                                      ("densenet", {"depth": 10, "selection": True}),
+                                      ("vgg", VGG), ("densenet", {"depth": 10, "selection": True}),
                                       ("densenet", {"depth": 16, "block": "bottleneck"}),
                                       ("preresnet", {"depth": 14, "selection": True})])
 def test_groups_that_are_gone_make_a_smaller_network(arch, cfg, kind):
@@ -405,9 +413,8 @@ def test_groups_that_are_gone_make_a_smaller_network(arch, cfg, kind):
         for name, mask in masks.items():
             weights[name].mul_(mask)
     small, narrow = prune.narrowed(model, masks)
-    images = torch.randn(2, 3, 32, 32, dtype=torch.float64)
-    assert torch.allclose(model(images), small(images), atol=1e-9)
-    assert compute_flops.count(small, (3, 32, 32)).total.macs < 0.9 * compute_flops.count(model, (3, 32, 32)).total.macs
+    assert_same_logits(model, small, 1e-9)
+    assert compute_flops.count(small).total.macs < 0.9 * compute_flops.count(model).total.macs
     state = small.state_dict()
     assert masks.keys() == narrow.keys()
     assert all(torch.equal(mask, state[name] != 0) for name, mask in narrow.items())
@@ -442,21 +449,19 @@ def test_channels_that_nothing_reads_go_and_no_other(arch, cfg):
     assert torch.allclose(before, small(images), atol=1e-9)
 
 
-@pytest.mark.parametrize("kind", ["filter", "column", "channel"])
-def test_prune_takes_channels_out_for_every_kind_that_can_empty_them(kind, tmp_path, rendered):
-    model = trained("vgg", depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10], num_classes=10).float()
+@pytest.mark.parametrize("kind, flags, widths", [
+    ("filter", [], [6, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 9]),
+    ("filter", ["--round-to", "4"], [6, "M", 8, "M", 8, 8, "M", 7, 8, "M", 8, 10]),
+    ("column", [], [5, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 10]),
+    ("channel", [], [5, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 10])])
+def test_prune_takes_channels_out_for_every_kind_that_can_empty_them(kind, flags, widths, tmp_path):
+    model = trained("vgg", num_classes=10, **VGG).float()
     with torch.no_grad():
         for conv in [m for m in model.modules() if isinstance(m, nn.Conv2d)][1:]:
             (conv.weight if kind == "filter" else conv.weight.transpose(0, 1))[0] *= 1e-6
     path = prune.main(["--model", str(save(tmp_path / "m.pth.tar", model)), "--sparsity-type", kind, "--threshold",
-                       "1e-4", "--subset", "20", "--device", "cpu", "--save", str(tmp_path / "p")])
-    assert (tmp_path / "p/prune.png").stat().st_size > 5000
-    widths = checkpoint.load(path)["cfg"]["widths"]
-    assert widths == ([6, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 9] if kind == "filter" else
-                      [5, "M", 7, "M", 8, 7, "M", 6, 7, "M", 8, 10])
-    path = prune.main(["--model", str(tmp_path / "m.pth.tar"), "--sparsity-type", kind, "--threshold", "1e-4",
-                       "--subset", "20", "--device", "cpu", "--round-to", "4", "--save", str(tmp_path / "q")])
-    assert checkpoint.load(path)["cfg"]["widths"][2] == 8
+                       "1e-4", "--subset", "20", "--device", "cpu", "--save", str(tmp_path / "p"), *flags])
+    assert checkpoint.load(path)["cfg"]["widths"] == widths
 
 
 def test_a_network_without_channels_keeps_one(capsys):
@@ -514,18 +519,18 @@ def test_keep_weights_is_exact_whatever_is_zero_already(capsys):
         chosen_by(["--keep-weights", str(320.5 / total)], model)
 
 
-@pytest.mark.parametrize("round_to", [1, 4])
-def test_keep_macs_says_what_is_left(round_to, capsys):
+def test_keep_macs_says_what_is_left(capsys, monkeypatch):
+    monkeypatch.setattr(keeping, "bisect", partial(keeping.bisect, steps=15))
     model = trained("resnet", depth=8, num_classes=10)
-    keep, args = chosen_by(["--keep-macs", "0.6", "--round-to", str(round_to)], model, "filter")
+    keep, args = chosen_by(["--keep-macs", "0.6", "--round-to", "4"], model, "filter")
     assert set(keep) == {f"layer{stage}.0.conv1.weight" for stage in (1, 2, 3)}  # inside blocks
     dense = compute_flops.count(model).total.macs
     with torch.no_grad():
         for name, mask in keep.items():
             model.get_parameter(name).mul_(mask)
-    small, _ = prune.narrowed(model, {}, round_to=round_to)
+    small, _ = prune.narrowed(model, {}, round_to=4)
     left = compute_flops.count(small).total.macs / dense
-    assert left <= 0.6 and all(width % round_to == 0 for width in small.cfg["widths"])
+    assert left <= 0.6 and all(width % 4 == 0 for width in small.cfg["widths"])
     assert capsys.readouterr().out == f"--threshold {args.threshold:.6g} keeps {left:.4f} of the MACs\n"
 
 
@@ -561,7 +566,7 @@ def test_pruning_again_by_less_gives_nothing_back(tmp_path):
     assert checkpoint.load(tmp_path / "c/pruned.pth.tar")["dense"] == dense
 
 
-def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys):
+def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys, rendered):
     """evaluate() sees the whole network and the narrow one; the logits are those of the masked and the narrow one."""
     seen = []
 
@@ -571,8 +576,8 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setattr(prune, "evaluate", parameters)
     monkeypatch.setattr(prune, "narrowed", lambda model, masks, round_to: (  # channels go that are not silent
-        narrow(model, {"feature.0": torch.arange(64) < 40}), {}))
-    model = trained("vgg", depth=11).float()
+        narrow(model, {"feature.0": torch.arange(6) < 4}), {}))
+    model = trained("vgg", **VGG).float()
     path = save(tmp_path / "m.pth.tar", model, args={"sparsity_type": "kernel"})
     flags = ["--model", str(path), "--sparsity-type", "filter", "--subset", "20", "--save", str(tmp_path / "p")]
     with pytest.raises(UserError, match="does not compute what the masked one does: their logits differ by"):
@@ -583,6 +588,7 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
     prune.main(flags)
     out, ckpt = capsys.readouterr().out, checkpoint.load(tmp_path / "p/pruned.pth.tar")
     assert ckpt["args"]["sparsity_type"] == "filter"         # the flag, not what the file says
+    assert (tmp_path / "p/prune.png").stat().st_size > 5000
     assert seen[0][0] > seen[1][0] == sum(p.numel() for p in checkpoint.to_model(ckpt).parameters())
     assert torch.equal(seen[0][1].labels, data.load("shapes10", subset=20).y_test)
     assert "10.00 % before, 20.00 % pruned" in out and ckpt["prec1"] == 20
@@ -597,43 +603,20 @@ def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys)
 @pytest.mark.parametrize("flags, lam", [
     ([], 1e-6 * 50), (["--faithful"], 1e-6), (["--lam", "0"], 0), (["--sparsity-type", "filter"], 1e-3 * 50),
     (["--sparsity-type", "column"], 3e-4 * 50), (["--sparsity-type", "kernel"], 1e-5 * 50)])
-def test_a_short_run_has_a_larger_lambda(flags, lam, tmp_path, monkeypatch):
-    """The original's, times 300 / epochs; and the dense network is the file's, or the one that is trained."""
-    made = []
-
-    def stop(run, model):
-        made.append((run.settings["lam"], run.stage, run.dense["params"]))
-        raise StopError
-    monkeypatch.setattr(main.Run, "describe", stop)
-    model = models.build("resnet", depth=8)
-    for more in ({}, {"dense": {"params": 7, "macs": 8, "cfg": model.cfg}}):
-        path = str(save(tmp_path / "m.pth.tar", model, **more))
-        with pytest.raises(StopError):
-            main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "6", *flags])
-    with pytest.raises(StopError):
-        main.main([*RESNET8, "--epochs", "6"])
-    assert [(stage, params) for _, stage, params in made] == [("sparse", 78_042), ("sparse", 7), ("dense", 78_042)]
-    assert made[0][0] == made[1][0] == pytest.approx(lam)
+def test_a_short_run_has_a_larger_lambda(flags, lam, tmp_path, settings_of):
+    """The original's, times 300 / epochs."""
+    path = str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))
+    found = settings_of(main, "--rew", "--pretrained", path, *TINY, "--epochs", "6", *flags)
+    assert found["stage"] == "sparse" and found["lam"] == pytest.approx(lam)
+    assert settings_of(main, *RESNET8, "--epochs", "6")["stage"] == "dense"
 
 
-def sgd_by_hand(model, rates, masks, penalty=None):
-    """Two epochs of two batches: v <- 0.8 v + gradient + 0.1 w (+ penalty's gradient), w <- mask (w - lr v)."""
-    loader, velocity = data.Loader(data.load("shapes10", subset=20), "train", 10, crop=4, flip=True, seed=1), {}
-    rates = iter(rates)
-    for epoch in range(2):
-        weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
-        if penalty:                                          # new gammas in the second epoch
-            gammas = {name: 1 / (w.detach().abs() + 0.5) for name, w in weights.items()}
-        for images, labels in loader.epoch(epoch):
-            loss = main.smoothed_loss(model.train()(images), labels, labels.flip(0), 0.3, 0.2)
-            gradients = torch.autograd.grad(loss, list(model.parameters()))
-            lr = next(rates)
-            with torch.no_grad():
-                for (name, w), gradient in zip(model.named_parameters(), gradients, strict=True):
-                    more = penalty * gammas[name] * w.sign() if penalty and name in weights else 0
-                    velocity[name] = 0.8 * velocity.get(name, 0) + gradient + 0.1 * w + more
-                    w.copy_(masks.get(name, 1) * (w - lr * velocity[name]))
-    return sum(float((gammas[name] * w.detach().abs()).sum()) for name, w in weights.items()) if penalty else 0
+def loader():
+    return data.Loader(data.load("shapes10", subset=20), "train", 10, crop=4, flip=True, seed=1)
+
+
+def mixed_loss(logits, images, labels, epoch):
+    return main.smoothed_loss(logits, labels, labels.flip(0), 0.3, 0.2)
 
 
 BY_HAND = [*TINY, "--epochs", "2", "--optmzr", "sgd", "--lr", "0.02", "--momentum", "0.8", "--wd", "0.1", "--alpha",
@@ -650,22 +633,27 @@ def half_pruned(tmp_path, monkeypatch):
     with torch.no_grad():
         for name, mask in masks.items():
             model.get_parameter(name).mul_(mask)
-    return model, masks, str(save(tmp_path / "m.pth.tar", model, "pruned", masks=masks, rule="by hand"))
+    dense = {"params": 7, "macs": 8, "cfg": model.cfg}
+    return model, masks, str(save(tmp_path / "m.pth.tar", model, "pruned", masks=masks, rule="by hand", dense=dense))
 
 
 def test_four_steps_of_the_reweighted_phase_by_hand(half_pruned, tmp_path):
     model, masks, path = half_pruned
     flags = ["--rew", "--pretrained", path, *BY_HAND, "--lam", "0.01", "--eps", "0.5", "--save", str(tmp_path / "r")]
-    out = main.main(flags)
-    factor = main.reweighted_schedule(2, 2)
+    ckpt = checkpoint.load(main.main(flags))
+    factor, weights = main.reweighted_schedule(2, 2), [w for w in model.parameters() if w.dim() == 4]
     assert main.refreshes(2) == [2]
-    value = sgd_by_hand(model, [0.02 * factor(step) for step in range(4)], masks, penalty=0.01)
-    ckpt = checkpoint.load(out)
+    gammas = {}
+
+    def penalty(epoch):
+        gammas.setdefault(epoch, [1 / (w.detach().abs() + 0.5) for w in weights])        # new ones in the second
+        return 0.01 * sum((gamma * w.abs()).sum() for gamma, w in zip(gammas[epoch], weights, strict=True))
+    rates = [[0.02 * factor(step) for step in steps] for steps in ((0, 1), (2, 3))]
+    train_by_hand(model, loader(), rates, 0.8, 0.1, lambda *batch: mixed_loss(*batch) + penalty(batch[-1]), masks)
     assert_same_network(ckpt["state_dict"], model)
-    assert same(ckpt["masks"], masks)
-    weights = torch.cat([w.flatten() for w in ckpt["state_dict"].values() if w.dim() == 4])
-    assert column(tmp_path / "r", "penalty")[-1] == pytest.approx(0.01 * value, rel=1e-3)
-    small = float((weights.abs() < 1e-4).float().mean())
+    assert same(ckpt["masks"], masks) and ckpt["dense"]["params"] == 7   # the file's own
+    assert column(tmp_path / "r", "penalty")[-1] == pytest.approx(float(penalty(1)), rel=1e-3)
+    small = float((torch.cat([w.flatten() for w in weights]).abs() < 1e-4).float().mean())
     assert column(tmp_path / "r", "below_1e-4")[-1] == pytest.approx(small, rel=1e-3)
 
 
@@ -675,11 +663,12 @@ def test_four_steps_of_masked_retraining_by_hand(half_pruned, tmp_path, capsys):
         model.conv1.weight.fill_(0.1)                        # under the mask too: the first thing is to zero these
     dense = {"params": 7, "macs": 8, "cfg": model.cfg}
     save(path, model, "pruned", masks=masks, rule="by hand", dense=dense)
-    flags = ["--model", path, *BY_HAND, "--warmup-epochs", "1", "--warmup-lr", "0.01", "--save", str(tmp_path / "f")]
-    finetune.main(flags)
+    finetune.main(["--model", path, *BY_HAND, "--warmup-epochs", "1", "--warmup-lr", "0.01", "--save",
+                   str(tmp_path / "f")])
     with torch.no_grad():
         model.conv1.weight.mul_(masks["conv1.weight"])
-    sgd_by_hand(model, [0.01, 0.015, 0.02, 0.01 + 2e-8], masks)          # warm-up, and half of a cosine
+    rates = [[0.01, 0.015], [0.02, 0.01 + 2e-8]]             # warm-up, and half of a cosine
+    train_by_hand(model, loader(), rates, 0.8, 0.1, mixed_loss, masks)
     for name in ("finetuned", "checkpoint"):
         ckpt = checkpoint.load(tmp_path / f"f/{name}.pth.tar")
         assert_same_network(ckpt["state_dict"], model)
@@ -697,81 +686,61 @@ def test_a_masked_weight_that_has_moved_ends_the_run(half_pruned, tmp_path, monk
         finetune.main(["--model", half_pruned[2], *TINY, "--epochs", "1", "--save", str(tmp_path / "f")])
 
 
-def test_faithful_has_signed_coefficients_and_its_own_rates(tmp_path, monkeypatch):
-    seen, real = [], penalties.gradient
-
-    def gradient(w, gamma, kind):
-        if w.shape[1] == 3:                                  # the first convolution
-            seen.append((w.detach().clone(), gamma.clone(), kind))
-        return real(w, gamma, kind)
-    monkeypatch.setattr(penalties, "gradient", gradient)
-    path = str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))
-    for flags, gamma in (([], lambda w: 1 / (w + 0.5)),
-                         (["--sparsity-type", "filter"], lambda w: 1 / (w.flatten(1).norm(dim=1) + 0.5))):
-        seen.clear()
-        kind = flags[1] if flags else "irregular"
-        monkeypatch.setattr(main, "LENGTH", 2)               # the original's fifths, in a run of two epochs
-        folder = tmp_path / kind
-        main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--eps", "0.5", "--lr",
-                   "0.01", "--optmzr", "sgd", "--save", str(folder), *flags])
-        for step in (0, 2):                                  # as the weights are when an epoch begins
-            w, gammas, given = seen[step]
-            torch.testing.assert_close(gammas.flatten(), gamma(w).flatten())
-            assert torch.equal(gammas, seen[step + 1][1]) and given == kind
-        assert column(folder) == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 1 * 1.6], rel=1e-5)
-    seen.clear()
-    monkeypatch.setattr(main, "LENGTH", 20)                  # two epochs of twenty: no new coefficients, 0.98 for each
-    main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--lr", "0.01", "--optmzr",
-               "sgd", "--save", str(tmp_path / "begun")])
-    assert all(torch.equal(seen[0][1], gammas) for _, gammas, _ in seen)
-    assert column(tmp_path / "begun") == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 2], rel=1e-5)
-
-
-def test_coefficients_stand_between_refreshes(tmp_path, monkeypatch):
-    seen, real, model = [], penalties.gradient, models.build("resnet", depth=8)
-
-    def gradient(w, gamma, kind):
-        if w.shape[1] == 3:                                  # the first convolution
-            seen.append(gamma.clone())
-        return real(w, gamma, kind)
-    monkeypatch.setattr(penalties, "gradient", gradient)
-    path = str(save(tmp_path / "m.pth.tar", model))
-    main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "6", "--lr", "0.01", "--save", str(tmp_path / "r")])
-    gammas = [seen[2 * epoch] for epoch in range(6)]                     # 2 batches an epoch
-    assert all(torch.equal(seen[2 * epoch], seen[2 * epoch + 1]) for epoch in range(6))
-    renewed = [not torch.equal(a, b) for a, b in zip(gammas, gammas[1:], strict=False)]
-    assert renewed == [True] * 4 + [False] and main.refreshes(6) == [2, 3, 4, 5]
-    assert torch.allclose(gammas[0], 1 / (model.conv1.weight.abs() + 1e-3))
-    assert checkpoint.load(tmp_path / "r/checkpoint.pth.tar")["stage"] == "sparse"
-
-
-def test_the_mask_is_applied_again_after_a_step_that_moved_everything(tmp_path, monkeypatch):
+def test_the_mask_is_applied_again_after_a_step_that_moved_everything(half_pruned, tmp_path, monkeypatch):
     class Restless(torch.optim.SGD):
         def step(self, closure=None):
             super().step(closure)
             for group in self.param_groups:
                 torch._foreach_add_([w.data for w in group["params"]], 1e-3)
     monkeypatch.setattr(finetune, "make_optimizer", lambda args, model: Restless(model.parameters(), args.lr))
-    model = models.build("resnet", depth=8)
-    mask = torch.rand_like(model.conv1.weight) > 0.5
-    path = save(tmp_path / "m.pth.tar", model, "pruned", masks={"conv1.weight": mask})
-    flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
-    out = finetune.main(flags)
-    assert torch.equal(checkpoint.load(out)["state_dict"]["conv1.weight"] != 0, mask)
+    _, masks, path = half_pruned
+    out = finetune.main(["--model", path, *TINY, "--epochs", "1", "--save", str(tmp_path / "f")])
+    assert all(torch.equal(checkpoint.load(out)["state_dict"][name] != 0, mask) for name, mask in masks.items())
 
 
-def test_filters_from_training_to_a_smaller_network(tmp_path):
+@pytest.fixture
+def gammas_seen(monkeypatch):
+    """[(weight, coefficients, kind)] of the first convolution, of every step."""
+    seen, real = [], penalties.gradient
+
+    def gradient(w, gamma, kind):
+        if w.shape[1] == 3:
+            seen.append((w.detach().clone(), gamma.clone(), kind))
+        return real(w, gamma, kind)
+    monkeypatch.setattr(penalties, "gradient", gradient)
+    return seen
+
+
+@pytest.mark.parametrize("kind", ["irregular", "filter"])
+def test_faithful_has_signed_coefficients_and_its_own_rates(kind, tmp_path, monkeypatch, gammas_seen):
     path = str(save(tmp_path / "m.pth.tar", models.build("resnet", depth=8)))
-    sparse = main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "1", "--sparsity-type", "filter",
-                        "--save", str(tmp_path / "rew")])
-    path = prune.main(["--model", str(sparse), "--percentile", "0.5", "--subset", "20", "--save",
-                       str(tmp_path / "pruned")])          # the kind is in the file
-    ckpt = checkpoint.load(path)
-    assert ckpt["args"]["sparsity_type"] == "filter"
-    assert compute_flops.count(checkpoint.to_model(ckpt)).total.macs < ckpt["dense"]["macs"]
-    flags = ["--model", str(path), *TINY, "--epochs", "1", "--save", str(tmp_path / "f")]
-    out = finetune.main(flags)
-    assert checkpoint.load(out)["cfg"] == ckpt["cfg"]
+    flags = ["--rew", "--pretrained", path, *TINY, "--epochs", "2", "--faithful", "--eps", "0.5", "--lr", "0.01",
+             "--optmzr", "sgd", "--sparsity-type", kind, "--save"]
+    monkeypatch.setattr(main, "LENGTH", 2)                   # the original's fifths, in a run of two epochs
+    main.main([*flags, str(tmp_path / "r")])
+    for step in (0, 2):                                      # as the weights are when an epoch begins
+        w, gammas, given = gammas_seen[step]
+        size = w if kind == "irregular" else w.flatten(1).norm(dim=1)
+        torch.testing.assert_close(gammas.flatten(), 1 / (size.flatten() + 0.5))
+        assert torch.equal(gammas, gammas_seen[step + 1][1]) and given == kind
+    assert column(tmp_path / "r") == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 1 * 1.6], rel=1e-5)
+    gammas_seen.clear()
+    monkeypatch.setattr(main, "LENGTH", 20)                  # two epochs of twenty: no new coefficients, 0.98 for each
+    main.main([*flags, str(tmp_path / "begun")])
+    assert all(torch.equal(gammas_seen[0][1], gammas) for _, gammas, _ in gammas_seen)
+    assert column(tmp_path / "begun") == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 2], rel=1e-5)
+
+
+def test_coefficients_stand_between_refreshes(tmp_path, gammas_seen):
+    model = models.build("resnet", depth=8)
+    path = str(save(tmp_path / "m.pth.tar", model))
+    main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "6", "--lr", "0.01", "--save", str(tmp_path / "r")])
+    seen = [gamma for _, gamma, _ in gammas_seen]
+    gammas = seen[::2]                                                   # 2 batches an epoch
+    assert all(torch.equal(a, b) for a, b in zip(gammas, seen[1::2], strict=True))
+    renewed = [not torch.equal(a, b) for a, b in zip(gammas, gammas[1:], strict=False)]
+    assert renewed == [True] * 4 + [False] and main.refreshes(6) == [2, 3, 4, 5]
+    assert torch.allclose(gammas[0], 1 / (model.conv1.weight.abs() + 1e-3))
 
 
 def test_names_of_networks():
@@ -865,8 +834,6 @@ def test_quantize_model_end_to_end(tmp_path, capsys):
     counted = operations.main([str(out)])
     assert counted.score == pytest.approx(scores.rules(
         rounded, ckpt["masks"], dict.fromkeys(ckpt["quant"], 8), 8, scales=2 * len(layers) * 2).score)
-    with pytest.raises(UserError, match="quantized already"):
-        quantize_model.main(["--model", str(out), "--save", str(tmp_path / "x")])
 
 
 def test_a_file_with_wrong_activations_is_refused(tmp_path):
@@ -883,6 +850,8 @@ def test_the_launcher_runs_four_phases_and_goes_on(tmp_path, capsys):
     launcher.run(launcher.parse(flags))
     whole = checkpoint.load(tmp_path / "a/retrained/finetuned.pth.tar")
     assert 0 < sum(int((~mask).sum()) for mask in whole["masks"].values())
+    assert checkpoint.load(tmp_path / "a/reweighted/checkpoint.pth.tar")["stage"] == "sparse"
+    assert "\n  adam, cosine, warm-up epochs 0; mixup 0.3, label smoothing 0.1\n" in capsys.readouterr().out
     with pytest.raises(UserError, match="already holds a run"):
         launcher.run(launcher.parse(flags))
     launcher.run(launcher.parse([*flags, "--resume", "auto"]))           # all of it is done
@@ -922,30 +891,6 @@ def test_run_sh(tmp_path):
     args = launcher.parse(words[1:])
     assert words[0] == "training/main.py" and args.resume == "auto" and args.epochs == 300
     assert args.config_file == "config_mobile_v2_0.7" and not (args.rew or args.masked_retrain)
-
-
-def test_the_most_smoothing_that_ten_classes_can_have():
-    recipe.check(argparse.Namespace(warmup_epochs=0, smooth_eps=0.9, lr_scheduler="cosine"), 10)
-    assert recipe.smoothed_loss(torch.zeros(2, 10), torch.tensor([0, 1]), torch.tensor([0, 1]), 1, 0.9) > 0
-
-
-def test_halvings_of_a_short_run_come_at_its_own_fractions(tmp_path):
-    args = argparse.Namespace(warmup_epochs=0, epochs=2, lr=1.0, warmup_lr=1.0, lr_scheduler="default")
-    rate = recipe.schedule(args, 150)                        # 300 batches for the original's 300 epochs
-    assert [step for step in range(1, 300) if rate(step) != rate(step - 1)] == [30, 65, 100, 130, 160, 190, 220, 250,
-                                                                              280]
-    assert rate(0) == 1 and rate(299) == 0.5 ** 9
-
-
-def test_a_warm_up_as_long_as_the_run_is_said(tmp_path, capsys):
-    flags = ["--dataset", "shapes10", "--subset", "20", "--device", "cpu", "--arch", "resnet8", "--epochs", "1",
-             "--batch-size", "10"]
-    main.main([*flags, "--save", str(tmp_path / "a")])
-    assert "adam, cosine, warm-up epochs 5 (all that the run has); mixup" in capsys.readouterr().out
-    main.main([*flags, "--save", str(tmp_path / "b"), "--warmup-epochs", "0"])
-    assert "adam, cosine, warm-up epochs 0; mixup 0.3, label smoothing 0.1" in capsys.readouterr().out
-    main.main([*flags, "--save", str(tmp_path / "c"), "--lr-scheduler", "onecycle"])
-    assert "  adam, onecycle; mixup 0.3" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [["--rew"], ["--masked-retrain"], ["--rew", "--pretrained"]])

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from by_hand import assert_same_logits, assert_same_network, save, train_by_hand
-from matplotlib.figure import Figure
+from conftest import Blank
 from torch import nn
 
 from common import UserError, cli, compute_flops, data, models
@@ -23,6 +23,7 @@ from slimming import mask as masking
 from slimming.networks import network
 from softmask import finetune as softmask_finetune
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 FAMILIES = {"vgg": 11, "resnet": 11, "densenet": 10}
 WIDTHS = {"vgg": {"widths": [16, "M", 32, "M", 40, 48, "M", 32, 40, "M", 48, 24]}}         # 280 channels
 
@@ -278,7 +279,7 @@ def test_a_masked_file_of_the_original_repository_loads_whole(tmp_path):
 
 def test_the_random_control_drops_as_many_channels_but_others(tmp_path, monkeypatch):
     drawn = []
-    monkeypatch.setattr(prune, "draw", lambda gammas, keep, threshold: drawn.append(threshold) or Figure())
+    monkeypatch.setattr(prune, "draw", lambda gammas, keep, threshold: drawn.append(threshold) or Blank())
     saved(tmp_path / "m.pth.tar", "vgg")
     gamma, random, other = (
         [w for w in cut(tmp_path / "m.pth.tar", tmp_path / str(number), "--percent", "0.4", "--criterion", *more)[

@@ -1,6 +1,7 @@
 """Soft-binary masks: each formula by hand, counts from masks, exact pruning, averaging, quantizers and the score."""
 import copy
 import re
+from functools import partial
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ from reliability import same
 from torch import nn
 
 from common import UserError, compute_flops, data, models
+from common import keep as keeping
 from common.files import checkpoint, packing
 from common.models.narrow import narrow, silence
 from common.run import Run
@@ -20,6 +22,7 @@ from softmask.cost import legacy_flops
 from softmask.mask import SoftMask, penalty
 from softmask.networks import network
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 NETS = {
     "wrn-16-2": ("wideresnet", dict(depth=16, widen_factor=2, variant="softmask")),
     "wrn-usual": ("wideresnet", dict(depth=16, widen_factor=2, variant="usual")),
@@ -571,7 +574,8 @@ def test_channels_with_masks_of_one_close_by_the_size_of_their_filters():
 
 
 @pytest.mark.parametrize("kept, says", [("0.6", "masks above "), ("0.05", "masks of 1 with weights above ")])
-def test_keep_macs_of_masks_counts_what_is_left_in_multiples(kept, says, tmp_path, capsys):
+def test_keep_macs_of_masks_counts_what_is_left_in_multiples(kept, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(keeping, "bisect", partial(keeping.bisect, steps=15))
     ckpt, soft = pruned_by_hand(tmp_path, "--keep-macs", kept, "--round-to", "4")
     out, small = capsys.readouterr().out, checkpoint.to_model(ckpt).eval()
     left = compute_flops.count(small).total.macs / ckpt["dense"]["macs"]
