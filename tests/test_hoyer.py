@@ -781,6 +781,8 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(dense, folder, 
                      for t in ("0.01", "0.01-0.03"))
     for name, mask in first["masks"].items():
         assert not (second["masks"][name] & ~mask).any() and second["masks"][name].sum() < mask.sum()
+    pruned = checkpoint.load(Path(second["path"]).with_name("pruned.pth.tar"))
+    assert pruned["args"]["model"] == first["path"]
     assert [row["epochs"] for row in rows_of()] == ["2", "3"]
     between = [dense[0], "0.01", "0.02", "0.03", "--iterate", "--tune-wd", "1e-4", "--wd", "0.1"]        # one more, and
     rows = swept(*between, "--target", "1")                  # another sparse training

@@ -86,15 +86,13 @@ def test_the_mask_and_its_gradient_by_hand():
 
 
 def test_the_loss_on_a_hand_made_vector():
-    v = torch.tensor([0.0, 0.5, 1.0, 0.5], requires_grad=True)           # mean 1/2, unbiased variance 1/6
-    assert float(penalty(v, 0.4, 30, 10)) == pytest.approx(0.4 * (30 / 2 - 10 / 6 / 0.5))
-    for delta in (0.4, -0.4):                                # descent: down, then up where more is gone than the target
+    """It turns round when more is gone than the target."""
+    v = torch.tensor([0.0, 0.5, 1.0, 0.5], dtype=torch.float64, requires_grad=True)  # mean 1/2, unbiased variance 1/6
+    for delta in (0.4, -0.4):
+        assert float(penalty(v, delta, 30, 10)) == pytest.approx(delta * (30 / 2 - 10 / 6 / 0.5))
         assert float(penalty(v, delta, 3, 0)) == pytest.approx(delta * 3 / 2)
-        gradient, = torch.autograd.grad(penalty(v, delta, 3, 0), v)
-        assert gradient.sign().eq(delta / 0.4).all()
         assert float(penalty(v, delta, 0, 3)) == pytest.approx(-delta)
-    apart, = torch.autograd.grad(penalty(v, 0.1, 0, 10), v)
-    assert apart[0] > 0 and apart[2] < 0                     # the small down, the large up
+    assert torch.autograd.gradcheck(lambda v: penalty(v, 0.4, 30, 10), v)
 
 
 def test_the_mask_parameters_of_the_paper():
@@ -327,7 +325,7 @@ def test_four_steps_by_hand(tmp_path, monkeypatch):
     monkeypatch.setattr(main, "evaluate", lambda model, loader: evaluated.append(copy.deepcopy(model)) or {
         "loss": 1.0, "top1": 90.0 - len(evaluated)})         # the first epoch is the best
     monkeypatch.setattr(SoftMask, "sparsity", lambda self, flops=False: (
-        self.entries().detach().mean() * (0.5 if flops else 1.5)))
+        self.entries().detach().mean() * (0.1 if flops else 1.0)))
     ckpt = train(tmp_path / "run", "--target", 0.4, "--wme", 1, "--wg", 8, "--tw", 20, "--ftarget", 0.6,
                  "--epochs", 2, "--lr", 0.1, "--subset", 40, "--momentum", 0.7, "--wd", 0.1, "--mwd", 0.2, "--confp",
                  0.3, "--lseps", 0.2, "--schedule", "cosine", "--teacher", tmp_path / "t/checkpoint.pth.tar", "--ltea",
