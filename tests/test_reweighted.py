@@ -140,7 +140,7 @@ def test_warm_up_and_cosine_in_closed_form():
     assert all(a < b for a, b in zip(lr[:50], lr[1:51], strict=True))
     assert all(a > b for a, b in zip(lr[50:], lr[51:], strict=False))
     for flags in (["--lr", "0"], ["--lr", "1e-9", "--warmup-epochs", "0"]):
-        assert main.schedule(main.flags().parse_args(["--epochs", "9", *flags]), 2)(18) == 1   # neither 1 / 0 nor a rise
+        assert main.schedule(main.flags().parse_args(["--epochs", "9", *flags]), 2)(18) == 1  # not 1 / 0, no rise
     assert main.schedule(main.flags().parse_args(["--epochs", "2", "--warmup-epochs", "2"]), 2)(4) == pytest.approx(1)
 
 
