@@ -722,7 +722,7 @@ def test_chaining_after_slimming(tmp_path):
     """A network with fewer channels and with masks of batch norms, biases too."""
     torch.manual_seed(0)
     model = like_trained(models.build("preresnet", depth=11, block="bottleneck", selection=True))
-    model = narrow(model, {"layer1.0.bn1": torch.arange(16) < 9})
+    model = narrow(model, {"layer1.0.bn1": torch.arange(16) % 2 > 0})
     masks = {f"bn.{kind}": torch.arange(256) % 3 > 0 for kind in ("weight", "bias")}
     with torch.no_grad():
         for name, mask in masks.items():
