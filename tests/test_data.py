@@ -128,7 +128,7 @@ def test_a_folder_is_decoded_once(tmp_path, monkeypatch, suffix, name):
     if suffix == "png":
         pairs = zip(first.y_train.tolist(), first.x_train[:, 0, 0].tolist(), strict=True)
         assert sorted(pairs) == [(c > 100, [c, 0, 255]) for c in (7, 8, 9, 107, 108, 109)]
-    monkeypatch.setattr("common.data.folder.decode", lambda *_: pytest.fail("decoded again"))
+    monkeypatch.setattr("common.data.folder.decode_all", lambda *_: pytest.fail("decoded again"))
     again = data.load(name, folder)
     assert torch.equal(data.load(name, folder, image_size=4).x_train, small.x_train) and small.shape == (3, 4, 4)
     assert torch.equal(first.x_train, again.x_train) and torch.equal(first.y_test, again.y_test)
