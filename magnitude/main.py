@@ -3,7 +3,7 @@
 Han, Pool, Tran, Dally, "Learning both Weights and Connections for Efficient Neural Networks", NIPS 2015. Their three
 steps: train to learn which connections matter, remove those with a small weight w,
 
-    keep w  <=>  |w| > threshold
+    keep w  <=>  |w| >= threshold
 
 and retrain the others. This script is the first step, ordinary training; prune.py and finetune.py are the others.
 

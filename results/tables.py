@@ -99,10 +99,11 @@ def ratios_and_teacher(ledger):
     """Fractions of each layer, and a teacher: the public ResNet-20 right after pruning and fine-tuned."""
     cells = []
     for before, row in questions(ledger):
-        ratios = before["args"]["ratios"] or ""
-        cells.append([row["method"], kept(before["args"]), "of sensitivity.py" if "sensitivity" in ratios else
-                      "equal" if ratios else "one threshold", "dense" if row["args"]["teacher"] else "",
-                      before["accuracy"], row["accuracy"], row["epochs"]])
+        ratios, exponent = before["args"]["ratios"] or "", before["args"].get("cost_exponent")
+        fractions = "of sensitivity.py" if "sensitivity" in ratios else "equal" if ratios else "one threshold"
+        cells.append([row["method"], kept(before["args"]), f"{fractions}, cost exponent {exponent:g}" if exponent else
+                      fractions, "dense" if row["args"]["teacher"] else "", before["accuracy"], row["accuracy"],
+                      row["epochs"]])
     return ["method", "kept", "fractions of the layers", "teacher", "top-1, %, pruned", "fine-tuned", "epochs"], cells
 
 

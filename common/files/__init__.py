@@ -2,8 +2,10 @@
 
     archive.read        bytes: the checksum, the sizes, no code                 -> a dictionary
     checks.fields       types and ranges
-    packing.unpack      masks and integers                                      -> tensors
-    foreign.convert     of another repository, by originals.py and shapes.py    -> our names
-    checks.compare      names and shapes of the network
+    packing.unpack      masks and integers of our own files                     -> tensors
+    foreign.convert     or another repository's, by originals.py and shapes.py  -> our names
+    checks.tensors      finite values, masks that fit
+    checks.compare      names and shapes of the network, built without memory
+    checks.agree        the network that the command asks for
     checkpoint.to_model                                                         -> the network
 """

@@ -113,10 +113,10 @@ def front(ledger):
         best = min(("ONNX Runtime", "C"), key=lambda runtime: float(ms[name][runtime]))
         cells.append([f"[{name}]({folder}/README.md)", f"{mean(dense, 'accuracy'):.2f} -> {mean(runs, 'accuracy'):.2f}",
                       f"{percent} % of the {'weights' if weights else 'MACs'}, {mean(runs, 'kib'):,.0f} KiB",
-                      f"{float(ms['dense']['torch']):.2f}, {float(ms['dense'][best]):.2f} -> "
-                      f"{float(ms[name][best]):.2f} in {best}",
+                      f"{float(ms['dense'][best]):.2f} -> {float(ms[name][best]):.2f} in {best} "
+                      f"({float(ms['dense']['torch']):.2f})",
                       f"`python {folder}/prune.py --keep-{what} {percent / 100:g} --model FILE`"])
-    return ["method", "top-1, %, dense -> pruned", "kept", "ms per image: dense in torch, dense -> pruned",
+    return ["method", "top-1, %, dense -> pruned", "kept", "ms per image, dense -> pruned (dense in torch)",
             "prune with"], cells
 
 
