@@ -70,7 +70,9 @@ def one_shot(ledger):
         args = row["args"]
         if row["stage"] != "pruned" or not public(args) or args["save"] in tuned:
             continue
-        cells.append([row["method"], kept(args), f"{args['recalibrate']:,} images" if args.get("recalibrate") else "",
+        random = ", at random" if args.get("criterion") == "random" else ""
+        cells.append([row["method"] + random, kept(args),
+                      f"{args['recalibrate']:,} images" if args.get("recalibrate") else "",
                       row["accuracy"], f"{int(row['bytes']) / 1024:,.0f}"])
     return ["method", "kept", "recalibrated on", "top-1, %", "KiB"], cells
 
