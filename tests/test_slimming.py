@@ -161,7 +161,9 @@ PENALTY = ["-sr", "--s", "0.1", "--epochs", "3", "--faithful"], [0.02, 0.02, 0.0
 def train_and_compare(model, flags_and_rates, script, flags, folder, masks=None):
     """The script's network after training, against a loop written out by hand from the model on."""
     more, rates = flags_and_rates
-    script.main([*flags, *STEPS, *more, "--save", str(folder)])
+    args = script.parse([*flags, *STEPS, *more, "--save", str(folder)])
+    args.s = 0.1                                             # without -sr it changes nothing
+    (script.finetune if args.refine else script.train)(args)
 
     def loss(logits, images, labels, epoch):
         gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
