@@ -19,6 +19,7 @@ from common.device import has_bf16
 from common.run import Run
 
 ROOT = Path(__file__).resolve().parent.parent
+EXPORTS = tuple(map(int, torch.__version__.split(".")[:2])) > (2, 6)      # networks of other people's code, as ONNX
 NATIVE_BF16 = has_bf16(torch.device("cpu"))                  # emulated it takes 20 times as long
 PRECISIONS = ["fp32", pytest.param("bf16", marks=pytest.mark.skipif(not NATIVE_BF16, reason="no native bf16"))]
 

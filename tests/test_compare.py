@@ -487,5 +487,6 @@ def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():
         run = runs[line["command"], f"{line['accuracy']:.2f}"]
         for ours, theirs in (("params", "params"), ("nonzeros", "nonzeros"), ("sparse_macs", "macs")):
             assert line[ours] == int(run[theirs]), line["file"]
-        assert abs(1024 * line["kib"] - int(run["bytes"])) < 1024          # the path of its data is in it, too
+        # paths and names inside the file, whose lengths differ, are a few KiB
+        assert abs(1024 * line["kib"] - int(run["bytes"])) < 4096, line["file"]
         assert line["hardware"] and line["torch"] and line["trained_on"] == f"{run['precision']}, {run['hardware']}"
