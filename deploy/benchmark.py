@@ -14,8 +14,6 @@ Weights are random, except in bundled networks: they do not change the time. tor
 installed. Compare numbers within one run only, or ratios.
 """
 import re
-import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,7 +28,7 @@ from common import UserError, cli, compute_flops, data, models
 from common.device import command, device_of, hardware
 from common.files import checkpoint
 from common.models.narrow import narrow, width_of
-from deploy import measure, to_c, to_onnx
+from deploy import measure, sparse, to_onnx
 
 NETWORKS = {
     "vgg13": ("vgg", {"depth": 13}), "resnet20": ("resnet", {"depth": 20}),
@@ -45,9 +43,6 @@ TRAINED = {"VGG-13, dense": "slimming-vgg13-cifar10-sparse", "VGG-13, slimmed 40
            "ResNet-20, dense": "magnitude-resnet20-cifar10-dense",
            "ResNet-20, 90 % zeros": "magnitude-resnet20-cifar10-90"}
 PARTS = ("half", "odd", "sparse", "trained")
-SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95)
-SPARSE = {"ResNet-20": ["magnitude-resnet20-cifar10-90.pth.tar"],        # bundled, with scattered zeros
-          "ResNet-56": ["magnitude-resnet56-cifar10-90.pth.tar"], "MobileNetV2": ["cifar100_mobilenetv2.pt"]}
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd")          # of processors, which decide what is faster
 
 
@@ -155,75 +150,6 @@ def odd(folder, rounds):
     return ["network", "runtime", *[f"batch {batch}: time per MAC, odd / even" for batch in BATCHES]], lines
 
 
-@torch.no_grad()
-def zeroed(sparsity):
-    model = built("resnet20")
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            module.weight.mul_(torch.rand_like(module.weight) >= sparsity)
-    return model
-
-
-def c_cell(name, model, folder):
-    """The network as a compiled C file."""
-    program = Path(folder) / re.sub(r"\W", "-", name)
-    program.with_suffix(".c").write_text(to_c.source(model))
-    subprocess.run(["cc", "-O3", "-march=native", "-o", program, program.with_suffix(".c"), "-lm"], check=True)
-    image = torch.rand(models.input_shape(model.arch, model.cfg)).numpy().tobytes()
-
-    def milliseconds(batch, seconds):
-        return float(subprocess.run([program, "50"], input=image, capture_output=True, check=True).stdout)
-    return measure.Cell(name, "C", compute_flops.count(model).total.sparse_macs, milliseconds)
-
-
-def sparse(folder, rounds, plot):
-    """A table: milliseconds at batch 1 of networks with zeros, in C and in the runtimes, which multiply by them."""
-    if not shutil.which("cc"):
-        raise UserError("the part `sparse` needs a C compiler, cc")
-    lines, drawn = [], []
-    for name, files in SPARSE.items():
-        ckpts = [checkpoint.load(f"chkpt/{file}") for file in files]
-        pruned = {f"{name}, trained, {file.partition('.')[0]}": checkpoint.to_model(ckpt).eval()
-                  for file, ckpt in zip(files, ckpts, strict=True)}
-        accuracies = {title: ckpt["prec1"] for title, ckpt in zip(pruned, ckpts, strict=True)}
-        if name == "ResNet-20":
-            pruned |= {f"{name}, {100 * s:.0f} % random zeros": zeroed(s) for s in SPARSITIES}
-        cells = measure.cells_of(name, to_onnx.deployable(next(iter(pruned.values()))), folder, noise())
-        compiled = [c_cell(title, model, folder) for title, model in pruned.items()]
-        try:
-            measure.measure(cells + compiled, (1,), rounds)
-        finally:
-            measure.close(cells)
-        cells = [cell for cell in cells if not cell.error]
-        others = {cell.runtime: measure.median(cell, 1) for cell in cells}
-        for cell in cells + compiled:
-            top1, now = accuracies.get(cell.network), measure.median(cell, 1)
-            lines.append([cell.network, cell.runtime, f"{cell.macs / 1e6:.1f}", "-" if top1 is None else f"{top1:.2f}",
-                          measure.spread_of(cell, 1), *(f"{others[runtime] / now:.2f}" if runtime in others else "-" for
-                                                        runtime in ("ONNX Runtime fp32", "ONNX Runtime int8"))])
-        if name == "ResNet-20":
-            drawn = cells, compiled[len(files):], compiled[:len(files)]
-    draw(plot, *drawn)
-    return ["network", "runtime", "M MACs", "top-1, %", "ms (quartiles)", "x ONNX Runtime fp32", "x int8"], lines
-
-
-def draw(path, cells, random, trained):
-    """Milliseconds of ResNet-20 against the MACs that its zeros leave: in C (a line with random zeros, crosses for
-    trained networks) and in the other runtimes."""
-    from common import plots
-    plt = plots.pyplot()
-    figure, axis = plt.subplots(figsize=(6, 4), layout="constrained")
-    for marks, label, some in (("o-", "C, random zeros", random), ("X", "C, trained", trained)):
-        axis.plot([c.macs / 1e6 for c in some], [measure.median(c, 1) for c in some], marks, label=label)
-    for i, cell in enumerate(c for c in cells if "fp32" in c.runtime or "int8" in c.runtime):
-        axis.axhline(measure.median(cell, 1), color=f"C{i + 2}", linestyle="--", label=cell.runtime)
-    axis.set(xlabel="MACs with non-zero weights (millions)", ylabel="ms per image", yscale="log",
-             title="ResNet-20, one thread")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
 def trained(folder, data_dir, subset):
     """A table: top-1 of bundled networks on CIFAR-10 in every runtime."""
     dataset = data.load("cifar10", data_dir, subset=subset)
@@ -286,7 +212,8 @@ def main(argv=None):
             jobs = {"half": [(f"{name}, half its channels", lambda name=name: half(name, folder, args.rounds))
                              for name in args.networks],
                     "odd": [("Odd channel counts", lambda: odd(folder, args.rounds))],
-                    "sparse": [("Scattered zeros", lambda: sparse(folder, args.rounds, out.with_suffix(".png")))],
+                    "sparse": [("Scattered zeros", lambda: sparse.table(folder, args.rounds, noise(),
+                                                                        out.with_suffix(".png")))],
                     "trained": [("Top-1 on CIFAR-10", lambda: trained(folder, args.data_dir, args.subset))]}[part]
             for title, job in jobs:
                 header, lines = job()

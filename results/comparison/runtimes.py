@@ -17,7 +17,7 @@ import torch
 from common import cli
 from common.device import device_of, hardware
 from common.files import checkpoint
-from deploy import benchmark, measure, to_onnx
+from deploy import benchmark, measure, sparse, to_onnx
 from results.comparison import tables
 from results.comparison.compare import ARCH, network
 
@@ -38,7 +38,7 @@ def main(argv=None):
             to_onnx.write(to_onnx.deployable(model), path)
             onnx, = (cell for cell in measure.file_cells(name, path, 0) if cell.runtime == "ONNX Runtime fp32")
             cells[name] = {"torch": measure.torch_cell(name, model, 0), "ONNX Runtime": onnx,
-                           "C": benchmark.c_cell(name, model, folder)}
+                           "C": sparse.c_cell(name, model, folder)}
         every = [cell for some in cells.values() for cell in some.values()]
         measure.measure(every, (1,), args.rounds)
         measure.close(every)
