@@ -33,8 +33,14 @@ def recipe(row, minutes=True, epochs=None):
 
 
 def compared(row):
-    """Whether the run belongs to the comparison of all methods, which has tables of its own."""
-    return Path(row["args"].get("save") or "").parts[:2] == ("logs", "compare")
+    """Whether the run belongs to the tables in results/comparison/ alone."""
+    folder = Path(row["args"].get("save") or "").parts[:2]
+    return folder in (("logs", "compare"), ("logs", "resnet56")) or by_cost(row)
+
+
+def by_cost(row):
+    """Whether the run is in the table cost_exponent."""
+    return any(part.startswith("cost") for part in Path(row["args"].get("save") or "").parts)
 
 
 def left(row, dense, column):

@@ -113,8 +113,8 @@ def main(argv=None):
     for draw in (hoyer_mnist, magnitude_cifar10):
         draw(plt, rows).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
         print(f"wrote results/{draw.__name__}.png")
-    for path in (comparison.PATH, comparison.SHORT):
-        comparison.draw(path.with_suffix(".png"), comparison.read(path))
+    for path, larger in ((comparison.PATH, tables.points_of_resnet56(rows)), (comparison.SHORT, ())):
+        comparison.draw(path.with_suffix(".png"), comparison.read(path), larger)
         print(f"wrote {path.relative_to(ROOT).with_suffix('.png')}")
 
 

@@ -90,6 +90,21 @@ def test_the_table_of_magnitude_keeps_rules_apart_and_seeds_together():
     assert "93.56" in rows[1][5] and not rows[4][5] and not rows[5][5]
 
 
+def test_the_table_of_costs_has_a_column_for_each_score_and_its_seeds_together():
+    def pruned(name, exponent, accuracy, criterion="magnitude"):
+        return row({"save": f"logs/cost/{name}", "resume": "data/resnet20-12fca82f.th", "keep_macs": 0.1,
+                    "criterion": criterion, "cost_exponent": exponent}, stage="pruned", accuracy=accuracy)
+
+    def tuned(seed, accuracy):
+        return row({"save": f"logs/cost/b-{seed}", "model": "logs/cost/b/pruned.pth.tar", "lr": 0.1}, seed=seed,
+                   accuracy=accuracy)
+    rows = [pruned("a", 0, "10.00"), pruned("b", 0.25, "16.00"), pruned("c", 0, "12.00", "random"),
+            tuned("1", "87.00"), tuned("2", "88.00")]
+    assert tables.cost_exponent([*rows, *RUNS])[1] == [
+        ["public", "10 % of the MACs", "160, 0.1", "", "87.50 ± 0.71 (2)", "", ""],
+        ["public", "10 % of the MACs", "", "10.00", "16.00", "", "12.00"]]
+
+
 def test_rows_on_a_part_of_the_data_are_only_in_the_table_of_precisions():
     part = row({"subset": 10000}, stage="dense", arch="resnet20", epochs="8", minutes="4.6")
     assert tables.magnitude_cifar10([part])[1] == []

@@ -128,9 +128,10 @@ def digest(ledger):
     return header, cells
 
 
-def draw(path, rows):
+def draw(path, rows, larger=()):
     """Plots accuracy against remaining weights and MACs: a line for each method, named at its end, random controls
-    dashed. Rows of the small learning rate are only in the table."""
+    dashed. Rows of the small learning rate are only in the table. larger: [("weights" or "MACs", percent left,
+    accuracy, name in COLOURS, network)] of another network, hollow."""
     plt = plots.pyplot()
     figure, panels = plt.subplots(1, 2, figsize=(12, 4.6), layout="constrained", sharey=True)
     found = groups(rows)
@@ -151,6 +152,10 @@ def draw(path, rows):
                           [deviation(group, "accuracy") for group in runs], marker="o", label=name, color=colour,
                           linestyle="-" if colour.startswith("C") else "--")
             ends.append((mean(runs[0], "accuracy"), left[0], name, colour))
+        for panel, left, accuracy, name, network in larger:
+            if panel == what:
+                axis.plot(left, accuracy, "o", fillstyle="none", color=colours[name])
+                ends.append((accuracy, left, f"{name}, {network}", colours[name]))
         for (name, *_), group in found.items():
             if name in DENSE:
                 axis.axhline(mean(group, "accuracy"), color="black", linewidth=0.8, linestyle=DENSE[name])
@@ -167,7 +172,7 @@ def draw(path, rows):
     panels[0].set_ylabel("test accuracy (%)")
     epochs = max(row["further_epochs"] for row in rows if row["name"] in DENSE)
     figure.suptitle(f"{rows[0]['network']} on {rows[0]['dataset']}: five methods from the same dense network, "
-                    f"{epochs:g} further epochs")
+                    f"{epochs:g} further epochs{f' (hollow: {larger[0][-1]}, fewer epochs)' if larger else ''}")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
