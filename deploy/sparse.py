@@ -12,8 +12,9 @@ from common.files import checkpoint
 from deploy import measure, to_c, to_onnx
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95)
-TRAINED = {"ResNet-20": "magnitude-resnet20-cifar10-90.pth.tar",         # bundled, with scattered zeros
-           "ResNet-56": "magnitude-resnet56-cifar10-90.pth.tar", "MobileNetV2": "cifar100_mobilenetv2.pt"}
+TRAINED = {  # bundled, with scattered zeros
+    "ResNet-20": ("magnitude-resnet20-cifar10-90.pth.tar", "magnitude-resnet20-cifar10-macs10.pth.tar"),
+    "ResNet-56": ("magnitude-resnet56-cifar10-90.pth.tar",), "MobileNetV2": ("cifar100_mobilenetv2.pt",)}
 
 
 @torch.no_grad()
@@ -43,12 +44,12 @@ def table(folder, rounds, images, plot):
     if not shutil.which("cc"):
         raise UserError("the part `sparse` needs a C compiler, cc")
     lines, drawn = [], []
-    for name, file in TRAINED.items():
-        ckpt, trained = checkpoint.load(f"chkpt/{file}"), f"{name}, trained, {file.partition('.')[0]}"
-        pruned = {trained: checkpoint.to_model(ckpt).eval()}
+    for name, files in TRAINED.items():
+        ckpts = {f"{name}, trained, {file.partition('.')[0]}": checkpoint.load(f"chkpt/{file}") for file in files}
+        pruned = {title: checkpoint.to_model(ckpt).eval() for title, ckpt in ckpts.items()}
         if name == "ResNet-20":
             pruned |= {f"{name}, {100 * s:.0f} % random zeros": zeroed(s) for s in SPARSITIES}
-        cells = measure.cells_of(name, to_onnx.deployable(pruned[trained]), folder, images)
+        cells = measure.cells_of(name, to_onnx.deployable(next(iter(pruned.values()))), folder, images)
         compiled = [c_cell(title, model, folder) for title, model in pruned.items()]
         try:
             measure.measure(cells + compiled, (1,), rounds)
@@ -57,12 +58,13 @@ def table(folder, rounds, images, plot):
         cells = [cell for cell in cells if not cell.error]
         others = {cell.runtime: measure.median(cell, 1) for cell in cells}
         for cell in cells + compiled:
-            now, top1 = measure.median(cell, 1), f"{ckpt['prec1']:.2f}" if cell.network == trained else "-"
+            now = measure.median(cell, 1)
+            top1 = f"{ckpts[cell.network]['prec1']:.2f}" if cell.network in ckpts else "-"
             lines.append([cell.network, cell.runtime, f"{cell.macs / 1e6:.1f}", top1, measure.spread_of(cell, 1),
                           *(f"{others[runtime] / now:.2f}" if runtime in others else "-" for runtime in
                             ("ONNX Runtime fp32", "ONNX Runtime int8"))])
         if name == "ResNet-20":
-            drawn = cells, compiled[1:], compiled[:1]
+            drawn = cells, compiled[len(files):], compiled[:len(files)]
     draw(plot, *drawn)
     return ["network", "runtime", "M MACs", "top-1, %", "ms (quartiles)", "x ONNX Runtime fp32", "x int8"], lines
 

@@ -53,8 +53,8 @@ def small(command):
     words = [word for word in shlex.split(command, comments=True)[1:] if word != "-u"]
     for i, word in enumerate(words[:-1]):
         words[i + 1] = SMALL.get(word, {}).get(words[i + 1], words[i + 1])
-    words = [re.sub(r"cifar(10+)-([a-z]+\d+)", lambda m: f"shapes{m[1]}-{SMALL['--arch'].get(m[2], m[2])}", word)
-             for word in words]
+    words = [re.sub(r"^(?!chkpt/)(.*)cifar(10+)-([a-z]+\d+)",
+                    lambda m: f"{m[1]}shapes{m[2]}-{SMALL['--arch'].get(m[3], m[3])}", word) for word in words]
     words += MORE.get(words[0], [])
     if words[0] == "common/compute_flops.py":                            # it only counts
         return words
