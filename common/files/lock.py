@@ -23,8 +23,9 @@ HELD = {}                                                    # path of .lock -> 
 def take(folder):
     """Makes the folder and locks it for this process, for one run after the other; True if it was not locked yet."""
     path = Path(folder).resolve() / ".lock"
-    if path in HELD:
+    if path in HELD and path.exists():
         return False
+    release(folder)                                          # of a folder that was removed since, as in a notebook
     made = [parent for parent in path.parents if not parent.exists()]
     while path not in HELD:
         path.parent.mkdir(parents=True, exist_ok=True)
