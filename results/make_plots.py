@@ -13,6 +13,7 @@ sys.path.insert(0, str(ROOT))
 
 from common import cli, plots
 from results import ledger, tables, tables_hoyer
+from results.comparison import public
 from results.comparison import tables as comparison
 from results.tables_hoyer import LENETS, PAPER, is_group, left_of
 
@@ -113,7 +114,7 @@ def main(argv=None):
     for draw in (hoyer_mnist, magnitude_cifar10):
         draw(plt, rows).savefig(ROOT / "results" / f"{draw.__name__}.png", dpi=100)
         print(f"wrote results/{draw.__name__}.png")
-    for path, larger in ((comparison.PATH, tables.points_of_resnet56(rows)), (comparison.SHORT, ())):
+    for path, larger in ((comparison.PATH, public.points_of_resnet56(rows)), (comparison.SHORT, ())):
         comparison.draw(path.with_suffix(".png"), comparison.read(path), larger)
         print(f"wrote {path.relative_to(ROOT).with_suffix('.png')}")
 

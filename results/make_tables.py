@@ -14,10 +14,10 @@ sys.path.insert(0, str(ROOT))
 
 from common import cli
 from results import ledger, tables, tables_hoyer
-from results.comparison import choose
+from results.comparison import choose, public
 from results.comparison import tables as comparison
 
-TABLES = (tables, tables_hoyer, comparison, choose)
+TABLES = (tables, tables_hoyer, comparison, public, choose)
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/*.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
 

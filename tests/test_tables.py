@@ -5,6 +5,7 @@ import pytest
 from conftest import ROOT
 
 from results import ledger, make_tables, tables, tables_hoyer
+from results.comparison import public
 from results.comparison import tables as comparison
 
 
@@ -108,7 +109,7 @@ def test_the_table_of_costs_has_a_column_for_each_score_and_its_seeds_together()
                    accuracy=accuracy)
     rows = [pruned("a", 0, "10.00"), pruned("b", 0.25, "16.00"), pruned("c", 0, "12.00", "random"),
             tuned("1", "87.00"), tuned("2", "88.00")]
-    assert tables.cost_exponent([*rows, *RUNS])[1] == [
+    assert public.cost_exponent([*rows, *RUNS])[1] == [
         ["public", "10 % of the MACs", "160, 0.1", "", "87.50 ± 0.71 (2)", "", ""],
         ["public", "10 % of the MACs", "", "10.00", "16.00", "", "12.00"]]
 
