@@ -73,9 +73,10 @@ def beside_record(ckpt, top1, count):
             "by --network FILE.py:NAME (docs/own-network.md)")
 
 
-def against_record(ckpt, test):
-    """Prints the accuracy of another repository's network before it is changed, beside that in its file."""
-    if ckpt["method"] == "original" and ckpt["best_prec1"] is not None:
+def against_record(ckpt, test, holdout=None):
+    """Prints the accuracy of another repository's network before it is changed, beside that in its file; nothing if
+    test has training images (holdout), which the record does not count."""
+    if ckpt["method"] == "original" and ckpt["best_prec1"] is not None and not holdout:
         top1 = evaluate(checkpoint.to_model(ckpt).to(test.device), test)["top1"]
         say(f"{ckpt['path']} as it is: top-1 {top1:.2f} %{beside_record(ckpt, top1, len(test.labels))}")
 

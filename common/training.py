@@ -52,7 +52,7 @@ def masked(run, ckpt, masks, model=None, cutout=0, **images):
         run.describe(model)
     train, test = run.loaders(dataset, cutout=cutout, **data.augmentation(model.arch))
     if run.rank == 0:
-        against_record(ckpt, test)
+        against_record(ckpt, test, images.get("holdout"))
     if ckpt["stage"] in ("dense", "sparse") and ckpt["method"] != "original" and not masks:
         say(f"note: {ckpt['path']} is {ckpt['stage']}, nothing in it is pruned")
     model, masks = run.place(model), {name: mask.to(run.device) for name, mask in masks.items()}

@@ -406,6 +406,9 @@ def test_every_method_prunes_fine_tunes_and_evaluates_it(method, tmp_path, capsy
     if method == "slimming":
         call("slimming.finetune", "--refine", tmp_path / "theirs.th", "--epochs", 1, *TINY, "--save", tmp_path / "t")
         assert "; the file's record: 99.00 %" in capsys.readouterr().out
+    if method == "magnitude":                                # training images, which the record is not of
+        call("magnitude.sensitivity", tmp_path / "theirs.th", *TINY, "--channels", "--save", tmp_path / "s")
+        assert "record" not in capsys.readouterr().out
 
 
 RESNET18 = "resnet_imagenet", {"depth": 18, "num_classes": 10, "stem": "imagenet", "streams": [8, 8, 16, 32, 64],
