@@ -59,7 +59,7 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
     add_network(parser, arch)
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
-    add("--data-dir", help="folder of the data sets (default: $DATA_DIR, else data/ in the repository)")
+    add("--data-dir", help="folder with the data sets (default: $DATA_DIR, else data/ in the repository)")
     add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
         "the network's; in training the size of the images, if all are square, equal and at most 512 wide)")
     add("--mean", type=numbers, help="mean to normalize images with, one number per channel of pixels in [0, 1]: "
@@ -69,7 +69,7 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
     add("--subset", type=positive, help="for a trial run: number of training and of test images, classes balanced")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
     if train or writes:
-        add("--save", help="folder to write to (default: logs/<dataset>-<network>-<what>)")
+        add("--save", help="folder to write to (default: one in logs/, named after data set, network and stage)")
         add("--overwrite", action="store_true", help=f"write over an earlier {writes or 'run'} in --save")
     if not train:
         return

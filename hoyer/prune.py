@@ -207,7 +207,7 @@ def add_flags(parser, sensitivity=None):
     add("--granularity", choices=("element", "group", "channel"), default="element", help="prune single "
         "weights, filters and input channels, or channels inside blocks (default: element)")
     add("--criterion", choices=("magnitude", "random"), default="magnitude", help="random: the control, which prunes "
-        "as many entries of every tensor, chosen at random (default: magnitude)")
+        "the same number of entries of every tensor, chosen at random (default: magnitude)")
     return amount
 
 
@@ -216,8 +216,8 @@ def flags():
     keep.add_flags(add_flags(parser))
     pruning.add_recalibrate(parser)
     add = parser.add_argument
-    add("--ratios", metavar="FILE", help="with --granularity channel, instead of --sensitivity, fraction to remove of "
-        "each layer: a csv file with the columns layer,fraction, such as ratios.csv of magnitude/sensitivity.py "
+    add("--ratios", metavar="FILE", help="with --granularity channel, instead of --sensitivity, a CSV file with the "
+        "fraction of each layer to remove, columns layer,fraction, such as ratios.csv of magnitude/sensitivity.py "
         "--channels; --keep-weights or --keep-macs multiplies all of them by one factor")
     add("--rule", choices=("T", "V"), default="T", help="one threshold for all tensors, or one proportional to each "
         "tensor's standard deviation (default: T)")

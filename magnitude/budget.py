@@ -18,7 +18,7 @@ def add_flags(parser):
                         "MACs to keep; a weight of a layer with P output positions costs P of them")
     how.add_argument("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="score |w| / P^A instead of "
                      "|w|, which keeps more weights for the same MACs (default: 0)")
-    how.add_argument("--ratios", metavar="FILE", help="prune each layer by its own fraction, in a csv file with the "
+    how.add_argument("--ratios", metavar="FILE", help="prune each layer by its own fraction, in a CSV file with the "
                      "columns layer,fraction such as sensitivity.py's ratios.csv; others are not pruned; "
                      "--keep-weights or --keep-macs multiply all fractions by one factor")
     return how

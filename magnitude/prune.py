@@ -119,7 +119,7 @@ def prune(args, way=""):
 
 
 def shuffle(masks, previous_masks, seed):
-    """The control: keeps as many weights in every layer, at random positions of the previous mask."""
+    """The control: keeps the same number of weights in every layer, at random positions of the previous mask."""
     generator, shuffled = torch.Generator().manual_seed(seed), {}
     for name, mask in masks.items():
         scores = torch.rand(mask.shape, generator=generator).masked_fill_(~previous_masks[name], -1)

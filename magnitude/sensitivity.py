@@ -1,4 +1,4 @@
-"""Sensitivity: how much accuracy each layer alone costs when it is pruned (Han et al. 2015, figure 6; Li et al. 2017,
+"""Sensitivity: how much accuracy is lost when one layer alone is pruned (Han et al. 2015, figure 6; Li et al. 2017,
 "Pruning Filters for Efficient ConvNets", figure 2).
 
     python sensitivity.py logs/cifar10-resnet56-dense/checkpoint.pth.tar
@@ -9,16 +9,17 @@ layers whole, and evaluate without fine-tuning:
     cost(l, p) = accuracy of the whole network - accuracy without int(p * size) weights of l
     ratio(l)   = the largest p with cost(l, p) <= --floor, else 0
 
-Evaluated are the last --holdout training images, never test images, so that ratios chosen here can be tested. A network
-trained with the same --holdout has not seen them. For another network the accuracies may be too high, but its layers
-still compare.
+Accuracy is measured on the last --holdout training images, never on test images, which remain unused for choosing
+ratios. A network trained with the same --holdout has not seen them. Otherwise the accuracies may be too high, but
+layers can still be compared.
 
     --channels    remove channels instead, those with the smallest sum of |w| in the filters that make them. Layers
-                  whose channels can only be removed together, such as those of a residual stream, are one line,
-                  named after the first; (+ 9) means that nine others belong to it
+                  whose channels can only be removed together, such as those of a residual stream, share one
+                  line, named after the first layer; (+ 9) means that nine others belong to it
 
 Writes sensitivity.csv (accuracies), sensitivity.png (the ten most sensitive layers are named) and ratios.csv, which
-`prune.py --ratios` reads. Pruning several layers costs at least the sum: fine-tune afterwards.
+magnitude/prune.py --ratios reads, with --channels also that of slimming and hoyer. Pruning several layers usually costs
+more than the sum: fine-tune afterwards.
 
 Each layer takes nine evaluations. Expect four minutes for ResNet-20 on one CPU core, half an hour for ResNet-56. The
 script prints an estimate after the first evaluation.
@@ -128,8 +129,8 @@ def main(argv=None):
     cli.add_file(parser)
     add = parser.add_argument
     add("--channels", action="store_true", help="remove channels instead of single weights")
-    add("--floor", type=cli.nonnegative, default=1.0, metavar="POINTS", help="accuracy that a layer may cost at its "
-        "fraction in ratios.csv (default: 1)")
+    add("--floor", type=cli.nonnegative, default=1.0, metavar="POINTS", help="largest loss of accuracy, in points, "
+        "that the fraction of a layer in ratios.csv may cause (default: 1)")
     add("--holdout", type=cli.positive, metavar="N", help="evaluate on the last N training images (default: 1000, "
         "at most half of --subset)")
     sensitivity(parser.parse_args(argv))

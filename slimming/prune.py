@@ -2,13 +2,14 @@
 
     python prune.py --model logs/cifar10-vgg13-sparse/checkpoint.pth.tar --percent 0.4
 
-One threshold for the whole network (section 3 of the paper): of all T channels that have a gamma,
+One threshold for the whole network (section 3 of the paper): of all T channels that have a gamma of their own (those
+of residual and dense streams are kept, see channels.py),
 
-    remove a channel  iff  its |gamma| is one of the k = int(T * percent) smallest        (ties: the earlier one first)
+    remove a channel  iff  its |gamma| is one of the k = int(T * percent) smallest   (of equal ones the earlier channel)
 
 regardless of its layer. No layer loses all its channels: it keeps the one with the largest |gamma|, and the output says
-so. The narrow network computes the same as the whole one with those gammas and betas at zero. It is written to
-pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of gammas to prune.png.
+so. The narrow network computes exactly what the full one does with those gammas and betas set to zero. Writes
+pruned.pth.tar (the network), prune.txt (the report) and prune.png (channels per layer, histogram of gammas).
 
 mask.py zeroes channels instead of removing them. Takes seconds. Accuracy may fall to chance before fine-tuning
 (finetune.py); that is normal.
@@ -92,11 +93,11 @@ def add_rule(parser, amount):
                         "0.5)")
     add = parser.add_argument
     pruning.add_recalibrate(parser)
-    add("--criterion", choices=("gamma", "random"), default="gamma", help="random: the control, which removes as many "
-        "channels, chosen at random (default: gamma)")
+    add("--criterion", choices=("gamma", "random"), default="gamma", help="random: the control, which removes the "
+        "same number of channels, chosen at random (default: gamma)")
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")
     add("--faithful", action="store_true", help="remove every |gamma| up to the k-th smallest (counted from 0), as in "
-        "the original: one channel more, and more with ties")
+        "the original: one channel more, or several if there are ties")
 
 
 def parse(argv=None):
@@ -108,9 +109,9 @@ def parse(argv=None):
     add = parser.add_argument
     add("--round-to", type=cli.positive, default=1, metavar="N", help="round channels per layer to the nearest "
         "multiple of N; multiples of 8 run faster")
-    add("--streams", action="store_true", help="prune residual and dense streams too, by the mean of the gammas that "
-        "read them (streams.py): faster, but less accurate than the paper at the same percentage")
-    add("--ratios", metavar="FILE", help="fraction to remove of each layer: a csv file with columns layer,fraction, "
+    add("--streams", action="store_true", help="prune residual and dense streams too, ranked by the mean gamma of the "
+        "batch norms that read them (streams.py): faster, but less accurate than the paper at the same percentage")
+    add("--ratios", metavar="FILE", help="CSV file with the fraction of each layer to remove, columns layer,fraction, "
         "such as ratios.csv of magnitude/sensitivity.py --channels; --keep-macs multiplies all of them by one factor")
     args = parser.parse_args(argv)
     if args.ratios and (args.percent is not None or args.faithful):

@@ -27,24 +27,24 @@ from common.models.narrow import narrow, prove, silence
 from softmask.networks import network
 
 
-def choose(model, soft_masks, t=0.0, quiet=False, round_to=1):
-    """{layer: keep (channels,)} for `narrow`: the channels whose mask, or score, is above t, and the next ones
-    up to a multiple of round_to.
+def choose(model, scores, t=0.0, quiet=False, round_to=1):
+    """{layer: keep (channels,)} for `narrow`: the channels whose score is above t, and the next ones up to a multiple
+    of round_to. scores: M, or what `scores` makes of it for a computed t, which ranks open masks too; 0 iff M is 0.
 
     A layer whose masks are all closed keeps one channel, whose weights are zero, unless the block has a shortcut.
     """
     keep = {}
     for record in model.channels():
         name = record.producers[0][0] if record.producers else None
-        if name not in soft_masks:
+        if name not in scores:
             continue
-        alive = soft_masks[name] > t
+        alive = scores[name] > t
         if not alive.any() and not quiet:
             what = f"{record.branch} becomes its shortcut" if record.branch else "it keeps one channel"
             print(f"{name}: {f'no mask is above {t:.4g}' if t else 'all its masks are 0'}; {what}")
         if not alive.any() and not record.branch:
-            alive[soft_masks[name].argmax()] = True
-        alive = keeping.rounded_up(alive, round_to, record.group_size, soft_masks[name])
+            alive[scores[name].argmax()] = True
+        alive = keeping.rounded_up(alive, round_to, record.group_size, scores[name])
         keep[name] = record.over_channels(alive)
     return {name: keep[name] for name, _ in model.named_modules() if name in keep}           # from input to output
 

@@ -102,9 +102,11 @@ def given(tmp_path_factory):
     torch.save(models.build("vgg", depth=11, num_classes=10).state_dict(), folder / "yours.pth")
     own = (ROOT / "docs/own-network.md").read_text().split("```python\n")[1].split("```")[0]
     (folder / "nets.py").write_text(own)
+    trained = models.build(models.own.name(f"{folder}/nets.py:Net"))
+    torch.save(trained.state_dict(), folder / "my.pth")
     write_images(folder / "images", (70, 66), count=10, classes="ab")
     return {"FILE": folder / "dense/checkpoint.pth.tar", "MASKS": folder / "masks/checkpoint.pth.tar",
-            "YOURS.py:Net": f"{folder}/nets.py:Net", "YOURS.pth": folder / "yours.pth",
+            "YOURS.py:Net": f"{folder}/nets.py:Net", "YOURS.pth": folder / "yours.pth", "my.pth": folder / "my.pth",
             "PATH": folder / "images", "NEW_IMAGES": folder / "images/test"}
 
 

@@ -24,21 +24,22 @@ def test_what_the_front_page_says_of_the_comparison_is_in_its_rows():
     best = [of("random channels", 0, macs) - max(of(name, 0, macs) for name, weights, asked in found
                                                  if not weights and asked == macs and "random" not in name)
             for macs in (50, 30)]
-    faster = [of("dense, trained on", column=f"ms_{batch}") / of(both, *chain, f"ms_{batch}") for batch in (1, 128)]
+    faster = [of("dense, trained further", column=f"ms_{batch}") / of(both, *chain, f"ms_{batch}")
+              for batch in (1, 128)]
     for said in (f"by {of('reweighted L1', 5) - magnitude:.1f} (reweighted L1) and "
                  f"{of('Hoyer-Square', 5) - magnitude:.1f} points (Hoyer-Square)",
                  f"by {best[0]:.1f} points at half the MACs and by {best[1]:.1f} at 30 %",
                  f"{faster[0]:.1f} to {faster[1]:.1f} times as fast",
-                 f"8 bits then cost {of(both, *chain) - of(bits, *chain):.1f} points"):
+                 f"8 bits then costs {of(both, *chain) - of(bits, *chain):.1f} points"):
         assert said in text
     assert "35 times" in text and "| 35.32 |" in (ROOT / "results/deploy.md").read_text()
     half = {(row["name"], row["peak_lr"]): f"{row['accuracy']:.2f}" for row in comparison.read(comparison.PATH)
             if row["macs_asked"] == 50}
     random, slimming = ([half[name, peak] for peak in (0.1, 0.01)] for name in ("random channels", "network slimming"))
-    assert (f"rate of 0.1 in fine-tuning ({random[0]} against slimming's {slimming[0]}), and slimming with 0.01 "
-            f"({slimming[1]} against {random[1]})") in text
+    assert (f"with 0.1 random channels are ahead of slimming ({random[0]} against {slimming[0]}), with 0.01 slimming "
+            f"is ({slimming[1]} against {random[1]})") in text
     for file, said in (("resnet20-cifar10-macs10", "({} %) is {} times faster there than the dense network in ONNX "
-                        "Runtime fp32, and {} times"), ("resnet56-cifar10-90", "({} %) {} and {} times")):
+                        "Runtime fp32 and {} times"), ("resnet56-cifar10-90", "({} %) is {} and {} times")):
         cells, = (line.strip("| ").split(" | ") for line in
                   (ROOT / "results/deploy-sparse.md").read_text().splitlines() if f"magnitude-{file} " in line)
         assert said.format(cells[3], *cells[5:]) in text

@@ -87,7 +87,7 @@ def stages(seed):
     else:
         add("", "magnitude/main.py", f"{RECIPE} --arch {ARCH} {cycle} --lr {DENSE_LR} --seed {seed} --resume auto", "",
             "dense", "checkpoint.pth.tar", DENSE_EPOCHS, "dense")
-    train("", "magnitude/main.py", cycle, "more", EPOCHS, "dense, trained on")
+    train("", "magnitude/main.py", cycle, "more", EPOCHS, "dense, trained further")
 
     for number, (weights, macs) in enumerate(zip_longest(WEIGHTS, MACS)):
         if weights:
