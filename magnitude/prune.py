@@ -11,7 +11,8 @@ One threshold for the whole network: of all T weights of convolutions, prune the
 percent is cumulative: weights pruned before count towards it, so 0.3, then 0.6, then 0.9 are three steps. Batch
 norms, biases and linear layers are not pruned. The masks are stored beside the weights, never guessed from zeros.
 pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png weights per layer and
-their histogram. Other flags set the fraction by the weights or MACs to keep, or layer by layer (budget.py).
+their histogram. --keep-weights 0.1 and --keep-macs 0.1 compute the percent that keeps a tenth of the dense network's
+weights or MACs; --ratios has a fraction for each layer (budget.py). With --cost-exponent the score is |w| / P^A.
 
 Takes seconds. At 30 % the accuracy falls by less than a point; at 80 to 90 % it is near chance, and finetune.py
 restores it.

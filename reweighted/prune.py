@@ -5,10 +5,11 @@
 After the reweighted phase the weights of convolutions are either large or near zero, and one fixed threshold separates
 them:
 
-    prune w  <=>  |w| < 1e-4
+    prune w  <=>  |w| < 1e-4                    (with --keep-weights 0.1: all but the largest tenth, by one threshold)
 
-The threshold determines how many weights are pruned. The masks are stored beside the weights, and finetune.py keeps the
-zeros. pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report, prune.png a histogram.
+Without a given fraction, the threshold determines how many weights are pruned. The masks are stored beside the weights,
+and finetune.py keeps the zeros. pruned.pth.tar holds one bit per weight and the remaining values, prune.txt the report,
+prune.png a histogram.
 
 After filter, column and channel pruning, a channel that no filter makes or nothing reads is removed: the network is
 narrower and faster. A channel that a residual connection still needs is kept, with zeros. Takes seconds.
