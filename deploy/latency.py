@@ -7,13 +7,13 @@ processor has it, all taking turns, and the accuracy of each is printed. The den
 """
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 from torch import nn
+from torch.sparse import to_sparse_semi_structured
 
 from common import cli, compute_flops
 from deploy import measure, network
@@ -47,33 +47,32 @@ def two_of_four(model):
             if matrix.unflatten(1, (-1, 4)).count_nonzero(2).max() <= 2}
 
 
+def has_kernels(device):
+    """Whether torch multiplies 2:4 matrices faster than dense ones there."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
 @torch.inference_mode()
-def measure_two_of_four(model, batch=128, repeat=100):
+def measure_two_of_four(model, batch=128):
     """Prints the milliseconds of such layers as products of matrices in fp16, dense and by the device's 2:4 kernels."""
     layers, device = two_of_four(model), next(model.parameters()).device
-    if layers and (device.type != "cuda" or torch.cuda.get_device_capability(device) < (8, 0)):
+    if layers and not has_kernels(device):
         print(f"{len(layers)} layers have 2:4 weights; there are no kernels for them on {device}, so they save bytes, "
               "not time")
         return
+    from torch.utils.benchmark import Timer                  # it warns where there is no CUDA
     macs = {row.name: row.macs for row in compute_flops.count(model).rows}
     for name, matrix in layers.items():
-        inputs = torch.rand(matrix.shape[1], batch * macs[name] // matrix.numel(), device=device, dtype=torch.float16)
+        matrix = matrix.half()
+        inputs = torch.rand(matrix.shape[1], batch * macs[name] // matrix.numel(), device=device, dtype=matrix.dtype)
         try:
-            kinds = matrix.half(), torch.sparse.to_sparse_semi_structured(matrix.half())
+            dense, sparse = (Timer("weights @ inputs", globals={"weights": weights, "inputs": inputs})
+                             .blocked_autorange().median for weights in (matrix, to_sparse_semi_structured(matrix)))
         except RuntimeError as error:                        # matrices that are too small, or of other sizes
             print(f"{name}: {str(error).partition(chr(10))[0]}")
             continue
-        times = []
-        for weights in kinds:
-            for _ in range(2):                               # the first time warms up
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                for _ in range(repeat):
-                    weights @ inputs
-                torch.cuda.synchronize()
-            times.append(1000 * (time.perf_counter() - start) / repeat)
-        print(f"{name}, {batch} images as a product of matrices in fp16: {times[0]:.3g} ms dense, {times[1]:.3g} ms by "
-              "2:4 kernels")
+        print(f"{name}, {batch} images as a product of matrices in fp16: {1000 * dense:.3g} ms dense, "
+              f"{1000 * sparse:.3g} ms by 2:4 kernels")
 
 
 def main(argv=None):

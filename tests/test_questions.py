@@ -299,3 +299,15 @@ def test_latency_says_that_two_of_four_needs_kernels(tmp_path, monkeypatch, caps
     latency.measure_two_of_four(model)
     assert capsys.readouterr().out == ("8 layers have 2:4 weights; there are no kernels for them on cpu, so they save "
                                        "bytes, not time\n")
+
+    def kernels(weights):                                    # in the place of a device's
+        if len(weights) < 32:
+            raise RuntimeError("too small\nand more")
+        return weights
+    monkeypatch.setattr(latency, "has_kernels", lambda device: True)
+    monkeypatch.setattr(latency, "to_sparse_semi_structured", kernels)
+    latency.measure_two_of_four(model, batch=1)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["layer1.0.conv1: too small", "layer1.0.conv2: too small"] and len(lines) == 8
+    timed = r"layer[23]\S+, 1 images as a product of matrices in fp16: [\d.e-]+ ms dense, [\d.e-]+ ms by 2:4 kernels"
+    assert all(re.fullmatch(timed, line) for line in lines[2:])
