@@ -60,7 +60,7 @@ def measure_two_of_four(model, batch=128):
         print(f"{len(layers)} layers have 2:4 weights; there are no kernels for them on {device}, so they save bytes, "
               "not time")
         return
-    from torch.utils.benchmark import Timer                  # it warns where there is no CUDA
+    from torch.utils.benchmark import Timer  # it warns where there is no CUDA
     macs = {row.name: row.macs for row in compute_flops.count(model).rows}
     for name, matrix in layers.items():
         matrix = matrix.half()
