@@ -1,4 +1,4 @@
-"""What makes methods comparable: one schedule, a dense network to start from, what is to stay; and the comparison."""
+"""What makes methods comparable: one schedule, a dense network to start from, a budget; and the comparison."""
 import csv
 import shlex
 import sys
@@ -117,7 +117,7 @@ def test_a_rewound_cycle_is_repeated_whole(dense, tmp_path):
     assert checkpoint.load(tmp_path / "f/checkpoint.pth.tar")["args"]["schedule"] == ["onecycle"]
 
 
-# what is to stay
+# the budget
 
 def test_bisection_by_hand():
     assert keep.bisect(lambda t: 1 - t, 0.3, 1.0) == pytest.approx(0.7, abs=1e-9)
@@ -335,10 +335,10 @@ def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeyp
     monkeypatch.setattr(compare, "ARCH", "resnet8")
     compare.main(["magnitude"])
     out = capfd.readouterr().out
-    assert "magnitude" in out and "to dense trained further" in out and Path("logs/compare/comparison.png").exists()
+    assert "magnitude" in out and "vs. dense, same extra" in out and Path("logs/compare/comparison.png").exists()
     with open("logs/compare/comparison.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["name"] for row in rows] == ["dense", "dense, trained further", "magnitude"]
+    assert [row["name"] for row in rows] == ["dense", "dense, same extra training", "magnitude"]
     assert float(rows[2]["weights_left"]) == pytest.approx(10, abs=0.01)
 
     compare.main(["magnitude"])                              # nothing is done twice
@@ -363,7 +363,7 @@ def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeyp
     with pytest.raises(UserError, match="4 of 4"):
         compare.main(["magnitude"])
     out = capfd.readouterr().out
-    assert "seed1/dense/checkpoint.pth.tar was made by another command" in out and "to dense trained further" not in out
+    assert "seed1/dense/checkpoint.pth.tar was made by another command" in out and "vs. dense, same" not in out
 
 
 def test_commands_side_by_side_wait_for_what_they_read(small, monkeypatch, tmp_path):
@@ -444,10 +444,10 @@ def row(name, accuracy, seed=1, weights=0, macs=0, peak_lr=0.1, **more):
 def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, monkeypatch,
                                                                                              rendered):
     rows = [row("slimming, then magnitude", 70, 1, 10.0, 50.0), row("random masks", 80, 1, 10.0), row("dense", 90, ""),
-            row("dense, trained further", 92), row("dense, trained further", 94, 2), row("magnitude", 91, 1, 10.0),
-            row("magnitude", 92, 2, 10.0)]
+            row("dense, same extra training", 92), row("dense, same extra training", 94, 2),
+            row("magnitude", 91, 1, 10.0), row("magnitude", 92, 2, 10.0)]
     header, cells = tables.table(rows)
-    assert [line[0] for line in cells] == ["dense", "dense, trained further", "random masks", "magnitude",
+    assert [line[0] for line in cells] == ["dense", "dense, same extra training", "random masks", "magnitude",
                                            "slimming, then magnitude"]
     assert cells[3][1:4] == ["10 % of the weights", "91.50 ± 0.71", "-1.50"]
     assert cells[2][2:4] == ["80.00", "-12.00"] and cells[1][3] == ""
@@ -479,7 +479,7 @@ def test_every_row_of_the_published_comparison_is_a_run_of_the_ledger():
     runs = {(line["command"], f"{float(line['accuracy']):.2f}"): line for line in ledger.read()
             if not line["checkpoint"]}                       # which are in half precision
     rows = tables.read(tables.PATH) + tables.read(tables.SHORT)
-    assert {"dense", "dense, trained further", "magnitude", "random masks"} <= {line["name"] for line in rows}
+    assert {"dense", "dense, same extra training", "magnitude", "random masks"} <= {line["name"] for line in rows}
     for line in rows:
         if not line["command"]:                              # a file of another repository
             assert line["name"] == "dense" and line["file"] == line["start"] == compare.DENSE

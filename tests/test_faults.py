@@ -110,7 +110,7 @@ def test_a_large_checksum_costs_little(tmp_path):
     assert times[2] - times[1] < 10 * (times[1] - times[0]) + 1
 
 
-# What a file promises
+# A file's declared sizes
 
 
 def test_an_archive_that_declares_more_than_it_has(tmp_path, quick):

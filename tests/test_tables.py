@@ -24,7 +24,7 @@ def test_what_the_front_page_says_of_the_comparison_is_in_its_rows():
     best = [of("random channels", 0, macs) - max(of(name, 0, macs) for name, weights, asked in found
                                                  if not weights and asked == macs and "random" not in name)
             for macs in (50, 30)]
-    faster = [of("dense, trained further", column=f"ms_{batch}") / of(both, *chain, f"ms_{batch}")
+    faster = [of("dense, same extra training", column=f"ms_{batch}") / of(both, *chain, f"ms_{batch}")
               for batch in (1, 128)]
     for said in (f"by {of('reweighted L1', 5) - magnitude:.1f} (reweighted L1) and "
                  f"{of('Hoyer-Square', 5) - magnitude:.1f} points (Hoyer-Square)",

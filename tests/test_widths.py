@@ -1,4 +1,4 @@
-"""Widths that hardware likes, and streams that are slimmed too: exact, and never a layer without channels."""
+"""Widths in multiples of 8, and streams that are slimmed too: exact, and never a layer without channels."""
 import copy
 
 import pytest

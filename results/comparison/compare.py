@@ -8,11 +8,11 @@
 
 Every method starts from the same dense network, DENSE, and has EPOCHS further epochs, half of them with its penalty and
 half to fine-tune, all of them to fine-tune if it has none; batch size, weight decay and learning-rate schedule are the
-same. Each prunes at the threshold that leaves what is asked for. Two networks to compare with: the dense one trained on
-for EPOCHS more, and random channels after half the epochs without a penalty, fine-tuned for the other half. The group
-"small" fine-tunes some of these networks once more, from before fine-tuning, with a small learning rate.
-Everything is in logs/compare/; what was made with other settings than stand here is not trained on or shown, but named,
-to be removed by hand. The README's plot and table are of a copy of its comparison.csv here.
+same. Each method is pruned to the same budget. Two networks to compare with: the dense one after EPOCHS more, and
+random channels after half the epochs without a penalty, fine-tuned for the other half. The group "small" fine-tunes
+some of these networks once more, from before fine-tuning, with a small learning rate.
+Everything is in logs/compare/. Files made with other settings are neither used nor shown; the script names them, to be
+removed by hand. The README's plot and table are of a copy of its comparison.csv here.
 """
 import csv
 import os
@@ -87,7 +87,7 @@ def stages(seed):
     else:
         add("", "magnitude/main.py", f"{RECIPE} --arch {ARCH} {cycle} --lr {DENSE_LR} --seed {seed} --resume auto", "",
             "dense", "checkpoint.pth.tar", DENSE_EPOCHS, "dense")
-    train("", "magnitude/main.py", cycle, "more", EPOCHS, "dense, trained further")
+    train("", "magnitude/main.py", cycle, "more", EPOCHS, "dense, same extra training")
 
     for number, (weights, macs) in enumerate(zip_longest(WEIGHTS, MACS)):
         if weights:

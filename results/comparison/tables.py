@@ -15,9 +15,10 @@ WORDS = ("file", "method", "stage", "way", "dataset", "network", "seed", "traine
 COLOURS = {"magnitude": "C0", "reweighted L1": "C1", "reweighted L1 of filters": "C1", "Hoyer-Square": "C2",
            "group-HS": "C3", "soft mask": "C4", "soft mask of channels": "C4", "network slimming": "C5",
            "random masks": "0.3", "random channels": "0.3", "random channels, half fine-tuning": "0.6"}
-DENSE = {"dense": ":", "dense, trained further": "-."}            # the lines of dense networks
+MORE = "dense, same extra training"                          # the network that the others are compared with
+DENSE = {"dense": ":", MORE: "-."}                           # the lines of dense networks
 # rows of the digest on the front page: (name, percent of weights, of MACs to keep)
-DIGEST = (("dense, trained further", 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
+DIGEST = ((MORE, 0, 0), ("magnitude", 10, 0), ("reweighted L1", 10, 0), ("random masks", 10, 0),
           ("network slimming", 0, 50), ("random channels", 0, 50))
 # the front page's first table: (folder, name, percent of weights, of MACs to keep)
 FRONT = (("slimming", "network slimming", 0, 50), ("softmask", "soft mask of channels", 0, 50),
@@ -60,7 +61,7 @@ def seeds(rows):
 
 def table(rows):
     """(header, cells): size and accuracy, a row for each method and target."""
-    references = {row["seed"]: row["accuracy"] for row in rows if row["name"] == "dense, trained further"}
+    references = {row["seed"]: row["accuracy"] for row in rows if row["name"] == MORE}
     cells = []
     for (name, weights, macs, peak), runs in groups(rows).items():
         more = [row["accuracy"] - references.get(row["seed"], statistics.mean(references.values())) for row in runs
@@ -69,12 +70,12 @@ def table(rows):
         asked = [f"{macs:g} % of the MACs"] * (macs > 0) + [f"{weights:g} % of the weights"] * (weights > 0)
         cells.append([name, ", ".join(asked),
                       f"{mean(runs, 'accuracy'):.2f}" + f" ± {deviation(runs, 'accuracy'):.2f}" * (len(runs) > 1),
-                      f"{statistics.mean(more):+.2f}" if more and name != "dense, trained further" else "",
+                      f"{statistics.mean(more):+.2f}" if more and name != MORE else "",
                       f"{mean(runs, 'params'):,.0f}", f"{mean(runs, 'nonzeros'):,.0f}",
                       f"{mean(runs, 'sparse_macs') / 1e6:.2f}M", f"{mean(runs, 'kib'):,.0f}",
                       f"{mean(runs, 'ms_1'):.2f} / {mean(runs, 'ms_128'):.1f}",
                       f"{mean(runs, 'score'):.5f} / {mean(runs, 'published_score'):.5f}", recipe, seeds(runs)])
-    return ["method", "kept", "top-1, %", "to dense trained further", "parameters", "non-zero", "MACs without zeros",
+    return ["method", "kept", "top-1, %", f"vs. {MORE}", "parameters", "non-zero", "MACs without zeros",
             "KiB", "ms at batch 1 / 128", "MicroNet score, rules / published", "further epochs, peak learning rate",
             "seeds, trained on"], cells
 
@@ -107,7 +108,7 @@ def front(ledger):
     rows, cells = read(PATH), []
     with open(PATH.with_name("runtimes.csv"), newline="") as file:
         ms = {row["name"]: row for row in csv.DictReader(file)}
-    dense = chosen(rows, "dense, trained further", 0, 0)
+    dense = chosen(rows, MORE, 0, 0)
     for folder, name, weights, macs in FRONT:
         runs, (what, percent) = chosen(rows, name, weights, macs), ("weights", weights) if weights else ("macs", macs)
         best = min(("ONNX Runtime", "C"), key=lambda runtime: float(ms[name][runtime]))
