@@ -200,7 +200,7 @@ def script(main):
     except ModuleNotFoundError as error:
         sys.exit(complain(f"{error.name} is not installed; pip install -r requirements.txt"))
     except (torch.OutOfMemoryError, MemoryError):
-        sys.exit(complain("out of memory; give a smaller --batch-size"))
+        sys.exit(complain("out of memory; give a smaller --batch-size, or --test-batch-size"))
     except KeyboardInterrupt:
         sys.exit(complain(when_stopped, 130))
     finally:

@@ -25,7 +25,8 @@ from common.models import counting
 
 
 class Run:
-    """One training run in one folder. `best` and `prec1` are top-1 percentages, `rows` what log.csv holds.
+    """One training run in one folder. `best` and `prec1` are top-1 percentages, `rows` what log.csv holds, `totals`
+    {name: (sum, number of batches)} of the epoch.
 
     network: its name for the folder, such as vgg13; dense: {params, macs, cfg} of the dense network, for the files;
     settings: the flags of cli.add_flags and the script's own, by name, which the checkpoints keep.
