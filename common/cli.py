@@ -49,7 +49,7 @@ def add_file(parser, *names, default=None):
     add = parser.add_mutually_exclusive_group(required=not default).add_argument
     add("file", nargs="?", metavar="FILE", default=argparse.SUPPRESS, help="the checkpoint"
         + (f" (default: {default})" if default else ""))
-    add("--model", *names, dest="file", metavar="FILE", default=default, help="the same")
+    add("--model", *names, dest="file", metavar="FILE", default=default, help="same as the positional FILE")
 
 
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1, arch=None, writes=None):
