@@ -56,7 +56,9 @@ def has_kernels(device):
 def measure_two_of_four(model, batch=128):
     """Prints the milliseconds of such layers as products of matrices in fp16, dense and by the device's 2:4 kernels."""
     layers, device = two_of_four(model), next(model.parameters()).device
-    if layers and not has_kernels(device):
+    if not layers:
+        return
+    if not has_kernels(device):
         print(f"{len(layers)} layers have 2:4 weights; there are no kernels for them on {device}, so they save bytes, "
               "not time")
         return

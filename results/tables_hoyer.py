@@ -105,14 +105,15 @@ def hoyer_mnist_groups(ledger):
 
 
 def hoyer_mnist_short(ledger):
-    """One network of each penalty: with the strictest condition on the validation set, of several the smallest, then
-    the one trained for longer; beside it the dense network that it began with, of several under its name the shortest
-    training's."""
+    """One network of each penalty of the paper: with the strictest condition on the validation set, of several the
+    smallest, then the one trained for longer; beside it the dense network that it began with, of several under its name
+    the shortest training's."""
     dense, best = {}, {}
     for penalty, rows in groups(ledger):
         arch, precision, args = rows[0]["arch"], rows[0]["precision"], rows[0]["args"]
         if not penalty:
             dense.setdefault((arch, precision, args["save"]), rows[0]["accuracy"])
+        if penalty not in ("hoyer", "hs", "group-hs"):
             continue
         counts, whole = left_of(penalty, rows)
         cells = [LENETS[arch], penalty, f"{fraction(counts, whole)}{' of the MACs' * is_group(penalty)}",

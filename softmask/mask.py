@@ -5,9 +5,8 @@
     L <- L + delta (wg mean(M) - tw var(M) / mean(M))              delta = target - sparsity reached
 
 wg pulls the mean of all masks down, tw pushes them apart, towards 0 and 1. The sparsity is counted, so no gradient
-passes through delta. When more is removed than the target, delta
-is negative and both terms change sign. A channel with M = 0 is exactly zero in every layer that reads it, so it can be
-removed.
+passes through delta. When more is removed than the target, delta is negative and both terms change sign. A channel with
+M = 0 is exactly zero in every layer that reads it, so it can be removed.
 """
 import copy
 

@@ -161,10 +161,10 @@ def test_the_short_table_has_the_strictest_condition_of_each_penalty():
     rows = [dense_lenet("98.50", "logs/other"), dense_lenet("98.30", "logs/dense", "300"),
             dense_lenet("98.40", "logs/dense"), lenet("97.00", "900", target=98.2), lenet(),
             lenet("98.30", "3000", refit=True),
-            lenet("98.10", "4000", reg="l1", target=98.2)]
+            lenet("98.10", "4000", reg="hoyer", target=98.2), lenet("98.10", "1000", reg="l1", target=98.2)]
     _, table = tables_hoyer.hoyer_mnist_short(rows)
     assert [(line[1], line[2], line[4], line[5]) for line in table] == [
-        ("hs", "2,000 (0.75 %)", "98.00 (1)", "98.40"), ("l1", "4,000 (1.50 %)", "98.10 (1)", "98.40")]
+        ("hoyer", "4,000 (1.50 %)", "98.10 (1)", "98.40"), ("hs", "2,000 (0.75 %)", "98.00 (1)", "98.40")]
 
 
 def test_the_table_of_hoyer_keeps_settings_apart_and_says_them():
