@@ -1,6 +1,6 @@
 """DeepHoyer: fine-tune the remaining weights, with the zeros fixed and the penalty off.
 
-    python finetune.py --model logs/mnist-lenet300-pruned/pruned.pth.tar
+    python finetune.py --model logs/mnist-lenet300-hoyer-pruned/pruned.pth.tar
 
 After every step the masks that prune.py stored set the pruned entries back to zero,
 

@@ -57,7 +57,8 @@ def prune(args):
     check(args)
 
     # load
-    source = pruning.load(find(args.model), network, holdout=args.holdout, **cli.prune_flags(args))
+    source = pruning.load(find(args.model), network, what="hoyer-pruned", holdout=args.holdout,
+                          **cli.prune_flags(args))
     model, previous_masks = source.model.to(source.test.device), source.ckpt.get("masks") or {}
     source = source._replace(dense=compute_flops.summary(compute_flops.dense_network(source.ckpt, model)))
     print("--- Pruning ---")

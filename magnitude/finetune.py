@@ -1,6 +1,6 @@
 """Magnitude pruning: fine-tune the remaining weights.
 
-    python finetune.py --resume logs/cifar10-resnet56-pruned/pruned.pth.tar
+    python finetune.py --resume logs/cifar10-resnet56-magnitude-pruned/pruned.pth.tar
 
 Every step ends by setting each pruned weight back to zero,
 

@@ -71,7 +71,7 @@ def prune(args, way=""):
     budget.settle(args)
 
     # load
-    source = pruning.load(args.resume, network, **cli.prune_flags(args))
+    source = pruning.load(args.resume, network, what="magnitude-pruned", **cli.prune_flags(args))
     ckpt, model = source.ckpt, copy.deepcopy(source.model)
     weights, ratios = budget.layers(args, model)
     all_masks = ckpt.get("masks", {})

@@ -1,6 +1,6 @@
 """Magnitude pruning: train the remaining weights as the dense network was trained, from rewound or fresh weights.
 
-    python rewind.py --model logs/cifar10-resnet56-pruned/pruned.pth.tar
+    python rewind.py --model logs/cifar10-resnet56-magnitude-pruned/pruned.pth.tar
 
     --retrain      starts from               learning rate                       epochs (E: of the dense run)
     lr-rewind      the pruned weights        the dense run's last ones           E, or --epochs (the default way)

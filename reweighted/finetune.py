@@ -1,6 +1,6 @@
 """Reweighted L1: masked retraining, the last phase.
 
-    python finetune.py --model logs/cifar100-mobilenetv2_1.3-pruned/pruned.pth.tar
+    python finetune.py --model logs/cifar100-mobilenetv2_1.3-reweighted-pruned/pruned.pth.tar
 
 The remaining weights are trained with the recipe of dense training. The gradients of pruned weights are set to zero, so
 that the optimizer collects no momentum for them, and after every step

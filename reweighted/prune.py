@@ -74,7 +74,7 @@ def prune(args):
     fill_in(args)
 
     # load
-    source = pruning.load(args.model, network, **cli.prune_flags(args))
+    source = pruning.load(args.model, network, what="reweighted-pruned", **cli.prune_flags(args))
     ckpt, original, model = source.ckpt, source.model, copy.deepcopy(source.model)
     weights = {f"{name}.weight": m.weight for name, m in model.named_modules() if isinstance(m, nn.Conv2d)}
     if not weights:

@@ -1,6 +1,6 @@
 """Network slimming: fine-tune the pruned network, with the same defaults as the training before it.
 
-    python finetune.py --refine logs/cifar10-vgg13-pruned/pruned.pth.tar
+    python finetune.py --refine logs/cifar10-vgg13-slimming-pruned/pruned.pth.tar
 
 The original's command, python main.py --refine FILE, does the same. Network, widths and data set come from the file.
 -sr adds the penalty of main.py, to prune the network again later. A network that mask.py pruned keeps its shape: after

@@ -50,7 +50,7 @@ def choose(scores, percent, faithful=False):
 
 def prune(args):
     # load
-    source = pruning.load(args.model, network, **cli.prune_flags(args))
+    source = pruning.load(args.model, network, what="slimming-pruned", **cli.prune_flags(args))
     original = source.model.to(source.test.device)
     gammas = gammas_of(original) | (streams.scores(original) if args.streams else {})
     check_gammas(gammas, source.ckpt)

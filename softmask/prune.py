@@ -27,24 +27,24 @@ from common.models.narrow import narrow, prove, silence
 from softmask.networks import network
 
 
-def choose(model, scores, t=0.0, quiet=False, round_to=1):
-    """{layer: keep (channels,)} for `narrow`: the channels whose score is above t, and the next ones up to a multiple
-    of round_to. scores: M, or what `scores` makes of it for a computed t, which ranks open masks too; 0 iff M is 0.
+def choose(model, order, t=0.0, quiet=False, round_to=1):
+    """{layer: keep (channels,)} for `narrow`: the channels whose value in `order` is above t, and the next ones up to
+    a multiple of round_to. order: {layer: as `scores` gives it}, which is M, or above 1 where M is 1.
 
     A layer whose masks are all closed keeps one channel, whose weights are zero, unless the block has a shortcut.
     """
     keep = {}
     for record in model.channels():
         name = record.producers[0][0] if record.producers else None
-        if name not in scores:
+        if name not in order:
             continue
-        alive = scores[name] > t
+        alive = order[name] > t
         if not alive.any() and not quiet:
             what = f"{record.branch} becomes its shortcut" if record.branch else "it keeps one channel"
             print(f"{name}: {f'no mask is above {t:.4g}' if t else 'all its masks are 0'}; {what}")
         if not alive.any() and not record.branch:
-            alive[scores[name].argmax()] = True
-        alive = keeping.rounded_up(alive, round_to, record.group_size, scores[name])
+            alive[order[name].argmax()] = True
+        alive = keeping.rounded_up(alive, round_to, record.group_size, order[name])
         keep[name] = record.over_channels(alive)
     return {name: keep[name] for name, _ in model.named_modules() if name in keep}           # from input to output
 
@@ -52,8 +52,9 @@ def choose(model, scores, t=0.0, quiet=False, round_to=1):
 def prune(args):
     # load
     beside = None if args.keep_macs or args.keep_weights else str(Path(args.model).parent)
-    source = pruning.load(args.model, network, save=args.save or beside, holds=NAME, overwrite=args.overwrite,
-                          device=args.device, batch_size=args.test_batch_size, **cli.data_flags(args))
+    source = pruning.load(args.model, network, save=args.save or beside, what="softmask-pruned", holds=NAME,
+                          overwrite=args.overwrite, device=args.device, batch_size=args.test_batch_size,
+                          **cli.data_flags(args))
     model, ckpt = source.model.to(source.test.device), source.ckpt                # the masks are inside its weights
     soft_masks, trained = ckpt.get("soft_masks"), ckpt["args"]
     if not soft_masks:
@@ -108,7 +109,7 @@ def flags():
     add("--round-to", type=cli.positive, default=1, metavar="N", help="round channels per layer up to a multiple of N; "
         "multiples of 8 run faster")
     add("--save", help="folder to write to (default: that of the file; with --keep-macs or --keep-weights, "
-        "logs/DATASET-NETWORK-pruned)")
+        "logs/DATASET-NETWORK-softmask-pruned)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")
     return parser
 

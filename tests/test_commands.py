@@ -135,14 +135,15 @@ def test_a_run_is_not_resumed_with_other_masks(method, script, flags, files, tmp
 
 FOLDERS = {  # the flags of main.py and of prune.py, and the folders' names
     "slimming": (["--arch", "resnet", "--depth", "20", "-sr"], ["--percent", "0.4"], "resnet20-sparse",
-                 "preresnet20-pruned", "preresnet20-finetuned"),
+                 "preresnet20-slimming-pruned", "preresnet20-finetuned"),
     "hoyer": (["--arch", "wrn", "--depth", "10", "--widen-factor", "1", "--reg", "hs", "--decay", "1e-4"],
-              ["--sensitivity", "0.01"], "wrn_10_1-hs-0.0001", "wrn_10_1-pruned", "wrn_10_1-finetuned"),
-    "magnitude": (["--arch", "wrn_10_1"], ["--percent", "0.5"], "wrn_10_1-dense", "wrn_10_1-pruned",
+              ["--sensitivity", "0.01"], "wrn_10_1-hs-0.0001", "wrn_10_1-hoyer-pruned", "wrn_10_1-finetuned"),
+    "magnitude": (["--arch", "wrn_10_1"], ["--percent", "0.5"], "wrn_10_1-dense", "wrn_10_1-magnitude-pruned",
                   "wrn_10_1-finetuned-small"),
-    "softmask": (["--arch", "resnet8", "--target", "0.4"], ["--keep-macs", "0.5"], "resnet8-sparse", "resnet8-pruned",
-                 "resnet8-finetuned"),
-    "reweighted": (["--arch", "resnet8"], ["--ratio", "0.5"], "resnet8-dense", "resnet8-pruned", "resnet8-finetuned")}
+    "softmask": (["--arch", "resnet8", "--target", "0.4"], ["--keep-macs", "0.5"], "resnet8-sparse",
+                 "resnet8-softmask-pruned", "resnet8-finetuned"),
+    "reweighted": (["--arch", "resnet8"], ["--ratio", "0.5"], "resnet8-dense",
+                   "resnet8-reweighted-pruned", "resnet8-finetuned")}
 
 
 @pytest.mark.parametrize("method", FOLDERS)
