@@ -183,12 +183,12 @@ def rules(model, masks=None, bits=None, activation_bits=32, accumulator_bits=32,
     return Score(storage, mults, adds)
 
 
-def of_checkpoint(ckpt, model, rows=None, accumulator_bits=32):
+def of_checkpoint(ckpt, model, rows=None, accumulator_bits=32, freebie=False):
     """The Score by `rules` of a checkpoint's network, at the bits of its quantized weights and activations."""
     quant, activations = ckpt.get("quant") or {}, ckpt.get("activations") or {}
     tables = [entry[key] for entry in quant.values() for key in ("scale", "zero", "codebook") if key in entry]
     return rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in quant.items()},
-                 max((entry["bits"] for entry in activations.values()), default=32), accumulator_bits, rows=rows,
+                 max((entry["bits"] for entry in activations.values()), default=32), accumulator_bits, freebie, rows=rows,
                  scales=sum(table.numel() for table in tables) + 2 * len(activations))
 
 

@@ -54,13 +54,7 @@ def describe(params, flops, halved, nbit, freebie, half):
 
 def by_the_rules(model, ckpt, freebie):
     """One line: storage and operations as the file has them. UserError for the freebie of a quantized network."""
-    activations = ckpt.get("activations") or {}
-    if freebie:
-        counted = scores.rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in (
-            ckpt.get("quant") or {}).items()}, min((entry["bits"] for entry in activations.values()), default=32),
-            freebie=True)
-    else:
-        counted = scores.of_checkpoint(ckpt, model)
+    counted, activations = scores.of_checkpoint(ckpt, model, freebie=freebie), ckpt.get("activations") or {}
     read_at = 16 if freebie else max((entry["bits"] for entry in activations.values()), default=32)
     return (f"rules: {counted.storage:,.0f} words, {counted.mults:,.0f} multiplications and {counted.adds:,.0f} "
             f"additions of 32 bits (layers read {read_at} bits): {counted.storage / scores.PARAMETERS:.5f} + "
