@@ -188,8 +188,8 @@ def of_checkpoint(ckpt, model, rows=None, accumulator_bits=32, freebie=False):
     quant, activations = ckpt.get("quant") or {}, ckpt.get("activations") or {}
     tables = [entry[key] for entry in quant.values() for key in ("scale", "zero", "codebook") if key in entry]
     return rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in quant.items()},
-                 max((entry["bits"] for entry in activations.values()), default=32), accumulator_bits, freebie, rows=rows,
-                 scales=sum(table.numel() for table in tables) + 2 * len(activations))
+                 max((entry["bits"] for entry in activations.values()), default=32), accumulator_bits, freebie,
+                 sum(table.numel() for table in tables) + 2 * len(activations), rows)
 
 
 def published(params, operations):

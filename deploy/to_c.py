@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from common import UserError, models
+from common import models
 from deploy.graph import operations
 from deploy.spread import spread
 
