@@ -45,6 +45,16 @@ def rounded_up(alive, multiple, unit=1, scores=None):
     return torch.zeros_like(alive).index_fill(0, rank[:wanted].to(alive.device), True)
 
 
+def shuffled(masks, previous_masks, seed):
+    """{name: mask}, the random control: as many of every tensor, at random positions of the previous mask."""
+    generator, found = torch.Generator().manual_seed(seed), {}
+    for name, mask in masks.items():
+        scores = torch.rand(mask.shape, generator=generator).to(mask.device).masked_fill(~previous_masks[name], -1)
+        highest = scores.flatten().topk(int(mask.sum())).indices
+        found[name] = torch.zeros_like(mask.flatten()).index_fill(0, highest, True).view_as(mask)
+    return found
+
+
 def bisect(left, wanted, high, steps=40):
     """The smallest threshold in [0, high], to high / 2^steps, that keeps the fraction `wanted` or less.
 

@@ -37,18 +37,15 @@ from hoyer.networks import find, network
 def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, previous_masks=None,
            ratios=None):
     """({name: mask}, {name: threshold}) for the tensors to prune; weights that previous masks prune stay pruned."""
-    generator = torch.Generator().manual_seed(seed)
     channels = channel_masks(model, sensitivity, ratios) if granularity == "channel" else {}
-    masks, thresholds = {}, {}
+    masks, before, thresholds = {}, {}, {}
     for name, w in prunable(model).items():
         t, whole = threshold(w, rule, sensitivity), torch.ones_like(w, dtype=torch.bool)
-        previous, thresholds[name] = (previous_masks or {}).get(name, whole).to(w.device), t
-        masks[name] = previous & (channels.get(name, whole) if granularity == "channel" else
+        before[name], thresholds[name] = (previous_masks or {}).get(name, whole).to(w.device), t
+        masks[name] = before[name] & (channels.get(name, whole) if granularity == "channel" else
                                   group_mask(w, t) if granularity == "group" else element_mask(w, t))
-        if criterion == "random":                            # as many, among those kept before
-            score = torch.rand(w.shape, generator=generator).to(w.device).masked_fill(~previous, -1).flatten()
-            highest = score.topk(int(masks[name].sum())).indices
-            masks[name] = torch.zeros_like(score, dtype=torch.bool).index_fill(0, highest, True).view_as(w)
+    if criterion == "random":                                # as many, among those kept before
+        masks = keep.shuffled(masks, before, seed)
     return masks, thresholds
 
 

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
 
-from common import cli, compute_flops, plots, pruning
+from common import cli, compute_flops, keep, plots, pruning
 from common.evaluate import evaluate
 from magnitude import budget
 from magnitude.main import recipe_of
@@ -90,7 +90,7 @@ def prune(args, way=""):
             chosen, threshold = choose({name: scores[name] for name in names}, fraction, args.faithful)
             masks, thresholds = masks | chosen, thresholds | {name: threshold * divisors[name] for name in names}
     if args.criterion == "random":
-        masks, thresholds = shuffle(masks, previous_masks, args.seed), {}
+        masks, thresholds = keep.shuffled(masks, previous_masks, args.seed), {}
 
     # apply
     for name, mask in masks.items():
@@ -117,16 +117,6 @@ def prune(args, way=""):
                         report="\n".join([*lines, "", text]), masks=all_masks, recipe=recipe_of(ckpt),
                         rule=rule_of(args, ckpt, way),
                         figure=draw({name: source.model.get_parameter(name) for name in masks}, masks, thresholds))
-
-
-def shuffle(masks, previous_masks, seed):
-    """The control: keeps the same number of weights in every layer, at random positions of the previous mask."""
-    generator, shuffled = torch.Generator().manual_seed(seed), {}
-    for name, mask in masks.items():
-        scores = torch.rand(mask.shape, generator=generator).masked_fill_(~previous_masks[name], -1)
-        smallest = scores.flatten().argsort()[:int((~mask).sum())]
-        shuffled[name] = torch.ones(mask.numel(), dtype=torch.bool).index_fill(0, smallest, False).view_as(mask)
-    return shuffled
 
 
 def rule_of(args, ckpt, way=""):
