@@ -69,13 +69,6 @@ def hits(logits, labels):
     return {"top1": 100 * right[:, 0].mean(), "top5": 100 * right.sum(1).mean()}
 
 
-def accuracy_line(result, dataset, args):
-    """The original's line for a result of `evaluate`."""
-    count = len(dataset.y_test)
-    return (f"{'Validation' if args.holdout else 'Test'} set: Average loss: {result['loss']:.4f}, "
-            f"Accuracy: {round(result['top1'] * count / 100)}/{count} ({result['top1']:.2f}%)")
-
-
 def optimizer_of(args, model):
     """Adam for the LeNets, SGD for the others."""
     if model.arch.startswith("lenet"):
@@ -123,7 +116,6 @@ def finetune(args):
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler, masks=kept or None)
 
-    say(accuracy_line(evaluate(model, test), dataset, args))
     if run.rank == 0:                                        # the remaining small network
         small, small_masks = compact_masked(model, kept)
         dense = compute_flops.summary(compute_flops.dense_network(ckpt, model))

@@ -30,7 +30,7 @@ from common.evaluate import evaluate
 from common.run import Run
 from common.schedule import make_scheduler
 from hoyer import networks
-from hoyer.finetune import accuracy_line, add_training, hits, optimizer_of
+from hoyer.finetune import add_training, hits, optimizer_of
 from hoyer.regularizers import GROUP, PENALTIES, penalized
 
 RECIPES = {  # the original's, for flags that are not given
@@ -92,8 +92,6 @@ def train(args):
     train, test = run.loaders(dataset, **data.augmentation(arch))
     model = training.network(run, ckpt, arch, cfg, dataset)
     net = run.parallel(model)
-    if ckpt:
-        say(accuracy_line(evaluate(model, test), dataset, args))
 
     # the penalty R and the tensors W_l that it acts on
     regularizer = PENALTIES.get(args.reg)
@@ -124,7 +122,6 @@ def train(args):
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler)
-    say(accuracy_line(evaluate(model, test), dataset, args))
     run.finish(model)
 
 

@@ -30,7 +30,6 @@ import torch
 from common import UserError, cli, compute_flops, keep, plots, pruning
 from common.compact import compact, compaction_report, sparsity_report
 from common.evaluate import evaluate
-from hoyer.finetune import accuracy_line
 from hoyer.networks import find, network
 
 
@@ -83,7 +82,7 @@ def prune(args):
     report = f"{sparsity_report(model)}\n{compaction_report(model, compact(model), source.dense)}"
     print(report, flush=True)
     result = evaluate(model, source.test)
-    line = accuracy_line(result, source.dataset, args)
+    line = f"accuracy on {'the validation set' if args.holdout else source.dataset.name}: {result['top1']:.2f} %"
     print(line)
 
     # save
