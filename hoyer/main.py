@@ -17,7 +17,6 @@ Expect about 98.4 % for a dense LeNet-300-100 and 99.2 % for LeNet-5 after the 2
 a few seconds on a CPU core. README.md has recipes and results.
 """
 import sys
-import time
 from functools import partial
 from pathlib import Path
 
@@ -106,9 +105,7 @@ def train(args):
 
     for epoch in run.epochs(args.epochs):
         model.train()
-        last = time.perf_counter()
         for images, labels in run.bar(train.epoch(epoch)):
-            waited = time.perf_counter() - last
             with run.autocast():
                 logits = net(images)
                 loss = F.cross_entropy(logits, labels)
@@ -116,9 +113,7 @@ def train(args):
             optimizer.zero_grad()
             (loss + args.decay * penalty).backward()
             optimizer.step()
-            run.track(loss=loss, reg=penalty, **hits(logits.detach(), labels), data=waited,
-                      batch=time.perf_counter() - last)
-            last = time.perf_counter()
+            run.track(loss=loss, reg=penalty, **hits(logits.detach(), labels))
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
         run.save(epoch, model, optimizer, scheduler)
