@@ -22,6 +22,7 @@ from torch import nn
 from common import UserError, compute_flops, models
 from common.compact import compact
 from common.evaluate import evaluate
+from deploy import runtime
 from deploy.graph import operations
 from deploy.spread import spread
 
@@ -130,21 +131,14 @@ def by_operations(model):
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
 
 
-def session(path):
-    """An ONNX Runtime session on the CPU, with as many threads as torch has."""
-    _, onnxruntime = packages()
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = torch.get_num_threads(), 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-
-
 @torch.no_grad()
 def check(path, model, images):
     """How far ONNX Runtime's logits are from torch's, as a fraction of the largest. UserError if beyond TOLERANCE."""
-    device, run, furthest = next(model.parameters()).device, session(path), 0.0
+    device, furthest = next(model.parameters()).device, 0.0
+    run, _ = runtime.load("onnxruntime", str(path), torch.get_num_threads())
     for batch in (images, images[:1]):
         expected = model(batch.to(device)).cpu()
-        given = torch.from_numpy(run.run(None, {"images": batch.cpu().numpy()})[0])
+        given = torch.from_numpy(run(batch.cpu().numpy()))
         furthest = max(furthest, float((given - expected).abs().max() / expected.abs().max()))
     if not furthest <= TOLERANCE:
         raise UserError(f"{path}: ONNX Runtime's logits differ from torch's by {furthest:.1e} of the largest; at most "
@@ -212,8 +206,8 @@ def export(model, path, dataset, train, test, int8=False):
         if int8:
             quantize(whole, path, calibration(train))
         was = whole.stat().st_size
-    run = session(path)
-    top1 = accuracy(lambda batch: run.run(None, {"images": batch})[0], test)
+    run, _ = runtime.load("onnxruntime", str(path), torch.get_num_threads())
+    top1 = accuracy(run, test)
     print(f"wrote {path}: {Path(path).stat().st_size:,} bytes{f' ({was:,} in fp32)' if int8 else ''}, "
           f"{macs[1]:,} MACs" + (f" ({macs[0]:,} in the checkpoint's form)" if macs[0] != macs[1] else "")
           + f"; {'before int8 ' if int8 else ''}its logits differ from torch's by {difference:.1e} of the largest\n"
