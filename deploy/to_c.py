@@ -258,8 +258,5 @@ def export(model, path):
     """Writes the C file and says how large it is."""
     text = source(model)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        Path(path).write_text(text)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror})") from error
+    Path(path).write_text(text)
     print(f"wrote {path}, {len(text):,} bytes; cc -O3 -march=native -o model {path} -lm")

@@ -59,10 +59,7 @@ def write(model, path, facts=None):
     made = (by_torch if ":" in model.arch else by_operations)(model)
     onnx.helper.set_model_props(made, facts or {})
     onnx.checker.check_model(made)
-    try:
-        onnx.save(made, str(path))
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror})") from error
+    onnx.save(made, str(path))
 
 
 def by_torch(model):
@@ -166,8 +163,6 @@ def quantize(source, path, batches):
         with contextlib.redirect_stdout(None):
             quantize_static(source, path, Reader(batches), quant_format=QuantFormat.QDQ, per_channel=True,
                             activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8)
-    except OSError as error:
-        raise UserError(f"cannot write {path} ({error.strerror})") from error
     finally:
         logging.disable(logging.NOTSET)
 
