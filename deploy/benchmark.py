@@ -167,10 +167,6 @@ def trained(folder, data_dir, subset):
     return ["network", *[f"{runtime}, %" for runtime in runtimes]], lines
 
 
-def markdown(header, lines):
-    return "\n".join("| " + " | ".join(row) + " |" for row in [header, ["---"] * len(header), *lines]) + "\n"
-
-
 def processor():
     """The instruction sets that matter here, as Linux names them."""
     info = Path("/proc/cpuinfo")
@@ -219,7 +215,7 @@ def main(argv=None):
                 header, lines = job()
                 print(f"\n{title} ({(time.time() - start) / 60:.1f} min)\n{measure.text(header, lines)}", flush=True)
                 plot = f"![ms against sparsity]({out.with_suffix('.png').name})\n\n" if part == "sparse" else ""
-                parts.append(f"## {title}\n\n{plot}{markdown(header, lines)}")
+                parts.append(f"## {title}\n\n{plot}{measure.markdown(header, lines)}")
                 out.write_text("\n".join(parts))
     print(f"wrote {out}")
 

@@ -157,8 +157,13 @@ def rows(cells):
     return [*header, "top-1, %"], lines
 
 
-def text(header, lines):
-    """The rows in columns, for a terminal."""
-    widths = [max(len(row[i]) for row in [header, *lines]) for i in range(len(header))]
-    return "\n".join("  ".join(word.ljust(width) for word, width in zip(row, widths, strict=True)).rstrip()
+def text(header, lines, words=None):
+    """The rows in columns, for a terminal: the first `words` columns (None: all) to the left, numbers to the right."""
+    widths, words = [max(map(len, column)) for column in zip(header, *lines, strict=True)], words or len(header)
+    return "\n".join("  ".join(f"{cell:{'<' if i < words else '>'}{width}}"
+                               for i, (cell, width) in enumerate(zip(row, widths, strict=True))).rstrip()
                      for row in [header, *lines])
+
+
+def markdown(header, rows):
+    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [header, ["---"] * len(header), *rows]) + "\n"

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from common import cli
+from deploy.measure import markdown
 from results import ledger, tables, tables_hoyer
 from results.comparison import choose, public
 from results.comparison import tables as comparison
@@ -20,10 +21,6 @@ from results.comparison import tables as comparison
 TABLES = (tables, tables_hoyer, comparison, public, choose)
 READMES = [ROOT / "README.md", *sorted(ROOT.glob("*/*.md")), *sorted(ROOT.glob("results/comparison/*.md"))]
 MARKED = re.compile(r"(<!-- table (\w+) -->\n)(.*?)(<!-- end -->)", re.S)
-
-
-def markdown(header, rows):
-    return "\n".join(f"| {' | '.join(map(str, row))} |" for row in [header, ["---"] * len(header), *rows]) + "\n"
 
 
 def make(name, rows):

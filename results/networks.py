@@ -27,9 +27,8 @@ from common import cli, models
 from common.device import facts
 from common.models.narrow import compare, narrow, silence
 from common.models.own import Own
-from deploy.measure import installed
+from deploy.measure import installed, markdown
 from results import summary
-from results.make_tables import markdown
 
 NETWORKS = [f"torchvision:{name}" for name in """resnet18 resnet50 resnext50_32x4d wide_resnet50_2 vgg16_bn mobilenet_v2
     mobilenet_v3_small efficientnet_b0 densenet121 squeezenet1_1 googlenet inception_v3 regnet_y_400mf

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from common import cli, compute_flops, models, plots, scores
 from common.device import device_of
 from common.files import checkpoint
-from deploy.measure import milliseconds
+from deploy.measure import milliseconds, text
 
 COLUMNS = {  # of the table: title and format
     "method": ("method", ""), "stage": ("stage", ""), "way": ("way", ""), "network": ("network", ""),
@@ -66,14 +66,6 @@ def table(rows):
     return [title for title, _ in COLUMNS.values()], [
         ["" if row[name] in ("", None) else f"{row[name]:{form}}" for name, (_, form) in COLUMNS.items()]
         for row in rows]
-
-
-def text(header, cells, words):
-    """The table for a terminal: the first `words` columns to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(header, *cells, strict=True)]
-    return "\n".join("  ".join(f"{cell:{'<' if i < words else '>'}{width}}"
-                               for i, (cell, width) in enumerate(zip(line, widths, strict=True))).rstrip()
-                     for line in [header, *cells])
 
 
 def draw(path, rows, title):

@@ -30,6 +30,7 @@ from common import UserError, cli, compute_flops, data, models
 from common.device import device_of, hardware
 from common.evaluate import evaluate
 from common.files import checkpoint
+from deploy.measure import text
 from magnitude.networks import network
 from results import summary
 from results.comparison import tables
@@ -239,7 +240,7 @@ def main(argv=None):
                     "torch": torch.__version__}
         Path(FOLDER).mkdir(parents=True, exist_ok=True)
         summary.write(f"{FOLDER}/comparison.csv", measured)
-        print(summary.text(*tables.table(measured), words=2))
+        print(text(*tables.table(measured), words=2))
         tables.draw(f"{FOLDER}/comparison.png", measured)
         print(f"wrote {FOLDER}/comparison.png")
     elif not failed:
