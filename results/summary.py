@@ -7,7 +7,6 @@ layers) and MACs are in percent of the dense network's; MACs do not count zero w
 this network alone. Milliseconds are medians of fp32 forward passes of 1 and 128 images on this machine, the networks
 taking turns; networks of one shape are measured once. The score is by the challenge's rules.
 """
-import csv
 import sys
 import tempfile
 from pathlib import Path
@@ -120,10 +119,7 @@ def main(argv=None):
 
 
 def write(path, rows):
-    with open(path, "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    plots.write_log(Path(path), rows)
     print(f"wrote {path}")
 
 

@@ -4,7 +4,6 @@
 
 All cells take turns; processor time, medians. int8 and bf16 are left out, because they change the accuracy.
 """
-import csv
 import sys
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from common import cli
 from common.device import device_of, hardware
 from common.files import checkpoint
 from deploy import benchmark, measure, sparse, to_onnx
+from results import summary
 from results.comparison import tables
 from results.comparison.compare import ARCH, network
 
@@ -43,12 +43,9 @@ def main(argv=None):
         measure.measure(every, (1,), args.rounds)
         measure.close(every)
     place = hardware(device_of("cpu")) + f" ({benchmark.processor()})"
-    with open(tables.PATH.with_name("runtimes.csv"), "w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["name", *cells["dense"], "hardware"])
-        writer.writerows([name, *(f"{measure.median(cell, 1):.4f}" for cell in some.values()), place]
-                         for name, some in cells.items())
-    print(f"wrote {file.name}")
+    summary.write(tables.PATH.with_name("runtimes.csv"), [
+        {"name": name} | {runtime: f"{measure.median(cell, 1):.4f}" for runtime, cell in some.items()}
+        | {"hardware": place} for name, some in cells.items()])
 
 
 if __name__ == "__main__":
