@@ -66,15 +66,12 @@ def run(args):
         args.dataset = "cifar100"                            # else it is that of the network to begin with
     arch, cfg = network(args.arch or "mobilenetv2", args.depth, args.width)
     if not args.save:
-        name = Path(args.pretrained).stem.partition(".")[0] if args.pretrained else (
-            models.name(arch, cfg) if arch == "mobilenetv2" else f"{arch}{cfg.get('depth', '')}")
+        name = Path(args.pretrained).stem.partition(".")[0] if args.pretrained else models.name(arch, cfg)
         args.save = f"logs/{folder_of}-{name}"
     folder, everything = Path(args.save), not (args.rew or args.masked_retrain)
     kind = args.sparsity_type or "irregular"
-    if args.sparsity_type == "threshold" and not args.masked_retrain:
-        raise UserError("--sparsity-type threshold says how --masked-retrain prunes; give that, or leave it out")
-    if args.sparsity_type == "channel" and not args.masked_retrain:
-        raise UserError("--sparsity-type channel is for --masked-retrain; the reweighted phase has "
+    if args.sparsity_type in ("threshold", "channel") and not args.masked_retrain:
+        raise UserError(f"--sparsity-type {kind} is for --masked-retrain; give that, or one of the reweighted phase: "
                         f"{', '.join(penalties.LAMBDA)}")
 
     dense, sparse = args.pretrained or folder / "dense" / "checkpoint.pth.tar", folder / "reweighted/checkpoint.pth.tar"
