@@ -14,11 +14,6 @@ multiplication counts --input-bits / 32 (or --param-bits, if larger), an additio
 first table, as published; in the second the file's bits, such as 8 if quantized, else 32. Last the scores, by the
 original's arithmetic and by the challenge's rules.
 
-    --adds tree      additions in the binary tree of the original README: half of them at twice the input bits, a
-                     quarter at one more, ...; 0.541015625 of a 32-bit addition at 8 bits
-    --thop           the figure of pytorch-opcounter, 325.4M for the original's network
-    --legacy-count   128,000 weights in the linear layer, as the original counts
-
 Takes seconds; no data is needed.
 """
 import math
@@ -142,9 +137,10 @@ def main(argv=None):
         "by the rules; a quantized file has its own)")
     add("--param-bits", type=cli.positive, help="bits of stored values, with the same defaults")
     add("--accumulator-bits", type=cli.positive, default=32, help="bits of additions (default: 32)")
-    add("--adds", choices=("flat", "tree"), default="flat", help="tree: by --input-bits, not --accumulator-bits")
+    add("--adds", choices=("flat", "tree"), default="flat", help="tree: in the binary tree of the "
+        "original README, half of them at twice the --input-bits, a quarter at one more, ...")
     add("--sparsity", type=cli.fraction, default=0.0, help="sparsity of the first table, for all layers")
-    add("--thop", action="store_true", help="also print the figure of pytorch-opcounter")
+    add("--thop", action="store_true", help="also print pytorch-opcounter's figure, the original's 325.4M")
     add("--legacy-count", action="store_true", help="128,000 weights in the linear layer, as the original counts")
     args = parser.parse_args(argv)
     mult_bits, param_bits = args.input_bits or 16, args.param_bits or 16                 # as published

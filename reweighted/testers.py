@@ -8,7 +8,6 @@ of a batch norm at --bits, and one bit for every weight to say where the zeros a
 
     (non-zeros + batch norms) * bits / 32 + weights / 32
 
---legacy-count uses the original's 128,000 for the weights of the linear layer, which has 166,400.
 check_model_operations.py counts by the challenge's rules too. Expect half a minute.
 """
 import sys
