@@ -61,7 +61,8 @@ def bisect(left, wanted, high, steps=40):
     left: threshold -> fraction; it must not rise. UserError if even `high` keeps more.
     """
     if left(high) > wanted:
-        raise UserError(f"pruning everything that can be pruned keeps {left(high):.4f}, more than {wanted:g}")
+        raise UserError(f"pruning everything that can be pruned keeps {left(high):.4f}, more than {wanted:g}; "
+                        "give a larger fraction")
     low = 0.0
     if left(low) <= wanted:
         return low

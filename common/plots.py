@@ -4,7 +4,7 @@ import csv
 import numpy as np
 
 
-def write_log(path, rows):
+def write_csv(path, rows):
     """Writes under a temporary name first, so that a full disk leaves the old log or the new one."""
     partial = path.with_name(f".{path.name}.partial")
     try:

@@ -165,7 +165,7 @@ class Run:
         if self.rank:
             return
         if self.rows:
-            plots.write_log(self.folder / "log.csv", self.rows)
+            plots.write_csv(self.folder / "log.csv", self.rows)
             if epoch + 1 == self.settings["epochs"] or time.perf_counter() > self.next_curve:    # drawing takes 0.2 s
                 plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
                 self.next_curve = time.perf_counter() + 10
@@ -178,7 +178,9 @@ class Run:
                  "rows": self.rows, **{name: thing.state_dict() for name, thing in (resume or {}).items()}}
         # Last: a run that was stopped before it does this epoch, and its log, again.
         checkpoint.save(self.folder / "checkpoint.pth.tar", {**ckpt, "resume": state})
-        cli.when_stopped = f"stopped; --save {self.folder} --resume auto continues after epoch {epoch + 1}"
+        how = "" if self.settings["resume"] == "auto" else " with --resume auto"
+        cli.when_stopped = (f"stopped after epoch {epoch + 1}; the same command{how}"
+                            f"{' instead of --overwrite' if self.settings['overwrite'] else ''} continues")
 
     def checkpoint(self, model, **more):
         made = self.made or facts(self.device, self.precision, sum(row["seconds"] for row in self.rows) / 60) | {

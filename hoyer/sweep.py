@@ -226,7 +226,7 @@ def test_once(args, path, name, epochs=None, facts=None, settings=None):
 
 def write(args, rows):
     """sweep.csv and sweep.png of all rows so far."""
-    plots.write_log(Path(args.save) / "sweep.csv", rows)
+    plots.write_csv(Path(args.save) / "sweep.csv", rows)
     plt = plots.pyplot()
     figure, axes = plt.subplots(1, 2, figsize=(11, 4), layout="constrained", sharey=True)
     for axis, column, label in zip(axes, ("weights_left", "macs_left"),

@@ -164,11 +164,11 @@ def sensitivity(args):
 
     # save
     folder.mkdir(parents=True, exist_ok=True)
-    plots.write_log(folder / "ratios.csv", ratios)
+    plots.write_csv(folder / "ratios.csv", ratios)
     figure = draw(curves, whole, unit)
     figure.savefig(folder / "sensitivity.png", dpi=100)
     plots.pyplot().close(figure)
-    plots.write_log(folder / "sensitivity.csv", rows)
+    plots.write_csv(folder / "sensitivity.csv", rows)
     print(f"wrote {folder / 'sensitivity.csv'}, sensitivity.png and ratios.csv in {(time.time() - start) / 60:.1f} "
           "minutes")
     return folder

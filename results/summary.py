@@ -119,7 +119,7 @@ def main(argv=None):
 
 
 def write(path, rows):
-    plots.write_log(Path(path), rows)
+    plots.write_csv(Path(path), rows)
     print(f"wrote {path}")
 
 

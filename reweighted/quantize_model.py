@@ -2,7 +2,6 @@
 
     python quantize_model.py --model logs/cifar100-mobilenetv2_1.3-finetuned/finetuned.pth.tar
     python quantize_model.py --model FILE --bit-list 8 seed 6 4          the accuracy of each list; the last is kept
-    python quantize_model.py --model FILE --search --drop 0.5            finds a cheaper list first
 
 The weights of convolutions and linear layers become integers with one scale a tensor (quantizers.py), biases and batch
 norms remain float32. The inputs of these layers are rounded too, with ranges from --n-sample batches of training
@@ -10,14 +9,9 @@ images; evaluation uses the rounded inputs. quantized_model.pth.tar holds the in
 weight that has a mask, and the scales.
 
 A bit list is one number for all tensors, "seed" or "mixed" (the original's lists for MobileNetV2), or tensors by index
-or name, the others at --param-bits: "0=9,-1=6,conv2.weight=4".
-
---search starts from the last bit list and removes one bit from one tensor after another, the largest first, repeatedly,
-as long as the accuracy on training images stays within --drop points of that before quantization. It uses no test
-images. Expect a minute; --search takes as long as a hundred or more evaluations of --search-images.
+or name, the others at --param-bits: "0=9,-1=6,conv2.weight=4". Expect a minute.
 """
 import sys
-from functools import cache
 from itertools import islice
 from pathlib import Path
 
@@ -45,10 +39,6 @@ def parse(argv=None):
     add("--overflow-rate", "--overflow_rate", type=cli.fraction, default=0.0, help="fraction of the "
         "largest weights of each tensor that linear quantization clamps")
     add("--n-sample", "--n_sample", type=cli.positive, default=20, help="batches of training images for the ranges")
-    add("--search", action="store_true", help="look for the cheapest bit list")
-    add("--drop", type=cli.nonnegative, default=0.5, help="points of accuracy that --search may cost")
-    add("--search-images", type=cli.positive, default=2000, help="training images that --search evaluates")
-    add("--least-bits", type=cli.bits, default=2, help="fewest bits that --search tries")
     return parser.parse_args(argv)
 
 
@@ -69,30 +59,12 @@ def ranges(model, batches):
     return found
 
 
-def search(bits, sizes, least, accuracy, floor):
-    """The bit list with bits removed while accuracy(bits) >= floor, tensor by tensor, the largest first."""
-    bits, stuck = list(bits), set()
-    order = sorted(range(len(bits)), key=lambda i: -sizes[i])
-    while len(stuck) < len(bits):
-        for i in order:
-            if i in stuck:
-                continue
-            trial = [b - (j == i) for j, b in enumerate(bits)]
-            if trial[i] >= least and accuracy(trial) >= floor:
-                bits = trial
-            else:
-                stuck.add(i)
-        print(f"bits {' '.join(map(str, bits))}", flush=True)
-    return bits
-
-
 def quantize(args):
     source = pruning.load(args.model, network, what="quantized", holds="quantized_model.pth.tar",
                           **cli.prune_flags(args))
     ckpt, dataset, test, device = source.ckpt, source.dataset, source.test, source.test.device
     model, args.dataset, args.save = source.model.to(device), dataset.name, str(source.folder)
     names = [name for name, tensor in ckpt["state_dict"].items() if tensor.dim() > 1]
-    sizes = [int(ckpt["state_dict"][name].count_nonzero()) for name in names]
     try:
         lists = {text: quantizers.bit_list(text, names, args.param_bits)
                  for text in args.bit_list or [str(args.param_bits)]}
@@ -117,38 +89,17 @@ def quantize(args):
           f"{scores.rules(model, masks, rows=rows).score:8.5f}", flush=True)
 
     small = checkpoint.to_model({**ckpt, "activations": activations}).to(device)
-
-    @cache                                                   # the bit lists of a search have most tensors in common
-    def on_grid(name, bits):
-        weight, mask = ckpt["state_dict"][name], masks.get(name)
-        codes, scale, zero = quantizers.quantize(weight, bits, args.quant_method, args.overflow_rate)
-        entry = packing.quantized(codes, bits, scale=scale, zero=zero, mask=mask)
-        return entry, packing.dequantize(entry)
-
-    def top1_of(bits, loader):
-        with torch.no_grad():
-            for name, b in zip(names, bits, strict=True):
-                small.get_parameter(name).copy_(on_grid(name, b)[1])
-        return evaluate(small, loader)["top1"]
-
-    def report(label, bits):
-        top1 = top1_of(bits, test)
-        entries = {name: on_grid(name, b)[0] for name, b in zip(names, bits, strict=True)}
+    for text, bits in lists.items():
+        entries = {}
+        for name, b in zip(names, bits, strict=True):
+            codes, scale, zero = quantizers.quantize(ckpt["state_dict"][name], b, args.quant_method, args.overflow_rate)
+            entries[name] = packing.quantized(codes, b, scale=scale, zero=zero, mask=masks.get(name))
+            small.get_parameter(name).data.copy_(packing.dequantize(entries[name]))
+        top1 = evaluate(small, test)["top1"]
         size = sum(entry["codes"].numel() + entry.get("kept", torch.empty(0)).numel() for entry in entries.values())
         score = scores.of_checkpoint({"masks": masks, "quant": entries, "activations": activations}, small).score
-        print(f"{label:>16} {top1:9.2f} {size / 1024:14.1f} {score:8.5f}", flush=True)
-        return entries, top1
-
-    for text, bits in lists.items():
-        entries, top1 = report(text if len(text) <= 16 else f"{text[:13]}...", bits)
-    if args.search:
-        some = data.balanced(dataset.y_train, min(args.search_images, len(dataset.y_train)), dataset.num_classes)
-        dataset.x_train, dataset.y_train = dataset.x_train[some], dataset.y_train[some]
-        images = data.Loader(dataset, "train", args.test_batch_size, device, shuffle=False)
-        start = evaluate(model, images)["top1"]
-        print(f"search: at least {start:.2f} - {args.drop:g} % on {len(some)} training images")
-        bits = search(bits, sizes, args.least_bits, lambda bits: top1_of(bits, images), start - args.drop)
-        entries, top1 = report("search", bits)
+        print(f"{text if len(text) <= 16 else f'{text[:13]}...':>16} {top1:9.2f} {size / 1024:14.1f} {score:8.5f}",
+              flush=True)
 
     source.folder.mkdir(parents=True, exist_ok=True)
     path = checkpoint.save(source.folder / "quantized_model.pth.tar", checkpoint.of(

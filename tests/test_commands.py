@@ -418,7 +418,7 @@ REFUSALS = [  # script, flags, message
     *[("reweighted.quantize_model", f"--model net.pth.tar {flags}", message) for flags, message in (
         ("--param-bits 32", "invalid number of bits from 2 to 16"),
         ("--param-bits 1 --bit-list 0=8", "invalid number of bits from 2 to 16"),
-        ("--search --least-bits 1", "--least-bits: invalid number of bits"), ("--bit-list nonsense", "--bit-list"),
+        ("--bit-list nonsense", "--bit-list"),
         ("--fwd-bits 1", "--fwd-bits"))],
     *[("reweighted.training.main", flags, message) for flags, message in (
         ("--multi-gpu", "torchrun"), ("--rew --masked-retrain", "not allowed with"),

@@ -320,8 +320,8 @@ def full(work, capsys):
 
 
 def test_a_log_that_cannot_be_written_leaves_the_one_before(tmp_path, capsys):
-    plots.write_log(tmp_path / "log.csv", [{"epoch": 1}])
-    full(lambda: plots.write_log(tmp_path / "log.csv", [{"epoch": i} for i in range(10000)]), capsys)
+    plots.write_csv(tmp_path / "log.csv", [{"epoch": 1}])
+    full(lambda: plots.write_csv(tmp_path / "log.csv", [{"epoch": i} for i in range(10000)]), capsys)
     assert (tmp_path / "log.csv").read_text() == "epoch\n1\n" and os.listdir(tmp_path) == ["log.csv"]
 
 

@@ -11,7 +11,7 @@ from by_hand import assert_same_network, column, like_trained, save, train_by_ha
 from reliability import same
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models
+from common import UserError, cli, compute_flops, data, keep, models
 from common.files import checkpoint
 from common.models.narrow import narrow
 from magnitude import budget, finetune, iterative, main, prune, rewind
@@ -92,7 +92,7 @@ def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none(monkey
     masks = {"a": torch.rand(30, 40) > 0.7, "b": torch.rand(500) > 0.2}
     previous_masks = {"a": torch.rand(30, 40) > 0.3, "b": torch.ones(500, dtype=torch.bool)}
     masks["a"] &= previous_masks["a"]
-    first, again, other = (prune.shuffle(masks, previous_masks, seed) for seed in (1, 1, 2))
+    first, again, other = (keep.shuffled(masks, previous_masks, seed) for seed in (1, 1, 2))
     for name, mask in masks.items():
         assert first[name].sum() == mask.sum() and not torch.equal(first[name], mask)
         assert first[name].shape == mask.shape and not (first[name] & ~previous_masks[name]).any()
@@ -100,7 +100,7 @@ def test_the_random_control_keeps_as_many_in_every_layer_and_revives_none(monkey
     assert abs(float(first["b"][:250].float().mean() - first["b"][250:].float().mean())) < 0.15     # anywhere
     monkeypatch.setattr(torch, "rand", lambda shape, generator: torch.zeros(shape))      # the lowest number there is
     for previous_mask in (torch.arange(40) < 30, torch.arange(40) >= 10):
-        shuffled = prune.shuffle({"a": torch.arange(40) < 10}, {"a": previous_mask}, 1)["a"]
+        shuffled = keep.shuffled({"a": torch.arange(40) < 10}, {"a": previous_mask}, 1)["a"]
         assert shuffled.sum() == 10 and not (shuffled & ~previous_mask).any()
 
 

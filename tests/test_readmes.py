@@ -249,7 +249,8 @@ def test_the_sixth_method_of_docs_runs(tmp_path, run):
     torch.save(models.build("resnet_imagenet", depth=18, num_classes=10, stem="imagenet").state_dict(),
                tmp_path / "resnet18.pth")
     for file in ("zeros/pruned.pth.tar", "resnet18.pth"):
-        done = run(tmp_path / "l1filters/prune.py", "--model", file, "--overwrite", *small, cwd=tmp_path)
+        done = run(tmp_path / "l1filters/prune.py", "--model", file, "--save", "logs/l1filters", "--overwrite",
+                   *small, cwd=tmp_path)
         assert done.returncode == 0, done.stderr
         ckpt = checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")
         if file != "resnet18.pth":

@@ -790,16 +790,6 @@ def test_minmax_by_hand():
     assert float(scale) == pytest.approx(3 / 255) and int(zero) == 0 and codes.tolist() == [85, 255]
 
 
-def test_the_search_takes_bits_off_as_long_as_the_floor_holds():
-    asked = []
-
-    def accuracy(bits):
-        asked.append(bits)
-        return 90 - 10 * (bits[0] < 4) - 10 * (bits[1] < 7)
-    assert quantize_model.search([8, 8, 8], [5, 10, 1], 3, accuracy, 85) == [4, 7, 3]
-    assert asked[0] == [8, 7, 8]                                         # the largest first
-
-
 def test_quantize_model_end_to_end(tmp_path, capsys):
     model = trained("mobilenetv2", width_multiplier=0.1, num_classes=10).float()
     mask = torch.rand_like(model.conv2.weight) > 0.7

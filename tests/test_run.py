@@ -355,7 +355,7 @@ def test_ctrl_c_offers_to_resume_only_what_can_be_resumed(when, tmp_path, monkey
         cli.script(lambda: train(tmp_path))
     said = capsys.readouterr().err
     assert end.value.code == 130 and said.count("\n") == 1 and "stopped" in said
-    assert ("--resume auto continues after epoch 1" in said) == (when == "after")
+    assert ("after epoch 1; the same command with --resume auto continues\n" in said) == (when == "after")
 
 
 # More epochs than the run had

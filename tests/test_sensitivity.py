@@ -144,7 +144,7 @@ def test_wrong_flags_are_refused(flags, message, dense, lights, tmp_path, monkey
 def test_ratios_are_read_by_every_prune_script_alike(tmp_path):
     """As sensitivity.py writes them, as spreadsheets save them, and as the reweighted original has them."""
     weights, file = dict.fromkeys(("conv1.weight", "layer1.0.conv1.weight", "fc.weight")), tmp_path / "ratios.csv"
-    plots.write_log(file, [{"layer": "conv1", "fraction": 0.3}, {"layer": "layer1.0.conv1", "fraction": 0.0}])
+    plots.write_csv(file, [{"layer": "conv1", "fraction": 0.3}, {"layer": "layer1.0.conv1", "fraction": 0.0}])
     expected = {"conv1.weight": 0.3, "layer1.0.conv1.weight": 0.0}
     written = file.read_text()
     for text in (written, written.replace("\n", "\r\n"), f"\ufeff{written}", "conv1.weight: 0.3\nlayer1.0.conv1 0"):
