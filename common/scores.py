@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from common import UserError, models
+from common.models.layers import twin
 
 PARAMETERS, OPERATIONS = 36.5e6, 10.49e9                     # of WideResNet-28-10
 # they move numbers without computing; rounding to the bits of the next operation is part of that operation
@@ -103,22 +104,15 @@ def operations(model, input_shape=None):
     additions. UserError names an unknown operation.
     """
     weight = next(model.parameters())
+    model = twin(model, weight.device).eval()                # with hooks that the given one should not have
     counter = Counter({p.data_ptr(): name for name, p in model.named_parameters()})
-    modules = {m: name for name, m in model.named_modules()}
-    modes = {m: m.training for m in modules}
-    hooks = [m.register_forward_pre_hook(lambda m, _: counter.inside.append(modules[m])) for m in modules]
-    hooks += [m.register_forward_hook(lambda *_: counter.inside.pop() and None) for m in modules]
-    try:
-        model.eval()
-        image = torch.zeros(1, *(input_shape or models.input_shape(model.arch, model.cfg)), device=weight.device,
-                            dtype=weight.dtype)
-        with counter:
-            model(image)
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for m, training in modes.items():
-            m.training = training
+    for name, m in model.named_modules():
+        m.register_forward_pre_hook(lambda m, _, name=name: counter.inside.append(name))
+        m.register_forward_hook(lambda *_: counter.inside.pop() and None)
+    image = torch.zeros(1, *(input_shape or models.input_shape(model.arch, model.cfg)), device=weight.device,
+                        dtype=weight.dtype)
+    with counter:
+        model(image)
     counter.fold()
     return counter.rows
 

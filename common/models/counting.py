@@ -9,14 +9,13 @@ Three files watch a forward pass, and one list for all of them would be longer. 
 any network, on any device; the MicroNet tally (scores.py) the elementary operations inside the layers; the exporter
 (deploy/graph.py) refuses whatever ONNX and C do not have.
 """
-from contextlib import nullcontext
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from common import models
-from common.models.layers import ChannelSelection
+from common.models.layers import ChannelSelection, twin
 
 
 @dataclass
@@ -57,6 +56,8 @@ class Count:
 def count(model, input_shape=None):
     """Counts one forward pass of one image (C, H, W); the model is left as it was."""
     input_shape = input_shape or models.input_shape(model.arch, model.cfg)
+    weight = next(model.parameters())
+    model = twin(model, weight.device).eval()                # with hooks that the given one should not have
     layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
     rows = {name: Row(name, type(m).__name__, tuple(getattr(m, "weight", next(m.parameters(recurse=False))).shape))
             for m, name in layers.items()}
@@ -82,27 +83,20 @@ def count(model, input_shape=None):
         if len(inputs) == 2 and select.indices.numel() < select.width:   # the original normalizes all, then selects
             rows[layers[inputs[1]]].norm_elements += inputs[0].numel()
 
-    hooks = [m.register_forward_hook(add) for m in layers]
-    hooks += [m.register_forward_hook(add_unread) for m in model.modules() if isinstance(m, ChannelSelection)]
-    modes = {m: m.training for m in model.modules()}
-    try:
-        weight = next(model.parameters())
-        model.eval()
-        counter = nullcontext()
-        if ":" in model.arch:                                # somebody else's code may multiply anywhere
-            from torch.utils.flop_counter import FlopCounterMode
-            counter = FlopCounterMode(display=False)
-        with counter:
-            model(torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype))
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for m, training in modes.items():
-            m.training = training
-    elsewhere = 0 if isinstance(counter, nullcontext) else (
-        counter.get_total_flops() // 2 - sum(row.macs for row in rows.values()))
-    selections = sum(m.width for m in model.modules() if isinstance(m, ChannelSelection))
-    return Count(list(rows.values()), selections, elsewhere)
+    for m in layers:
+        m.register_forward_hook(add)
+    selects = [m for m in model.modules() if isinstance(m, ChannelSelection)]
+    for m in selects:
+        m.register_forward_hook(add_unread)
+    image, elsewhere = torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype), 0
+    if ":" in model.arch:                                    # somebody else's code may multiply anywhere
+        from torch.utils.flop_counter import FlopCounterMode
+        with FlopCounterMode(display=False) as counter:
+            model(image)
+        elsewhere = counter.get_total_flops() // 2 - sum(row.macs for row in rows.values())
+    else:
+        model(image)
+    return Count(list(rows.values()), sum(m.width for m in selects), elsewhere)
 
 
 def summary(model):

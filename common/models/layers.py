@@ -104,13 +104,13 @@ def input_shape(arch, cfg=None):
 
 
 def twin(model, device):
-    """A copy on another device, which shares no tensor: on "meta" it takes no memory."""
+    """A copy on a device, which shares no tensor: on "meta" it takes no memory."""
     tensors = [v for m in model.modules() for found in (m._parameters, m._buffers, vars(m)) for v in found.values()
                if isinstance(v, torch.Tensor)]
     memo = {}
     for t in tensors:
-        new = torch.empty_like(t, device=device) if device == "meta" else t.detach().to(device, copy=True)
-        memo[id(t)] = nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new.detach()
+        new = t.detach().to(device, copy=True)
+        memo[id(t)] = nn.Parameter(new, t.requires_grad) if isinstance(t, nn.Parameter) else new
     return copy.deepcopy(model, memo)
 
 
