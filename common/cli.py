@@ -120,38 +120,26 @@ def network(spec):
         raise argparse.ArgumentTypeError(error) from error
 
 
-def number(kind, low, below, name):
-    def read(text):
-        value = kind(text)
-        if not low <= value < below:
+def flag_type(name, read, fits=lambda value: True):
+    """A type: read(text), refused where it does not fit. `name`: what a refusal says that was expected."""
+    def checked(text):
+        value = read(text)
+        if not fits(value):
             raise ValueError
         return value
-    read.__name__ = name
-    return read
+    checked.__name__ = name
+    return checked
 
 
-positive = number(int, 1, float("inf"), "positive integer")
-nonnegative = number(float, 0, float("inf"), "number from 0 up")
-fraction = number(float, 0, 1, "fraction in [0, 1)")
-seed_number = number(int, -2**63, 2**63, "64-bit integer")
-bits = number(int, 2, 17, "number of bits from 2 to 16")
-
-
-def bits_or_32(text):
-    return 32 if text == "32" else bits(text)
-
-
-bits_or_32.__name__ = f"{bits.__name__} (or 32: not quantized)"
-
-
-def numbers(text):
-    found = [nonnegative(number) for number in text.split(",")]
-    if max(found) > 1:
-        raise ValueError
-    return found
-
-
-numbers.__name__ = "list of numbers in [0, 1]"
+positive = flag_type("positive integer", int, lambda n: n >= 1)
+nonnegative = flag_type("number from 0 up", float, lambda x: 0 <= x < float("inf"))
+fraction = flag_type("fraction in [0, 1)", float, lambda x: 0 <= x < 1)
+part = flag_type("fraction in (0, 1]", float, lambda x: 0 < x <= 1)
+seed_number = flag_type("64-bit integer", int, lambda n: -2**63 <= n < 2**63)
+bits = flag_type("number of bits from 2 to 16", int, lambda n: 2 <= n <= 16)
+bits_or_32 = flag_type("number of bits from 2 to 16 (or 32: not quantized)", int, lambda n: 2 <= n <= 16 or n == 32)
+numbers = flag_type("list of numbers in [0, 1]", lambda text: [float(number) for number in text.split(",")],
+                    lambda found: all(0 <= x <= 1 for x in found))
 
 
 def default_folder(dataset, network, what):

@@ -10,28 +10,18 @@ from pathlib import Path
 
 import torch
 
-from common import UserError
+from common import UserError, cli
 from common.models.counting import count, dense_total
 
 
 def add_flags(parser, weights=True, macs=True):
     """--keep-weights and --keep-macs, None where they are not given."""
     if weights:
-        parser.add_argument("--keep-weights", type=part, metavar="FRACTION", help="prune at the threshold that keeps "
-                            "this fraction of the dense network's weights in convolutions and linear layers")
+        parser.add_argument("--keep-weights", type=cli.part, metavar="FRACTION", help="prune at the threshold that "
+                            "keeps this fraction of the dense network's weights in convolutions and linear layers")
     if macs:
-        parser.add_argument("--keep-macs", type=part, metavar="FRACTION", help="prune channels at the threshold that "
-                            "keeps this fraction of the dense network's MACs")
-
-
-def part(text):
-    number = float(text)
-    if not 0 < number <= 1:
-        raise ValueError
-    return number
-
-
-part.__name__ = "fraction in (0, 1]"
+        parser.add_argument("--keep-macs", type=cli.part, metavar="FRACTION", help="prune channels at the threshold "
+                            "that keeps this fraction of the dense network's MACs")
 
 
 def rounded_up(alive, multiple, unit=1, scores=None):

@@ -3,17 +3,11 @@ import math
 
 import torch
 
-from common import UserError
+from common import UserError, cli
 
 WORDS = ("cosine", "onecycle")
-
-
-def epoch_or_word(text):
-    """The argparse type of one --schedule value: an epoch number, cosine or onecycle."""
-    return text if text in WORDS else int(text)
-
-
-epoch_or_word.__name__ = f"epoch number, or one of {', '.join(WORDS)}"
+epoch_or_word = cli.flag_type(f"epoch number, or one of {', '.join(WORDS)}",
+                              lambda text: text if text in WORDS else int(text))
 
 
 def onecycle(epochs):

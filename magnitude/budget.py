@@ -14,7 +14,7 @@ def add_flags(parser):
                         "channels, at every position of a filter (2:4: some GPUs multiply faster); layers whose "
                         "input channels are not a multiple of M are not pruned")
     keep.add_flags(amount, macs=False)
-    amount.add_argument("--keep-macs", type=keep.part, metavar="FRACTION", help="fraction of the dense network's "
+    amount.add_argument("--keep-macs", type=cli.part, metavar="FRACTION", help="fraction of the dense network's "
                         "MACs to keep; a weight of a layer with P output positions costs P of them")
     how.add_argument("--cost-exponent", type=cli.nonnegative, default=0, metavar="A", help="score |w| / P^A instead of "
                      "|w|, which keeps more weights for the same MACs (default: 0)")
