@@ -13,9 +13,10 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from common import UserError, cli, compute_flops
-from common.compact import compact_masked, compaction_report, sparsity_report
+from common.compact import compact_masked
 from common.files import checkpoint
 from hoyer.networks import find, network, stem
+from hoyer.reports import compaction_report, sparsity_report
 
 
 def main(argv=None):

@@ -21,12 +21,13 @@ import torch
 import torch.nn.functional as F
 
 from common import cli, compute_flops, models, say, teacher, training, zeros
-from common.compact import compact_masked, compaction_report, sparsity_report
+from common.compact import compact_masked
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.run import Run
 from common.schedule import epoch_or_word, make_scheduler
 from hoyer.networks import network
+from hoyer.reports import compaction_report, sparsity_report
 
 RECIPES = {  # the original's, by network and pruning rule, for flags that are not given
     ("LeNet", "T"): dict(epochs=100, batch_size=100, lr=1e-4, schedule=[], weight_decay=0.0),

@@ -28,9 +28,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import torch
 
 from common import UserError, cli, compute_flops, keep, plots, pruning
-from common.compact import compact, compaction_report, sparsity_report
+from common.compact import compact
 from common.evaluate import evaluate
 from hoyer.networks import find, network
+from hoyer.reports import compaction_report, sparsity_report
 
 
 def choose(model, rule, sensitivity, granularity="element", criterion="magnitude", seed=1, previous_masks=None,

@@ -58,10 +58,10 @@ def test_methods_share_only_common():
 
 
 def test_each_method_fine_tunes_with_common_alone():
-    """Who reads a finetune.py needs that file and common (and its method's networks, recipes and quantizers)."""
+    """Who reads a finetune.py needs that file, common, and its method's networks, recipe, quantizers and reports."""
     for path in ROOT.glob("*/finetune.py"):
         own = {file.name for file in GRAPH[path] if file.parent == path.parent}
-        assert own <= {"networks.py", "recipe.py", "quantizers.py"}, f"{path} needs {own}"
+        assert own <= {"networks.py", "recipe.py", "quantizers.py", "reports.py"}, f"{path} needs {own}"
 
 
 HELP = """

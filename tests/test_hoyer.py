@@ -15,8 +15,8 @@ from reliability import same
 from torch import nn
 
 from common import UserError, cli, compute_flops, data, models
-from common.compact import architecture, compact_masked, compaction_report, removable, sparsity_report
 from common.compact import compact as take_out
+from common.compact import compact_masked, removable
 from common.evaluate import evaluate
 from common.files import checkpoint
 from common.models.narrow import narrow
@@ -37,6 +37,7 @@ from hoyer import (
     structure,
     sweep,
 )
+from hoyer.reports import architecture, compaction_report, sparsity_report
 
 pytestmark = pytest.mark.usefixtures("undrawn")
 ALL = regularizers.PENALTIES
