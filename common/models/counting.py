@@ -22,7 +22,6 @@ from common.models.layers import ChannelSelection, twin
 class Row:
     """One layer, or the total: shape is that of the weight; bytes at 4 a parameter, or as the weights are stored."""
     name: str
-    kind: str
     shape: tuple
     params: int = 0
     nonzeros: int = 0
@@ -49,7 +48,7 @@ class Count:
                 for k in ("params", "nonzeros", "weights", "macs", "sparse_macs", "norm_elements", "bytes")}
         for k in ("macs", "sparse_macs"):
             sums[k] += self.elsewhere
-        return Row("total", "", (), **sums)
+        return Row("total", (), **sums)
 
 
 @torch.no_grad()
@@ -59,7 +58,7 @@ def count(model, input_shape=None):
     weight = next(model.parameters())
     model = twin(model, weight.device).eval()                # with hooks that the given one should not have
     layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
-    rows = {name: Row(name, type(m).__name__, tuple(getattr(m, "weight", next(m.parameters(recurse=False))).shape))
+    rows = {name: Row(name, tuple(getattr(m, "weight", next(m.parameters(recurse=False))).shape))
             for m, name in layers.items()}
     for m, name in layers.items():
         for p in m.parameters(recurse=False):
@@ -68,26 +67,22 @@ def count(model, input_shape=None):
             rows[name].bytes += p.numel() * p.element_size()
 
     def add(m, inputs, output):
-        row = rows[layers[m]]
         if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
             # every weight is used once per position of the output, of a transposed convolution of the input
             positions = (output[0].numel() // m.out_features if isinstance(m, nn.Linear) else
                          (inputs[0] if m.transposed else output)[0, 0].numel())
+            row = rows[layers[m]]
             row.weights = int(m.weight.count_nonzero()) if m.weight.device.type != "meta" else m.weight.numel()
             row.macs += positions * m.weight.numel()
             row.sparse_macs += positions * row.weights
         elif isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
-            row.norm_elements += output.numel()
+            rows[layers[m]].norm_elements += output.numel()
+        elif isinstance(m, ChannelSelection) and len(inputs) == 2 and m.indices.numel() < m.width:
+            rows[layers[inputs[1]]].norm_elements += inputs[0].numel()   # the original normalizes all, then selects
 
-    def add_unread(select, inputs, output):
-        if len(inputs) == 2 and select.indices.numel() < select.width:   # the original normalizes all, then selects
-            rows[layers[inputs[1]]].norm_elements += inputs[0].numel()
-
-    for m in layers:
-        m.register_forward_hook(add)
-    selects = [m for m in model.modules() if isinstance(m, ChannelSelection)]
-    for m in selects:
-        m.register_forward_hook(add_unread)
+    for m in model.modules():
+        if m in layers or isinstance(m, ChannelSelection):
+            m.register_forward_hook(add)
     image, elsewhere = torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype), 0
     if ":" in model.arch:                                    # somebody else's code may multiply anywhere
         from torch.utils.flop_counter import FlopCounterMode
@@ -96,7 +91,8 @@ def count(model, input_shape=None):
         elsewhere = counter.get_total_flops() // 2 - sum(row.macs for row in rows.values())
     else:
         model(image)
-    return Count(list(rows.values()), sum(m.width for m in selects), elsewhere)
+    selections = sum(m.width for m in model.modules() if isinstance(m, ChannelSelection))
+    return Count(list(rows.values()), selections, elsewhere)
 
 
 def summary(model):
