@@ -41,9 +41,21 @@ def draw_curve(path, rows, title):
 
 
 def pruned(keep, unit="channels", percent=False):
-    """(figure, right axis) of a prune.png, whose left axis has the bars of `layer_bars`."""
+    """(figure, right axis) of a prune.png. The left axis has bars of each layer before pruning (grey) and kept (blue);
+    keep: {layer name: bool, True: kept}, from input to output.
+
+    percent: bars in percent of the layer, for layers of very different sizes. Only some of many names are written.
+    """
     figure, (left, right) = pyplot().subplots(1, 2, figsize=(12, 4.5), layout="constrained")
-    layer_bars(left, keep, unit, percent)
+    positions, width = range(len(keep)), 0.8 if len(keep) <= 40 else 1
+    before, kept = [mask.numel() for mask in keep.values()], [int(mask.sum()) for mask in keep.values()]
+    sizes = [max(size, 1) / 100 if percent else 1 for size in before]
+    for counts, colour, label in ((before, "lightgrey", "before"), (kept, "tab:blue", "kept")):
+        heights = [count / size for count, size in zip(counts, sizes, strict=True)]
+        left.bar(positions, heights, width, color=colour, label=label)
+    name_layers(left, [name.removesuffix(".weight") for name in keep])
+    left.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} of each layer")
+    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
     return figure, right
 
 
@@ -52,23 +64,6 @@ def before_and_kept(axis, before, kept, bins):
     counts, edges = np.histogram(before, bins)
     axis.stairs(counts, edges, fill=True, color="lightgrey", label="before")
     axis.stairs(np.histogram(kept, edges)[0], edges, fill=True, color="tab:blue", label="kept")
-
-
-def layer_bars(axis, keep, unit="channels", percent=False):
-    """Bars of each layer before pruning (grey) and kept (blue); keep: {layer name: bool, True: kept}, from input to
-    output.
-
-    percent: bars in percent of the layer, for layers of very different sizes. Only some of many names are written.
-    """
-    positions, width = range(len(keep)), 0.8 if len(keep) <= 40 else 1
-    before, kept = [mask.numel() for mask in keep.values()], [int(mask.sum()) for mask in keep.values()]
-    sizes = [max(size, 1) / 100 if percent else 1 for size in before]
-    for counts, colour, label in ((before, "lightgrey", "before"), (kept, "tab:blue", "kept")):
-        heights = [count / size for count, size in zip(counts, sizes, strict=True)]
-        axis.bar(positions, heights, width, color=colour, label=label)
-    name_layers(axis, [name.removesuffix(".weight") for name in keep])
-    axis.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} of each layer")
-    axis.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
 
 
 def name_layers(axis, names):

@@ -33,7 +33,6 @@ class Operations:
     adds: int
     weight: str = ""
     size: int = 1           # height of its input, which is square
-    folded: bool = False    # a batch norm after a convolution: it becomes a bias, one addition
 
 
 class Counter(TorchDispatchMode):
@@ -92,12 +91,12 @@ class Counter(TorchDispatchMode):
         for source, (_, adds) in self.made.items():
             if source in self.norms and self.uses[source] == 1:
                 row = self.norms[source]
-                row.mults, row.adds, row.folded = 0, adds, True
+                row.mults, row.adds = 0, adds
 
 
 @torch.no_grad()
-def operations(model, input_shape=None):
-    """[Operations, ...] of one image (C, H, W), in the order they run; the model is left as it was.
+def operations(model):
+    """[Operations, ...] of one image, in the order they run; the model is left as it was.
 
     Convolution and linear layer: one multiplication for each weight that is not zero, at each position, and one
     addition fewer per output; ReLU: one multiplication for each element; residual connections and pooling: their
@@ -109,8 +108,7 @@ def operations(model, input_shape=None):
     for name, m in model.named_modules():
         m.register_forward_pre_hook(lambda m, _, name=name: counter.inside.append(name))
         m.register_forward_hook(lambda *_: counter.inside.pop() and None)
-    image = torch.zeros(1, *(input_shape or models.input_shape(model.arch, model.cfg)), device=weight.device,
-                        dtype=weight.dtype)
+    image = torch.zeros(1, *models.input_shape(model.arch, model.cfg), device=weight.device, dtype=weight.dtype)
     with counter:
         model(image)
     counter.fold()

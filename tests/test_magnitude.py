@@ -425,7 +425,7 @@ def test_keep_weights_counts_what_is_not_zero_in_the_layers_out_of_scope(tmp_pat
 
 class Two(torch.nn.Module):
     """Eight weights at 16 positions of a 4 x 4 image, then eight at 4 positions, and two classes."""
-    arch = "two"
+    arch, cfg = "two", {"input": (2, 4, 4)}
 
     def __init__(self):
         super().__init__()
@@ -440,9 +440,7 @@ def test_macs_are_kept_by_score_with_their_cost_by_hand(monkeypatch):
     model = Two()
     model.a.weight.copy_(torch.tensor([8, 7, 6, 5, 4, 3, 2, 1.]).view(4, 2, 1, 1))
     model.b.weight.copy_(torch.tensor([4.5, 3.5, 2.5, 1.5, 0.9, 0.8, 0.7, 0]).view(2, 4, 1, 1))
-    count = compute_flops.count
-    monkeypatch.setattr(compute_flops, "count", lambda model: count(model, (2, 4, 4)))
-    monkeypatch.setattr(compute_flops, "dense_total", lambda ckpt, model: count(model, (2, 4, 4)).total)
+    monkeypatch.setattr(compute_flops, "dense_total", lambda ckpt, model: compute_flops.count(model).total)
     positions, weights = {"a.weight": 16, "b.weight": 4}, budget.prunable(model)
     for exponent, fraction, a, b in (                        # a and b: how many of the largest are kept
             (0, 0.5, 4, 1),                                  # 4 * 16 + 1 * 4 = 68 MACs of 160; one more is 84

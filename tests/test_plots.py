@@ -19,8 +19,7 @@ def plt(monkeypatch, rendered):
 
 def test_layer_bars_shows_what_each_layer_had_and_keeps(plt):
     keep = {"conv1": torch.arange(64) < 1, "conv2": torch.arange(128) < 30, "conv3": torch.arange(256) < 200}
-    _, axis = plt.subplots()
-    plots.layer_bars(axis, keep)
+    axis = plots.pruned(keep)[0].axes[0]
     assert [bar.get_height() for bar in axis.patches] == [64, 128, 256, 1, 30, 200]
     assert [label.get_text() for label in axis.get_xticklabels()] == list(keep)
     assert axis.get_ylabel() == "channels" and "channels" in axis.get_title() and axis.get_yscale() == "linear"
@@ -29,8 +28,7 @@ def test_layer_bars_shows_what_each_layer_had_and_keeps(plt):
 
 def test_many_layer_names_are_thinned_and_stand_below_their_own_bar(plt):
     names = [f"layer{i}" for i in range(164)]
-    _, axis = plt.subplots()
-    plots.layer_bars(axis, dict.fromkeys(names, torch.arange(10) < 5), unit="weights", percent=True)
+    axis = plots.pruned(dict.fromkeys(names, torch.arange(10) < 5), "weights", percent=True)[0].axes[0]
     shown = [label.get_text() for label in axis.get_xticklabels()]
     assert 10 <= len(shown) <= 20 and axis.get_ylabel() == "weights (%)"
     assert [bar.get_height() for bar in axis.patches] == [100] * 164 + [50] * 164

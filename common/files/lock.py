@@ -21,10 +21,10 @@ HELD = {}                                                    # path of .lock -> 
 
 
 def take(folder):
-    """Makes the folder and locks it for this process, for one run after the other; True if it was not locked yet."""
+    """Makes the folder and locks it for this process, for one run after the other."""
     path = Path(folder).resolve() / ".lock"
     if path in HELD and path.exists():
-        return False
+        return
     release(folder)                                          # of a folder that was removed since, as in a notebook
     made = [parent for parent in path.parents if not parent.exists()]
     while path not in HELD:
@@ -53,7 +53,6 @@ def take(folder):
             HELD[path] = file, made
         else:
             file.close()
-    return True
 
 
 def release(folder=None):

@@ -52,9 +52,8 @@ class Count:
 
 
 @torch.no_grad()
-def count(model, input_shape=None):
-    """Counts one forward pass of one image (C, H, W); the model is left as it was."""
-    input_shape = input_shape or models.input_shape(model.arch, model.cfg)
+def count(model):
+    """Counts one forward pass of one image; the model is left as it was."""
     weight = next(model.parameters())
     model = twin(model, weight.device).eval()                # with hooks that the given one should not have
     layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
@@ -83,7 +82,8 @@ def count(model, input_shape=None):
     for m in model.modules():
         if m in layers or isinstance(m, ChannelSelection):
             m.register_forward_hook(add)
-    image, elsewhere = torch.zeros(1, *input_shape, device=weight.device, dtype=weight.dtype), 0
+    image = torch.zeros(1, *models.input_shape(model.arch, model.cfg), device=weight.device, dtype=weight.dtype)
+    elsewhere = 0
     if ":" in model.arch:                                    # somebody else's code may multiply anywhere
         from torch.utils.flop_counter import FlopCounterMode
         with FlopCounterMode(display=False) as counter:
