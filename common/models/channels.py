@@ -12,8 +12,6 @@ from itertools import islice, pairwise
 
 import torch
 
-NONE = torch.tensor([-1], device="cpu")                       # also where this is imported under torch.device("meta")
-
 
 @dataclass
 class Consumer:
@@ -109,7 +107,8 @@ class Channels:
             found = [name for pair in self.producers for name in pair]
             found += [consumer.norm for consumer in self.consumers if not consumer.select and not self.joined]
         if self.index:                                       # of a traced network only layers that have all units
-            found = [name for name in found if (self.index.get((f"{name}.weight", 0), NONE) >= 0).all()]
+            whole = [tensor for (tensor, axis), units in self.index.items() if axis == 0 and units.min() >= 0]
+            found = [name for name in found if f"{name}.weight" in whole]
         return [name for name in found if name]
 
 

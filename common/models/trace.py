@@ -10,7 +10,7 @@ import torch
 from torch.utils._pytree import tree_leaves
 
 from common import UserError
-from common.models.channels import Channels, Consumer
+from common.models.channels import Channels, Consumer, arranged
 from common.models.functions import RULES
 from common.models.labels import Labels
 from common.models.layers import resize, twin
@@ -107,7 +107,7 @@ def record_of(labels, axes, counts, roots, added):
     consumers = []
     for layer in labels.norm_before:
         if (key := (f"{layer}.weight", 1)) in counts:
-            part = index[key].argsort(stable=True)[(index[key] < 0).sum():]
+            part = arranged(index[key], torch.arange(len(index[key]))).flatten()
             if torch.equal(part, torch.arange(int(part[0]), int(part[0]) + len(part))):
                 last = int(part[0]) + len(part)
                 part = slice(None) if len(part) == len(index[key]) else slice(int(part[0]), last)
