@@ -61,8 +61,6 @@ def sketch(arch, image_size=None, **cfg):
     try:
         with torch.device("meta"), Undrawn():
             model = family(arch)(**cfg)
-    except UserError:
-        raise
     except (AssertionError, TypeError, ValueError, OverflowError, RuntimeError) as error:
         what = str(error).partition("\n")[0]                 # torch adds its call stack
         raise UserError(what if isinstance(error, AssertionError) else f"arch {arch}: {what}") from error

@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
 from common.models.channels import Channels, Consumer
 from common.models.layers import ChannelSelection, fill, initialize, read
 
@@ -70,15 +69,13 @@ class DenseNet(nn.Module):
             f"densenet has growth and compression of 1 or more; got {growth} and {compression}")
         step = 3 if block == "basic" else 6
         n, rest = divmod(depth - 4, step)
-        if n < 1 or rest:
-            raise UserError(f"densenet with {block} blocks has depths {step}n+4 (40, 100, 190); got {depth}")
+        assert n >= 1 and not rest, f"densenet with {block} blocks has depths {step}n+4 (40, 100, 190); got {depth}"
 
         default, channels = [], 2 * growth
         for _ in range(3):
             default += [channels] + [growth] * n
             channels = (channels + n * growth) // compression
-        if not all(default):
-            raise UserError(f"densenet{depth}: a compression of {compression} leaves no channel")
+        assert all(default), f"densenet{depth}: a compression of {compression} leaves no channel"
         streams = fill(streams, default, f"densenet{depth} (streams)")
         stages = [streams[i:i + n + 1] for i in range(0, len(streams), n + 1)]
         arriving = [sum(stage[:i + 1]) for stage in stages for i in range(n + 1)]      # before each batch norm

@@ -10,7 +10,6 @@ from itertools import islice
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
 from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, stages
 
@@ -32,7 +31,7 @@ def block_kind(arch, depth, block):
         if n > 0 and not rest:
             return kind, convolutions, expansion, n
         rules.append(f"{arch} with {kind} blocks has depths {3 * convolutions}n+2 ({examples})")
-    raise UserError(f"{' and '.join(rules)}; got {depth}")
+    raise AssertionError(f"{' and '.join(rules)}; got {depth}")
 
 
 class Slice(nn.Module):

@@ -13,7 +13,6 @@ from itertools import islice
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
 from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, stages
 from common.models.resnet import BLOCKS, BasicBlock, Bottleneck
@@ -29,8 +28,7 @@ class ResNetImageNet(nn.Module):
 
     def __init__(self, depth=18, num_classes=10, stem="small", preact=False, widths=None, streams=None):
         super().__init__()
-        if depth not in DEPTHS:
-            raise UserError(f"resnet_imagenet has depths {', '.join(map(str, DEPTHS))}; got {depth}")
+        assert depth in DEPTHS, f"resnet_imagenet has depths {', '.join(map(str, DEPTHS))}; got {depth}"
         assert stem in ("small", "imagenet"), f"resnet_imagenet has stems small, imagenet; got {stem!r}"
         self.block, counts = DEPTHS[depth]
         assert self.block == "basic" or not preact, "resnet_imagenet with preact has depths 18, 34"

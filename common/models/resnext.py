@@ -6,7 +6,6 @@ whole groups go.
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
 from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, stages
 
@@ -41,8 +40,7 @@ class ResNeXt(nn.Module):
     def __init__(self, depth=29, cardinality=8, widen_factor=4, num_classes=10, widths=None, streams=None):
         super().__init__()
         n, rest = divmod(depth - 2, 9)
-        if n < 1 or rest:
-            raise UserError(f"resnext has depths 9n+2 (20, 29, 38); got {depth}")
+        assert n >= 1 and not rest, f"resnext has depths 9n+2 (20, 29, 38); got {depth}"
         assert cardinality >= 1 and widen_factor >= 1, (
             f"resnext has cardinality and widen_factor of 1 or more; got {cardinality}, {widen_factor}")
         what = f"resnext-{depth}, {cardinality}x64d"

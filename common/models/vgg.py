@@ -15,7 +15,6 @@ from itertools import pairwise
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
 from common.models.channels import Channels, Consumer
 from common.models.layers import fill, initialize
 
@@ -27,8 +26,7 @@ class VGG(nn.Module):
 
     def __init__(self, depth=19, num_classes=10, widths=None, variant="slimming", head=None, pool=1):
         super().__init__()
-        if depth not in CONVS:
-            raise UserError(f"vgg has depths {', '.join(map(str, CONVS))}; got {depth}")
+        assert depth in CONVS, f"vgg has depths {', '.join(map(str, CONVS))}; got {depth}"
         assert variant in ("slimming", "bearpaw", "bearpaw_bn", "head512"), (
             f"vgg has variants slimming, bearpaw, bearpaw_bn, head512; got {variant!r}")
         assert head is None or variant != "slimming", (

@@ -11,7 +11,6 @@ from collections import OrderedDict
 import torch.nn.functional as F
 from torch import nn
 
-from common import UserError
 from common.models.channels import Consumer, residual_channels
 from common.models.layers import fill, initialize, stages
 
@@ -54,8 +53,7 @@ class WideResNet(nn.Module):
                  streams=None):
         super().__init__()
         n, rest = divmod(depth - 4, 6)
-        if n < 1 or rest:
-            raise UserError(f"wideresnet has depths 6n+4 (16, 22, 28, 34, 40); got {depth}")
+        assert n >= 1 and not rest, f"wideresnet has depths 6n+4 (16, 22, 28, 34, 40); got {depth}"
         assert variant in ("usual", "softmask"), f"wideresnet has variants usual, softmask; got {variant!r}"
         assert widen_factor >= 1 and 0 <= dropout < 1, (
             f"wideresnet has widen_factor >= 1 and dropout in [0, 1); got {widen_factor}, {dropout}")
