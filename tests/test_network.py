@@ -161,6 +161,8 @@ def test_a_plain_state_dict_is_fitted(file, tmp_path):
     for change, message in (({"more": torch.zeros(1)}, "more is in .*my.pth and not in .*nets.py:Small"),
                             ({"net.weight": None}, "net.weight is in .*nets.py:Small and not in .*my.pth"),
                             ({"net.weight": torch.zeros(17, 3, 3, 3)}, "no larger layers"),
+                            ({"net.weight": torch.zeros(8, 27)}, "net.weight is .8, 27., the .*nets.py:Small has"),
+                            ({"head.weight": torch.zeros(())}, "cannot read images"),
                             ({"net.weight": torch.zeros(9, 3, 3, 3)}, "cannot read images")):
         torch.save({name: t for name, t in (state | change).items() if t is not None}, tmp_path / "my.pth")
         with pytest.raises(UserError, match=message):

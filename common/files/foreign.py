@@ -43,7 +43,7 @@ def convert(path, ckpt, network, arch=None, depth=None, image_size=None):
         state = {name.removeprefix("module."): tensor for name, tensor in found[1].items()}
         model = own.fitted(path, state, arch, image_size)
         return {"method": "original", "stage": "dense", "arch": model.arch, "cfg": model.cfg, "dataset": None,
-                "state_dict": dict(model.state_dict()), "prec1": prec1, "best_prec1": best}
+                "state_dict": {name: state[name] for name in model.state_dict()}, "prec1": prec1, "best_prec1": best}
     soft = {name: state.pop(name) for name in list(state) if name.endswith(".mweight")}
     state, masks = unmasked(state)
     asked, asked_cfg = network(arch, depth) if arch else (None, {})

@@ -147,16 +147,16 @@ def build(spec, num_classes=10, input=None, shapes=None, image_size=None):
 
 
 def fitted(path, state, spec, image_size=None):
-    """The network of a spec with the tensors of a plain state_dict, the file `path`: as many classes, and as narrow."""
+    """The network of a spec for a plain state_dict, the file `path`: with as many classes, and as narrow."""
     some, more = (build(spec, classes).state_dict() for classes in (10, 11))
     last = [name for name, tensor in some.items() if tensor.shape != more[name].shape and name in state]
-    model = build(spec, len(state[last[0]]) if last else 10)
+    model = build(spec, state[last[0]].shape[0] if last and state[last[0]].dim() else 10)
     names = model.state_dict()
     for name in names.keys() ^ state.keys():
         raise UserError(f"{name} is in {path if name in state else spec} and not in {spec if name in state else path}")
     shapes = shapes_of(model, state)
     fitting(names, shapes, spec)
-    model.resized(shapes).load_state_dict(state)
+    model.resized(shapes)
     colors = next((tensor.shape[1] for tensor in state.values() if tensor.dim() == 4), 3)
     size = image_size or (32 if ".py:" in spec else 224)
     model.reads((1 if colors == 1 else 3, size, size))
