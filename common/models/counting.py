@@ -56,31 +56,30 @@ def count(model):
     """Counts one forward pass of one image; the model is left as it was."""
     weight = next(model.parameters())
     model = twin(model, weight.device).eval()                # with hooks that the given one should not have
-    layers = {m: name for name, m in model.named_modules() if next(m.parameters(recurse=False), None) is not None}
-    rows = {name: Row(name, tuple(getattr(m, "weight", next(m.parameters(recurse=False))).shape))
-            for m, name in layers.items()}
-    for m, name in layers.items():
-        for p in m.parameters(recurse=False):
-            rows[name].params += p.numel()
-            rows[name].nonzeros += int(p.count_nonzero()) if p.device.type != "meta" else p.numel()
-            rows[name].bytes += p.numel() * p.element_size()
+    rows = {}                                                # by id: hooks that know the layers would keep them alive
 
     def add(m, inputs, output):
         if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
             # every weight is used once per position of the output, of a transposed convolution of the input
             positions = (output[0].numel() // m.out_features if isinstance(m, nn.Linear) else
                          (inputs[0] if m.transposed else output)[0, 0].numel())
-            row = rows[layers[m]]
+            row = rows[id(m)]
             row.weights = int(m.weight.count_nonzero()) if m.weight.device.type != "meta" else m.weight.numel()
             row.macs += positions * m.weight.numel()
             row.sparse_macs += positions * row.weights
         elif isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
-            rows[layers[m]].norm_elements += output.numel()
+            rows[id(m)].norm_elements += output.numel()
         elif isinstance(m, ChannelSelection) and len(inputs) == 2 and m.indices.numel() < m.width:
-            rows[layers[inputs[1]]].norm_elements += inputs[0].numel()   # the original normalizes all, then selects
+            rows[id(inputs[1])].norm_elements += inputs[0].numel()       # the original normalizes all, then selects
 
-    for m in model.modules():
-        if m in layers or isinstance(m, ChannelSelection):
+    for name, m in model.named_modules():
+        if parameters := list(m.parameters(recurse=False)):
+            row = rows[id(m)] = Row(name, tuple(getattr(m, "weight", parameters[0]).shape))
+            for p in parameters:
+                row.params += p.numel()
+                row.nonzeros += int(p.count_nonzero()) if p.device.type != "meta" else p.numel()
+                row.bytes += p.numel() * p.element_size()
+        if parameters or isinstance(m, ChannelSelection):
             m.register_forward_hook(add)
     image = torch.zeros(1, *models.input_shape(model.arch, model.cfg), device=weight.device, dtype=weight.dtype)
     elsewhere = 0
