@@ -47,18 +47,21 @@ class Call:
 
 
 class Labels(TorchFunctionMode):
-    """rules: {function's name: rule(labels, call) -> what the result has, see functions.py}. shared: the names of
-    parameters that the model has under two names."""
+    """model: a copy of a network, which gets hooks. rules: {function's name: rule(labels, call) -> what the result has,
+    see functions.py}. shared: the names of parameters that the model has under two names."""
 
     def __init__(self, model, rules, shared=()):
         super().__init__()
-        self.rules, self.shared = rules, shared
+        self.model, self.rules, self.shared = model, rules, shared
         self.modules, self.stored = dict(model.named_modules()), set(model.state_dict())
         self.names = {id(t): name for name, t in [*model.named_parameters(), *model.named_buffers()]}
         self.plain = {id(v) for m in self.modules.values() for v in vars(m).values() if isinstance(v, torch.Tensor)}
         self.axes, self.parent, self.frozen, self.added, self.gates = {}, [], [], [], set()
         self.layers, self.norm_after, self.norm_before = {}, {}, {}      # in the order of the pass; layer -> batch norm
-        self.where = ["network"]
+        self.where = where = ["network"]
+        for name, m in self.modules.items():                 # hooks that do not hold the model itself in memory
+            m.register_forward_pre_hook(lambda m, x, name=name: where.append(name or "network"))
+            m.register_forward_hook(lambda m, x, y: where.pop() and None)
         self.begin()
 
     def begin(self):

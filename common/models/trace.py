@@ -26,8 +26,8 @@ def trace(model, example):
     for device in ("meta", "cpu"):                           # meta tensors have no numbers; some code asks for them
         try:
             copied = twin(model, device)
-            labels = Labels(copied, RULES, shared)
-            logs = [run(copied, labels, example, training) for training in (False, True)]
+            labels = Labels(twin(copied, device), RULES, shared)
+            logs = [run(labels, example, training) for training in (False, True)]
             break
         except Exception as error:                           # somebody else's code may raise anything
             if device == "cpu":
@@ -36,24 +36,16 @@ def trace(model, example):
     return on_trial(records, stays, units, labels, copied, example, logs)
 
 
-def run(model, labels, example, training):
+def run(labels, example, training):
     """One forward pass of two images under the labels: the log of all function calls."""
-    model.train(training)
-    hooks = []
-    for name, m in model.named_modules():
-        hooks.append(m.register_forward_pre_hook(lambda m, x, name=name: labels.where.append(name or "network")))
-        hooks.append(m.register_forward_hook(lambda m, x, y: labels.where.pop() and None))
+    model = labels.model.train(training)
     images = torch.cat([example, example]).to(next(model.parameters()))
     labels.begin()
     channels = labels.fresh(images.shape[1])
     labels.freeze(channels, "the images")
     labels.give(images, 1, channels)
-    try:
-        with labels:
-            output = model(images)
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with labels:
+        output = model(images)
     for t in tree_leaves(output):
         if isinstance(t, torch.Tensor):
             labels.freeze(labels.know(t).labels, "the output")
@@ -152,11 +144,10 @@ def why_wrong(records, units, labels, model, example, logs):
             if unit.max() == last and not removed & units[record]:
                 removed.add(labels.root(int(labels.axes[name, axis][(unit == last).nonzero()[0, 0]])))
     gone = torch.tensor([labels.root(i) in removed for i in range(len(labels.parent))])
-    small = resize(twin(model, example.device if next(model.parameters()).device.type != "meta" else "meta"), shapes)
+    tried = Labels(resize(twin(model, next(model.parameters()).device), shapes), {})
     for training, log in zip((False, True), logs, strict=True):
-        tried = Labels(small, {})
         try:
-            run(small, tried, example, training)
+            run(tried, example, training)
         except Exception as error:
             where = tried.log[-1][1] if tried.log else "network"
             return f"a number of channels is fixed in the code ({where}: {str(error).partition(chr(10))[0]})"
