@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from common import models
+from common import UserError, models
 from deploy.graph import operations
 from deploy.spread import spread
 
@@ -256,6 +256,8 @@ def source(model):
 
 def export(model, path):
     """Writes the C file and says how large it is."""
+    if Path(path).resolve() == TEMPLATE.resolve():
+        raise UserError(f"{path} is the template of all C files; give another name")
     text = source(model)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     Path(path).write_text(text)

@@ -107,6 +107,13 @@ def test_a_selection_takes_channels_in_either_memory_order(shape, dtype):
         assert torch.equal(a.grad, b.grad)
 
 
+def test_the_template_of_the_c_files_is_not_written_over():
+    template, net = to_c.TEMPLATE.read_bytes(), models.build("lenet5")
+    with pytest.raises(UserError, match="is the template of all C files"):
+        to_c.export(net, to_c.TEMPLATE)
+    assert to_c.TEMPLATE.read_bytes() == template
+
+
 def session_of(path):
     import onnxruntime
     return onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
