@@ -179,9 +179,9 @@ def of_checkpoint(ckpt, model, rows=None, accumulator_bits=32, freebie=False):
     """The Score by `rules` of a checkpoint's network, at the bits of its quantized weights and activations."""
     quant, activations = ckpt.get("quant") or {}, ckpt.get("activations") or {}
     tables = [entry[key] for entry in quant.values() for key in ("scale", "zero", "codebook") if key in entry]
-    return rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in quant.items()},
-                 max((entry["bits"] for entry in activations.values()), default=32), accumulator_bits, freebie,
-                 sum(table.numel() for table in tables) + 2 * len(activations), rows)
+    at = (min if freebie else max)((entry["bits"] for entry in activations.values()), default=32)
+    return rules(model, ckpt.get("masks"), {name: entry["bits"] for name, entry in quant.items()}, at,
+                 accumulator_bits, freebie, sum(table.numel() for table in tables) + 2 * len(activations), rows)
 
 
 def published(params, operations):
