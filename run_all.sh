@@ -136,7 +136,8 @@ if [ -z "$full" ]; then
 fi
 planning=; for method in "${methods[@]}"; do $method; done
 if [ ${#files[@]} -gt 0 ]; then
-    echo; "$python" results/summary.py "${files[@]}" --plot $out/comparison.png || failed+=("results/summary.py")
+    plot=comparison; [ ${#methods[@]} = ${#all[@]} ] || plot=$(IFS=-; echo "${methods[*]}")
+    echo; "$python" results/summary.py "${files[@]}" --plot "$out/$plot.png" || failed+=("results/summary.py")
 fi
 if [ ${#failed[@]} -gt 0 ]; then
     printf '\nfailed:\n'; printf '  %s\n' "${failed[@]}"; exit 1

@@ -5,6 +5,7 @@
 An error that the user can fix is raised as UserError anywhere in the code; `script` prints it and exits with status 2.
 """
 import argparse
+import difflib
 import os
 import sys
 from pathlib import Path
@@ -27,7 +28,9 @@ def parser(doc, **shared):
     made = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
     def refuse(message):
-        raise UserError(f"{message} (--help lists the flags)")
+        wrong = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
+        near = difflib.get_close_matches(wrong, made._option_string_actions, 1) if wrong.startswith("-") else []
+        raise UserError(f"{message} ({f'did you mean {near[0]}? ' if near else ''}--help lists the flags)")
     made.error = refuse
     if shared:
         add_flags(made, **shared)
@@ -53,15 +56,15 @@ def add_file(parser, *names, default=None):
 
 
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1, arch=None, writes=None):
-    """The flags that scripts share, with the paper's defaults (None: depends on other flags); train=False: only those
+    """The flags that scripts share, with the paper's defaults (text where they depend on other flags); train=False: only those
     for reading a network. arch: help for --arch; writes: the file that a script that does not train makes."""
-    add, usual = parser.add_argument, "the recipe's"
+    add = parser.add_argument
     add_network(parser, arch)
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="folder with the data sets (default: $DATA_DIR, else data/ in the repository)")
-    add("--image-size", type=positive, help="side that the images of a folder are resized and cropped to (default: "
-        "the network's; in training the size of the images, if all are square, equal and at most 512 wide)")
+    add("--image-size", type=positive, help="size to which a folder's images are resized and cropped (default: the "
+        "network's; in training the size of the images, if all are square, equal and at most 512 wide)")
     add("--mean", type=numbers, help="mean to normalize images with, one number per channel of pixels in [0, 1]: "
         "0.49,0.48,0.45 (default: what the network was trained with, else the data set's)")
     add("--std", type=numbers, help="standard deviation to normalize images with, in the same form")
@@ -69,13 +72,14 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
     add("--subset", type=positive, help="for a trial run: number of training and of test images, classes balanced")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
     if train or writes:
-        add("--save", help="folder to write to (default: one in logs/, named after data set, network and stage)")
+        add("--save", help="folder to write to (default: in logs/, named after data set, network, method and stage)")
         add("--overwrite", action="store_true", help=f"write over an earlier {writes or 'run'} in --save")
     if not train:
         return
-    add("--epochs", type=positive, default=epochs, help=f"epochs to train (default: {epochs or usual})")
-    add("--batch-size", type=positive, default=batch_size, help=f"images per step (default: {batch_size or usual})")
-    add("--lr", type=nonnegative, default=lr, help=f"initial learning rate (default: {lr or usual})")
+    for name, kind, default, what in (("--epochs", positive, epochs, "epochs to train"),
+                                      ("--batch-size", positive, batch_size, "images per step"),
+                                      ("--lr", nonnegative, lr, "initial learning rate")):
+        add(name, type=kind, default=None if isinstance(default, str) else default, help=f"{what} (default: {default})")
     add("--seed", type=seed_number, default=seed, help=f"random seed (default: {seed})")
     add("--resume", default="", help="checkpoint.pth.tar to continue from; auto: the one in --save, if there is one")
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
@@ -133,8 +137,8 @@ def flag_type(name, read, fits=lambda value: True):
 
 positive = flag_type("positive integer", int, lambda n: n >= 1)
 nonnegative = flag_type("number from 0 up", float, lambda x: 0 <= x < float("inf"))
-fraction = flag_type("fraction in [0, 1)", float, lambda x: 0 <= x < 1)
-part = flag_type("fraction in (0, 1]", float, lambda x: 0 < x <= 1)
+fraction = flag_type("fraction in [0, 1), such as 0.4 for 40 %", float, lambda x: 0 <= x < 1)
+part = flag_type("fraction in (0, 1], such as 0.5 for half", float, lambda x: 0 < x <= 1)
 seed_number = flag_type("64-bit integer", int, lambda n: -2**63 <= n < 2**63)
 bits = flag_type("number of bits from 2 to 16", int, lambda n: 2 <= n <= 16)
 bits_or_32 = flag_type("number of bits from 2 to 16 (or 32: not quantized)", int, lambda n: 2 <= n <= 16 or n == 32)
@@ -163,7 +167,8 @@ def output_folder(folder, overwrite, resume=None, holds="checkpoint.pth.tar"):
     resumes = resume == "auto" or resume and Path(resume).resolve().parent == folder.resolve()
     if (folder / holds).exists() and not overwrite and not resumes:
         if holds == "checkpoint.pth.tar":
-            raise UserError(f"{folder} already holds a run; --resume auto continues it, --overwrite starts again")
+            raise UserError(f"{folder} already holds a run; --resume auto continues it, --overwrite starts again, "
+                            "another --save keeps it")
         raise UserError(f"{folder} already holds a {holds}; give another --save, or --overwrite")
     return folder
 

@@ -51,8 +51,8 @@ def bisect(left, wanted, high, steps=40):
     left: threshold -> fraction; it must not rise. UserError if even `high` keeps more.
     """
     if left(high) > wanted:
-        raise UserError(f"pruning everything that can be pruned keeps {left(high):.4f}, more than {wanted:g}; "
-                        "give a larger fraction")
+        raise UserError(f"pruning everything that can be pruned keeps {left(high):.4f}, more than {wanted:g} of the "
+                        "network; give a larger fraction")
     low = 0.0
     if left(low) <= wanted:
         return low
@@ -87,7 +87,7 @@ def read_ratios(path, weights, prunable=None):
     try:
         lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"--ratios {path}: {error}") from error
+        raise UserError(f"--ratios {path}: {getattr(error, 'strerror', None) or error}") from error
     ratios = {}
     for number, line in enumerate(lines, 1):
         line = line.partition("#")[0].strip()

@@ -34,7 +34,7 @@ class Run:
 
     def __init__(self, method, stage, network, dense=None, /, **settings):
         self.settings, self.method, self.stage, self.dense = settings, method, stage, dense
-        settings["save"] = settings["save"] or cli.default_folder(settings["dataset"], network, stage)
+        settings["save"] = settings["save"] or cli.default_folder(settings["dataset"], network, f"{method}-{stage}")
         self.device, self.rank, self.world = process(settings["device"])
         self.precision = settings["precision"]
         if self.precision == "auto":
@@ -58,10 +58,10 @@ class Run:
 
     def describe(self, model):
         """Prints what the run will do, before it does it."""
-        total = counting.count(model).total
+        total, s = counting.count(model).total, "s" * (self.settings["epochs"] > 1)
         say(f"{self.method} {self.stage}: {model.arch} {models.brief(model.cfg)} on {self.settings['dataset']}\n"
             f"  {total.params:,} parameters, {total.macs:,} MACs, {2 * total.macs / 1e9:.4f} GFLOPs (2 x MACs)\n"
-            "  {epochs} epochs, batch {batch_size}, lr {lr:g}, seed {seed}, ".format(**self.settings) +
+            f"  {{epochs}} epoch{s}, batch {{batch_size}}, lr {{lr:g}}, seed {{seed}}, ".format(**self.settings) +
             f"{self.device}, {self.precision}, into {self.folder}")
         if self.precision == "bf16" and not has_bf16(self.device):
             say(f"  note: {self.device} has no native bf16; emulated, a step can take 20 times as long as with "

@@ -1,14 +1,15 @@
 """Measure how much faster pruned networks run on this CPU: torch, ONNX Runtime, OpenVINO and C, fp32, bf16 and int8.
 
-    python deploy/benchmark.py                               # everything, to results/deploy.md
+    python deploy/benchmark.py                               # half, odd and trained, to results/deploy.md
+    python deploy/benchmark.py sparse                        # to results/deploy-sparse.md
     python deploy/benchmark.py half --networks vgg13 resnet164 --rounds 3 --save part.md
 
 One thread and processor time, all cells of a network taking turns; medians. Parts:
 
     half        seven networks, also with half their channels by this repository and by torch-pruning
     odd         channel counts of 8n - 1 and 8n: what does a multiplication cost?
-    sparse      scattered zeros, random and trained: the C file beside the other runtimes
     trained     bundled networks: accuracy on CIFAR-10 in each form (needs the data set)
+    sparse      scattered zeros, random and trained: the C file beside the other runtimes
 
 Weights are random, except in bundled networks: they do not change the time. torch-pruning and OpenVINO are measured if
 installed. Compare numbers within one run only, or ratios.
@@ -42,7 +43,7 @@ BATCHES = (1, 128)
 TRAINED = {"VGG-13, dense": "slimming-vgg13-cifar10-sparse", "VGG-13, slimmed 40 %": "slimming-vgg13-cifar10-finetuned",
            "ResNet-20, dense": "magnitude-resnet20-cifar10-dense",
            "ResNet-20, 90 % zeros": "magnitude-resnet20-cifar10-90"}
-PARTS = ("half", "odd", "sparse", "trained")
+PARTS = ("half", "odd", "trained", "sparse")
 FLAGS = ("avx2", "avx512f", "avx512_vnni", "amx_int8", "asimd")          # of processors, which decide what is faster
 
 
@@ -183,10 +184,10 @@ def versions():
 def main(argv=None):
     parser = cli.parser(__doc__)
     add = parser.add_argument
-    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all)")
+    add("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)} (default: all but sparse)")
     add("--networks", nargs="+", choices=NETWORKS, default=list(NETWORKS), help="networks of the part `half`")
     add("--rounds", type=cli.positive, default=5, help="turns of each cell")
-    add("--save", metavar="FILE", help="(default: results/deploy.md for all parts, results/deploy-<part>.md for some)")
+    add("--save", metavar="FILE", help="(default: results/deploy.md, or results/deploy-<part>.md of the parts given)")
     add("--data-dir", help="folder of cifar10, for the trained networks")
     add("--subset", type=cli.positive, help="images of cifar10 that are used")
     args = parser.parse_args(argv)
@@ -204,7 +205,7 @@ def main(argv=None):
              f"of a table taking turns; {versions()}.\n"]
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
-        for part in args.parts or PARTS:
+        for part in args.parts or PARTS[:-1]:
             jobs = {"half": [(f"{name}, half its channels", lambda name=name: half(name, folder, args.rounds))
                              for name in args.networks],
                     "odd": [("Odd channel counts", lambda: odd(folder, args.rounds))],

@@ -82,7 +82,8 @@ def main(argv=None):
     ckpt, model = network.load(args)
     _, train, test = network.images(args, ckpt, model)
     compare(ckpt, model, train, test)
-    measure_two_of_four(model)
+    if "2:4" in (ckpt.get("rule") or ""):
+        measure_two_of_four(model)
 
 
 if __name__ == "__main__":

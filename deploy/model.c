@@ -128,12 +128,16 @@ void logits(const float *images, int count, float *out) {
 int main(int count, char **words) {
     static float image[IMAGE], out[CLASSES];
     const int passes = count > 1 ? atoi(words[1]) : 0;
-    while (fread(image, sizeof(float), IMAGE, stdin) == IMAGE) {
+    size_t got, images = 0;
+    if (count > 1 && passes < 1)
+        return fprintf(stderr, "usage: %s [PASSES] < images.f32 > logits.f32\n", words[0]) > 0;
+    for (; (got = fread(image, sizeof(float), IMAGE, stdin)) == IMAGE; images++) {
         const clock_t begin = clock();
         for (int i = 0; i < passes; i++) logits(image, 1, out);
         if (passes) return printf("%.6f\n", 1000.0 * (double)(clock() - begin) / CLOCKS_PER_SEC / passes) < 0;
         logits(image, 1, out);
         fwrite(out, sizeof(float), CLASSES, stdout);
     }
-    return 0;
+    if (got || !images) fprintf(stderr, "an image has %d floats, not %zu\n", IMAGE, got);
+    return got || !images;
 }

@@ -50,7 +50,7 @@ def add_training(parser, weight_decay):
 
 def add_flags(parser):
     """All flags but --model and those of zeros.py and teacher.py."""
-    cli.add_flags(parser, seed=12345678, arch=cli.RECORDED)
+    cli.add_flags(parser, True, "300, LeNets: 100", "128, LeNets: 100", "0.1, LeNets: 1e-4", 12345678, cli.RECORDED)
     add_training(parser, "5e-4; LeNets 1e-4 after --rule V, 0 after T")
 
 

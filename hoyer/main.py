@@ -41,7 +41,7 @@ RECIPES = {  # the original's, for flags that are not given
 
 def add_flags(parser):
     """All flags of training but --reg, whose numbers differ between the original's scripts."""
-    cli.add_flags(parser, seed=12345678)
+    cli.add_flags(parser, True, "300, LeNets: 250", "128, LeNets: 100", "0.1, LeNets: 0.001", seed=12345678)
     networks.add_flags(parser)
     zeros.add_flags(parser, keep=False)
     add_training(parser, "5e-4; LeNets 1e-4 with group penalties, else 0")
@@ -84,7 +84,7 @@ def train(args):
     recipe = RECIPES[lenet if arch.startswith("lenet") else "CIFAR"]
     vars(args).update({name: value for name, value in recipe.items() if getattr(args, name) is None})
 
-    name, what = models.name(arch, cfg), f"{args.reg}-{args.decay}" if args.reg != "none" else "dense"
+    name, what = models.name(arch, cfg), f"hoyer-{args.reg}-{args.decay}" if args.decay else "hoyer-dense"
     args.save = args.save or cli.default_folder(args.dataset, name, what)
     run = Run("hoyer", "sparse" if args.decay else "dense", name, **vars(args))
     dataset = data.for_arch(arch, cfg, holdout=args.holdout, start=ckpt, **cli.data_flags(args))

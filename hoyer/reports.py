@@ -42,8 +42,8 @@ def architecture(model):
 
 def compaction_report(model, small, dense):
     """Widths, parameters and MACs of the compacted network, and how far its logits are from the masked one's."""
-    total = compute_flops.count(small).total
-    return (f"compacted: {architecture(small)}, {total.params:,} parameters of {dense['params']:,} "
+    total, widths = compute_flops.count(small).total, architecture(small)
+    return (f"compacted: {f'{widths}, ' if widths else ''}{total.params:,} parameters of {dense['params']:,} "
             f"({100 * total.params / dense['params']:.2f}%), {total.macs:,} MACs of {dense['macs']:,} "
             f"({100 * total.macs / dense['macs']:.2f}%); its logits differ by "
             f"{prove(model, small):.1e} of the largest")

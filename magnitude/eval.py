@@ -1,6 +1,6 @@
 """Magnitude pruning: count and evaluate a checkpoint.
 
-    python eval.py logs/cifar10-resnet56-finetuned/finetuned.pth.tar
+    python eval.py logs/cifar10-resnet56-magnitude-finetuned-small/finetuned.pth.tar
 
 Parameters, non-zeros and MACs are printed before any data is opened. Expect the accuracy that the file records.
 """

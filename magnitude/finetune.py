@@ -6,16 +6,16 @@ Every step ends by setting each pruned weight back to zero,
 
     w <- mask * (w - learning rate * step)
 
-so that neither momentum nor weight decay nor rounding revives one. The end of the run checks that none has changed.
+so that neither momentum nor weight decay nor rounding revives one. At the end, the run checks that none has changed.
 
     --retrain small       learning rate 0.001 throughout (Han et al.; the default)
     --retrain onecycle    learning rate up to 0.1 and down again, batch by batch, in batches of 128
 
 rewind.py trains with the learning rates of the dense run instead, which takes longer and gives a better network.
 
---resume names the network to start from, as in the original. With --model FILE instead, --resume auto continues a
-stopped command, as in every other script. Expect 92.2 % for ResNet-56 on CIFAR-10 with 10.7 % of its weights (Renda,
-Frankle, Carbin, ICLR 2020), dense 93.5 %. An epoch takes as long as a dense one.
+As in the original, --resume names the network to start from. --model FILE names it too, and leaves --resume auto free
+to continue a stopped run, as in every other script. Renda, Frankle and Carbin (ICLR 2020) report 92.2 % for ResNet-56 on
+CIFAR-10 with 10.7 % of its weights, 93.5 % dense. An epoch takes as long as a dense one.
 """
 import argparse
 import sys
@@ -38,12 +38,12 @@ RECIPES = {"small": dict(epochs=40, batch_size=64, lr=0.001, schedule=[], **REST
            "onecycle": dict(epochs=40, batch_size=128, lr=0.1, schedule=[], **REST)}
 
 
-def add_flags(parser, ways):
-    """The flags of finetune.py, rewind.py and iterative.py; other defaults depend on --retrain."""
-    cli.add_flags(parser, arch=cli.RECORDED)
+def add_flags(parser, ways, epochs="40", batch_size="64, onecycle: 128", lr="0.001, onecycle: 0.1"):
+    """The flags of finetune.py, rewind.py and iterative.py; defaults as text, since they depend on --retrain."""
+    cli.add_flags(parser, True, epochs, batch_size, lr, arch=cli.RECORDED)
     add = parser.add_argument
-    add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
-    add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
+    add("-d", dest="dataset", default=argparse.SUPPRESS, help="same as --dataset")
+    add("--save_dir", dest="save", default=argparse.SUPPRESS, help="same as --save")
     add("--model", metavar="FILE", help="network to start from; then use --resume auto to continue")
     add("--retrain", choices=ways, default=ways[0], help=f"way to train, see above (default: {ways[0]})")
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate "
@@ -89,7 +89,7 @@ def start_from(args):
     ckpt["masks"] = zeros.kept(ckpt, args.keep_zeros, args.dense, needed=True)
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
-                                                f"finetuned-{args.retrain}")
+                                                f"magnitude-finetuned-{args.retrain}")
     return ckpt
 
 
@@ -120,8 +120,10 @@ def train(args, ckpt, run, model=None, start=""):
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     by_batch = args.retrain == "onecycle"
     if by_batch:
-        scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, args.lr, total_steps=args.epochs * len(train),
-                                                        pct_start=0.1, div_factor=10, final_div_factor=100)
+        steps = args.epochs * len(train)
+        scheduler = torch.optim.lr_scheduler.OneCycleLR(      # torch divides by pct_start * total_steps - 1
+            optimizer, args.lr, total_steps=steps, pct_start=0.1 if steps != 10 else 0.2, div_factor=10,
+            final_div_factor=100)
     else:
         scheduler = make_scheduler(optimizer, args.schedule, args.gamma, args.epochs)
     run.resume(model, optimizer, scheduler, masks)
@@ -149,7 +151,8 @@ def train(args, ckpt, run, model=None, start=""):
 
     moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
     assert moved == 0, f"{moved} pruned weights are not zero any more"
-    say(f"{pruned:,} weights are pruned, none of them has moved")
+    if pruned:
+        say(f"{pruned:,} weights are pruned; all of them are still zero")
     run.finish(model, "finetuned.pth.tar", **kept)
 
 

@@ -112,7 +112,7 @@ def iterate(args):
         raise UserError(f"{source} is {ckpt['stage']} already; the rounds start from the dense network")
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.save = args.save or cli.default_folder(args.dataset, models.name(ckpt["arch"], ckpt["cfg"]),
-                                            f"iterative-{args.retrain}")
+                                            f"magnitude-iterative-{args.retrain}")
     k = checkpoint.load(args.rewind_to, network, args.arch, args.depth)["epoch"] if args.rewind_to else 0
     plan(copy.copy(args), ckpt, k)                           # validates the plan before starting
     script = rewind if args.retrain in rewind.WAYS else finetune

@@ -38,8 +38,8 @@ def parse(argv=None):
                         "preresnet164, wrn_28_10, wrn_16_8, densenet, or another of common/models (default: resnet20, "
                         "or that of --pretrained)")
     add = parser.add_argument
-    add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
-    add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
+    add("-d", dest="dataset", default=argparse.SUPPRESS, help="same as --dataset")
+    add("--save_dir", dest="save", default=argparse.SUPPRESS, help="same as --save")
     add("--pretrained", "--model", metavar="FILE", help="start from this dense network, of any method")
     zeros.add_flags(parser, keep=False)
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs at which the learning rate falls "

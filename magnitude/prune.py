@@ -1,6 +1,6 @@
 """Magnitude pruning: zero the smallest weights of a trained network.
 
-    python prune.py --resume logs/cifar10-resnet56-dense/checkpoint.pth.tar --percent 0.9
+    python prune.py --resume logs/cifar10-resnet56-magnitude-dense/checkpoint.pth.tar --percent 0.9
 
 One threshold for the whole network: of all T weights of convolutions, prune the k = int(T * percent) with the smallest
 |w|, regardless of their layer:
@@ -145,8 +145,8 @@ def flags():
     parser = cli.parser(__doc__, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
     add = parser.add_argument
     add("--resume", "--model", metavar="FILE", required=True, help="network to prune")
-    add("-d", dest="dataset", default=argparse.SUPPRESS, help="--dataset")
-    add("--save_dir", dest="save", default=argparse.SUPPRESS, help="--save")
+    add("-d", dest="dataset", default=argparse.SUPPRESS, help="same as --dataset")
+    add("--save_dir", dest="save", default=argparse.SUPPRESS, help="same as --save")
     add_rule(parser, budget.add_flags(parser))
     pruning.add_recalibrate(parser)
     add("--seed", type=cli.seed_number, default=1, help="seed for --criterion random (default: 1)")

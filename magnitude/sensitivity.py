@@ -1,7 +1,7 @@
 """Sensitivity: how much accuracy is lost when one layer alone is pruned (Han et al. 2015, figure 6; Li et al. 2017,
 "Pruning Filters for Efficient ConvNets", figure 2).
 
-    python sensitivity.py logs/cifar10-resnet56-dense/checkpoint.pth.tar
+    python sensitivity.py logs/cifar10-resnet56-magnitude-dense/checkpoint.pth.tar
 
 For each layer l and each fraction p = 0.1, 0.2, ..., 0.9, prune the smallest |w| of l as prune.py does, leave all other
 layers whole, and evaluate without fine-tuning:

@@ -1,6 +1,6 @@
 """Adds a finished run to results/ledger.csv, and on request keeps its network in chkpt/.
 
-    python results/add_run.py logs/cifar10-vgg13-dense/checkpoint.pth.tar
+    python results/add_run.py logs/cifar10-vgg13-slimming-dense/checkpoint.pth.tar
     python results/add_run.py logs/.../finetuned.pth.tar --keep chkpt/slimming-vgg13-cifar10.pth.tar
 
 Everything in the row is read from the checkpoint or counted on its network; bytes are those of a file with the network

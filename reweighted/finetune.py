@@ -78,7 +78,8 @@ def retrain(args):
 
     moved = sum(int(parameters[name][~mask].count_nonzero()) for name, mask in masks.items())
     assert moved == 0, f"{moved} masked weights are not zero any more"
-    say(f"{pruned:,} weights are masked, none of them has moved")
+    if pruned:
+        say(f"{pruned:,} weights are masked; all of them are still zero")
     run.finish(model, "finetuned.pth.tar", masks=masks or None, rule=ckpt.get("rule"))
     return run.folder / "finetuned.pth.tar"
 

@@ -9,7 +9,7 @@ and recomputes the coefficients gamma from the weights after every fifth of the 
 Small weights get smaller, large ones hardly change, and the weights split into two groups; prune.py cuts between them.
 
     python main.py                                                                    dense
-    python main.py --rew --pretrained logs/cifar100-mobilenetv2_1.3-dense/checkpoint.pth.tar
+    python main.py --rew --pretrained logs/cifar100-mobilenetv2_1.3-reweighted-dense/checkpoint.pth.tar
 
 then prune.py and finetune.py; training/main.py runs all four. The original reports 81.92 % for the dense MobileNetV2 on
 CIFAR-100. An epoch of it takes ten minutes or more on two CPU cores. README.md has measured results.

@@ -1,6 +1,6 @@
 """Reweighted L1: prune the small weights.
 
-    python prune.py --model logs/cifar100-mobilenetv2_1.3-sparse/checkpoint.pth.tar
+    python prune.py --model logs/cifar100-mobilenetv2_1.3-reweighted-sparse/checkpoint.pth.tar
 
 After the reweighted phase the weights of convolutions are either large or near zero, and one fixed threshold separates
 them:

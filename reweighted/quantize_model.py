@@ -1,6 +1,6 @@
 """Reweighted L1: weights and activations as integers, with a number of bits for each tensor.
 
-    python quantize_model.py --model logs/cifar100-mobilenetv2_1.3-finetuned/finetuned.pth.tar
+    python quantize_model.py --model logs/cifar100-mobilenetv2_1.3-reweighted-finetuned/finetuned.pth.tar
     python quantize_model.py --model FILE --bit-list 8 seed 6 4          the accuracy of each list; the last is kept
 
 The weights of convolutions and linear layers become integers with one scale a tensor (quantizers.py), biases and batch
@@ -60,7 +60,7 @@ def ranges(model, batches):
 
 
 def quantize(args):
-    source = pruning.load(args.model, network, what="quantized", holds="quantized_model.pth.tar",
+    source = pruning.load(args.model, network, what="reweighted-quantized", holds="quantized_model.pth.tar",
                           **cli.prune_flags(args))
     ckpt, dataset, test, device = source.ckpt, source.dataset, source.test, source.test.device
     model, args.dataset, args.save = source.model.to(device), dataset.name, str(source.folder)

@@ -1,6 +1,6 @@
 """Network slimming by masks: remove the channels that mask.py zeroed.
 
-    python compact.py --model logs/cifar10-vgg13-finetuned/finetuned.pth.tar
+    python compact.py --model logs/cifar10-vgg13-slimming-finetuned/finetuned.pth.tar
 
 The narrow network computes the same. A layer that has lost all channels keeps one channel of zeros. It is written to
 pruned.pth.tar, the report to prune.txt, channels per layer and the histogram of gammas to prune.png. Takes seconds.
@@ -20,7 +20,7 @@ from slimming.networks import network
 
 def compact(args):
     # load
-    source = pruning.load(args.model, network, **cli.prune_flags(args))
+    source = pruning.load(args.model, network, what="slimming-compact", **cli.prune_flags(args))
     original, ckpt = source.model.to(source.test.device), source.ckpt
     gammas = gammas_of(original)
     check_gammas(gammas, ckpt)

@@ -1,6 +1,6 @@
 """Network slimming by masks: zero the gammas and betas of channels instead of removing them.
 
-    python mask.py --model logs/cifar10-vgg13-sparse/checkpoint.pth.tar --percent 0.7
+    python mask.py --model logs/cifar10-vgg13-slimming-sparse/checkpoint.pth.tar --percent 0.7
 
 The channels are those that prune.py removes, but a layer may lose all of them, since the network keeps its shape:
 
@@ -23,7 +23,7 @@ from slimming.networks import network
 
 def mask(args):
     # load
-    source = pruning.load(args.model, network, **cli.prune_flags(args))
+    source = pruning.load(args.model, network, what="slimming-masked", **cli.prune_flags(args))
     original, previous_masks = source.model.to(source.test.device), source.ckpt.get("masks", {})
     gammas = gammas_of(original)
     check_gammas(gammas, source.ckpt)

@@ -1,18 +1,19 @@
 """Network slimming: remove the channels with the smallest gammas.
 
-    python prune.py --model logs/cifar10-vgg13-sparse/checkpoint.pth.tar --percent 0.4
+    python prune.py --model logs/cifar10-vgg13-slimming-sparse/checkpoint.pth.tar --percent 0.4
 
 One threshold for the whole network (section 3 of the paper): of all T channels that have a gamma of their own (those
 of residual and dense streams are kept, see channels.py),
 
-    remove a channel  iff  its |gamma| is one of the k = int(T * percent) smallest   (of equal ones the earlier channel)
+    remove a channel  iff  its |gamma| is one of the k = int(T * percent) smallest   (ties: the earlier channel)
 
-regardless of its layer. No layer loses all its channels: it keeps the one with the largest |gamma|, and the output says
-so. The narrow network computes exactly what the full one does with those gammas and betas set to zero. Writes
-pruned.pth.tar (the network), prune.txt (the report) and prune.png (channels per layer, histogram of gammas).
+regardless of its layer. No layer loses all its channels: the one with the largest |gamma| is kept, with a note. The
+narrow network computes exactly what the full one does with those gammas and betas set to zero. Writes pruned.pth.tar
+(the network), prune.txt (the report) and prune.png (channels per layer, histogram of gammas).
 
-mask.py zeroes channels instead of removing them. Takes seconds. Accuracy may fall to chance before fine-tuning
-(finetune.py); that is normal.
+mask.py zeroes channels instead of removing them. Pruning takes seconds; evaluating the network before and after takes
+up to minutes on a CPU (--subset 1000 is faster). Accuracy may fall to chance before fine-tuning (finetune.py); that is
+normal.
 """
 import copy
 import sys
@@ -84,7 +85,7 @@ def prune(args):
 def add_flags(parser):
     """The flags that mask.py has too."""
     cli.add_flags(parser, train=False, arch=cli.RECORDED, writes="pruned.pth.tar")
-    parser.add_argument("--model", metavar="FILE", required=True, help="the network to prune, after training with -sr")
+    parser.add_argument("--model", metavar="FILE", required=True, help="network to prune, preferably trained with -sr")
 
 
 def add_rule(parser, amount):

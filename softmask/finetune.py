@@ -1,6 +1,6 @@
 """Soft-binary mask: continue training the narrow network, without masks.
 
-    python finetune.py --pruned logs/cifar100-wrn_34_9-sparse/pruned_model.pth.tar --epochs 20
+    python finetune.py --pruned logs/cifar100-wrn_34_9-softmask-sparse/pruned_model.pth.tar --epochs 20
 
 The original stops after pruning. Network, widths and data set come from the file; single weights that a mask prunes
 (--nfp, or another method) are set back to zero after every step. The last epoch's network is finetuned.pth.tar.

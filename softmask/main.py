@@ -123,6 +123,8 @@ def main(argv=None):
     targets = ((args.target, args.pflops), (args.ftarget, True))                # (fraction, whether of the FLOPs)
     first = [f"from epoch {epoch + 1}" if epoch < args.epochs else "never" for epoch in (args.wme, args.swa_start)]
     say(f"  {f'mask loss: {first[0]}; ' if masked else ''}weights averaged: {first[1]}")
+    if masked and args.wme >= args.epochs:
+        say(f"note: no mask will close, since their penalty begins after --wme {args.wme} epochs; give a smaller --wme")
     call = run.parallel(net)
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     averaged = AveragedModel(net)

@@ -1,6 +1,6 @@
 """Soft-binary mask: remove the channels whose mask is 0.
 
-    python prune.py --model logs/cifar100-wrn_34_9-sparse/checkpoint.pth.tar
+    python prune.py --model logs/cifar100-wrn_34_9-softmask-sparse/checkpoint.pth.tar
 
     keep a channel  iff  M > 0                 (with --keep-macs or --keep-weights M > t, for a computed t)
 
@@ -58,7 +58,8 @@ def prune(args):
     model, ckpt = source.model.to(source.test.device), source.ckpt                # the masks are inside its weights
     soft_masks, trained = ckpt.get("soft_masks"), ckpt["args"]
     if not soft_masks:
-        raise UserError(f"{args.model} has no soft masks; train with main.py --target 0.4")
+        raise UserError(f"{args.model} has no soft masks; softmask/main.py --target 0.4 --pretrained {args.model} "
+                        "trains some")
     if args.round_to > 1 and trained["nfp"]:
         raise UserError("--round-to is for masks of channels; these (--nfp) are masks of single weights")
 

@@ -67,7 +67,8 @@ def plan(args, layers):
 def main(argv=None):
     args = parse(argv)
     args.save = args.save or str(Path(args.pruned).parent)
-    source = pruning.load(args.pruned, network, holds="quantized_model.pth.tar", **cli.prune_flags(args))
+    source = pruning.load(args.pruned, network, what="softmask-quantized", holds="quantized_model.pth.tar",
+                          **cli.prune_flags(args))
     ckpt, dataset, test, device = source.ckpt, source.dataset, source.test, source.test.device
     model, args.dataset = source.model.to(device), dataset.name
     layers = [name for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]

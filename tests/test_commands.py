@@ -134,16 +134,17 @@ def test_a_run_is_not_resumed_with_other_masks(method, script, flags, files, tmp
 
 
 FOLDERS = {  # the flags of main.py and of prune.py, and the folders' names
-    "slimming": (["--arch", "resnet", "--depth", "20", "-sr"], ["--percent", "0.4"], "resnet20-sparse",
-                 "preresnet20-slimming-pruned", "preresnet20-finetuned"),
+    "slimming": (["--arch", "resnet", "--depth", "20", "-sr"], ["--percent", "0.4"], "resnet20-slimming-sparse",
+                 "preresnet20-slimming-pruned", "preresnet20-slimming-finetuned"),
     "hoyer": (["--arch", "wrn", "--depth", "10", "--widen-factor", "1", "--reg", "hs", "--decay", "1e-4"],
-              ["--sensitivity", "0.01"], "wrn_10_1-hs-0.0001", "wrn_10_1-hoyer-pruned", "wrn_10_1-finetuned"),
-    "magnitude": (["--arch", "wrn_10_1"], ["--percent", "0.5"], "wrn_10_1-dense", "wrn_10_1-magnitude-pruned",
-                  "wrn_10_1-finetuned-small"),
-    "softmask": (["--arch", "resnet8", "--target", "0.4"], ["--keep-macs", "0.5"], "resnet8-sparse",
-                 "resnet8-softmask-pruned", "resnet8-finetuned"),
-    "reweighted": (["--arch", "resnet8"], ["--ratio", "0.5"], "resnet8-dense",
-                   "resnet8-reweighted-pruned", "resnet8-finetuned")}
+              ["--sensitivity", "0.01"], "wrn_10_1-hoyer-hs-0.0001", "wrn_10_1-hoyer-pruned",
+              "wrn_10_1-hoyer-finetuned"),
+    "magnitude": (["--arch", "wrn_10_1"], ["--percent", "0.5"], "wrn_10_1-magnitude-dense", "wrn_10_1-magnitude-pruned",
+                  "wrn_10_1-magnitude-finetuned-small"),
+    "softmask": (["--arch", "resnet8", "--target", "0.4"], ["--keep-macs", "0.5"], "resnet8-softmask-sparse",
+                 "resnet8-softmask-pruned", "resnet8-softmask-finetuned"),
+    "reweighted": (["--arch", "resnet8"], ["--ratio", "0.5"], "resnet8-reweighted-dense",
+                   "resnet8-reweighted-pruned", "resnet8-reweighted-finetuned")}
 
 
 @pytest.mark.parametrize("method", FOLDERS)
@@ -184,7 +185,7 @@ def test_without_save_folders_are_named_after_network_and_stage_and_not_written_
     for script, flags, folder in (("finetune", tune, tuned), ("main", [*train, *TRAIN], first)):
         with pytest.raises(UserError, match=f"{folder} already holds a run; --resume auto continues it, --overwrite"):
             call(method, script, *flags)
-    more = ["logs/shapes10-wrn_10_1-iterative-small"] * (method == "magnitude")
+    more = ["logs/shapes10-wrn_10_1-magnitude-iterative-small"] * (method == "magnitude")
     if more:
         call(method, "iterative", "--model", f"{first}/checkpoint.pth.tar", *TRAIN, "--percent", "0.2")
     assert {str(path) for path in Path("logs").iterdir()} == {first, pruned, tuned, *more}
@@ -225,6 +226,8 @@ REFUSALS = [  # script, flags, message
     ("slimming.finetune", "--refine net.pth.tar --arch vgg", "net.pth.tar holds a resnet.*not --arch vgg"),
     ("slimming.prune", "", "--model"),
     ("slimming.prune", "--model none.pth.tar", "no checkpoint none.pth.tar"),
+    ("slimming.prune", "--model .", r"\. is a folder; give a file in it"),
+    ("slimming.prune", "--model net.pth.tar --datset shapes10", r"--datset shapes10 \(did you mean --dataset\?"),
     ("slimming.prune", "--model net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
     ("slimming.prune", "--model net.pth.tar --save file/run", "cannot write to file/run"),
     ("slimming.prune", "--model net.pth.tar --dataset nowhere", "nowhere"),
@@ -372,7 +375,7 @@ REFUSALS = [  # script, flags, message
     ("softmask.main", "--arch cnn", "there is no --arch cnn"),
     ("softmask.main", "--depth 11", r"6n\+4"),
     ("softmask.main", "--target 0.3 --pretrained pruned.pth.tar", "pruned.pth.tar has pruned single weights"),
-    ("softmask.prune", "--model net.pth.tar", "has no soft masks"),
+    ("softmask.prune", "--model net.pth.tar", "no soft masks; .*--pretrained net.pth.tar trains some"),
     *[("softmask.finetune", f"--pruned net.pth.tar {flags}", message) for flags, message in (
         ("--per-channel", "need --wbit"), ("--method linear", "need --wbit"), ("--wbit 1", "--wbit"))],
     *[("softmask.quantize_model", f"--pruned net.pth.tar {flags}", message) for flags, message in (

@@ -89,7 +89,8 @@ def test_pretrained_begins_with_the_weights_of_the_file(script, dense, tmp_path,
     call("magnitude.prune", "--model", dense, "--percent", 0.5, "--save", "m", *TINY)
     call(script, "--pretrained", "m/pruned.pth.tar", *TRAIN[2:], "--epochs", 1, "--lr", 0)
     assert "are trained, pruned ones too" in capsys.readouterr().out
-    files = [checkpoint.load(path) for path in ("m/pruned.pth.tar", "logs/shapes10-resnet8-dense/checkpoint.pth.tar")]
+    run = f"logs/shapes10-resnet8-{script.partition('.')[0]}-dense"
+    files = [checkpoint.load(path) for path in ("m/pruned.pth.tar", f"{run}/checkpoint.pth.tar")]
     assert len(files[1]["images"]["mean"]) == 3                               # of the images it saw
     before, after = (file["state_dict"] for file in files)
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items() if "running" not in name

@@ -438,6 +438,10 @@ def test_a_c_file_holds_the_non_zero_weights(trained, run, tmp_path):
     image = np.zeros(3 * 32 * 32, np.float32).tobytes()
     done = subprocess.run(["./model", "3"], cwd=tmp_path, input=image, capture_output=True, text=False)
     assert 0 < float(done.stdout) < 1000
+    for words, given, message in (([], image + bytes(100), b"an image has 3072 floats, not 25\n"),
+                                  ([], b"", b"an image has 3072 floats, not 0\n"), (["abc"], image, b"usage: ./model")):
+        done = subprocess.run(["./model", *words], cwd=tmp_path, input=given, capture_output=True)
+        assert done.returncode == 1 and done.stderr.startswith(message), done
 
 
 def test_what_cannot_be_exported_is_said():

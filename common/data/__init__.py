@@ -111,8 +111,9 @@ def normalized(data, images, mean=None, std=None):
                             "needs its number, a standard deviation above 0")
     used |= given
     words = " and ".join(f"{key} {' '.join(f'{value:.4g}' for value in used[key])}" for key in used)
-    source = "as given" if given else "as the network's file says" if whose else "as usual for the data set"
-    say(f"images normalized by {words}, {source}")
+    usual = "usual for the data set" if (data.mean, data.std) in STATISTICS.values() else "measured on its images"
+    source = "given" if given else "the network's file says" if whose else usual
+    say(f"images normalized by {words}, as {source}")
     return replace(data, **used)
 
 
@@ -134,7 +135,7 @@ def adapt(model, data, path):
     elif data.shape != reads:
         if data.shape[0] != reads[0] or data.shape[1] != data.shape[2] or model.arch in models.ONE_SIZE:
             raise UserError(f"{data.name} has images of {data.shape} (channels, height, width), a {model.arch} reads "
-                            f"{reads}; take another --arch, or convert the images")
+                            f"{reads}; give another --dataset, train another --arch, or convert the images")
         model.cfg["image_size"] = data.shape[1]              # what it is counted at from here on
         try:
             with torch.no_grad():

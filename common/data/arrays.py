@@ -111,7 +111,7 @@ def download(name, folder):
             arrays[f"x_{split}"], arrays[f"y_{split}"] = np.asarray(part.data), np.asarray(part.targets)
     except (OSError, RuntimeError) as error:
         raise UserError(f"no {folder / name}.npz, and the download of {name} failed ({error}); put the file there, "
-                        "or use --dataset shapes10") from error
+                        "give the --data-dir that has it, or use --dataset shapes10") from error
     save_npz(folder / f"{name}.npz", arrays)
     return arrays
 

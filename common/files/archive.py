@@ -69,7 +69,7 @@ def digest_of(file, size):
 def read(path):
     """The dictionary of a file written by torch.save, loaded without running code. UserError otherwise."""
     if not path.is_file():
-        raise UserError(f"no checkpoint {path}")
+        raise UserError(f"{path} is a folder; give a file in it" if path.is_dir() else f"no checkpoint {path}")
     try:
         check_bytes(path)
         with warnings.catch_warnings(), torch.serialization.safe_globals(NUMPY_NUMBERS):
