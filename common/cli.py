@@ -56,8 +56,9 @@ def add_file(parser, *names, default=None):
 
 
 def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1, arch=None, writes=None):
-    """The flags that scripts share, with the paper's defaults (text where they depend on other flags); train=False: only those
-    for reading a network. arch: help for --arch; writes: the file that a script that does not train makes."""
+    """The flags that scripts share, with the paper's defaults (as text where they depend on other flags); train=False:
+    only those for reading a network. arch: help for --arch; writes: the file that a script that does not train makes.
+    """
     add = parser.add_argument
     add_network(parser, arch)
     add("--dataset", help="cifar10, cifar100, mnist, shapes10, shapes100, or a path to an .npz or a folder of images "

@@ -54,9 +54,15 @@ def pruned(keep, unit="channels", percent=False):
         heights = [count / size for count, size in zip(counts, sizes, strict=True)]
         left.bar(positions, heights, width, color=colour, label=label)
     name_layers(left, [name.removesuffix(".weight") for name in keep])
-    left.set(ylabel=f"{unit} (%)" if percent else unit, title=f"{unit} of each layer")
-    left.legend(loc="lower center", bbox_to_anchor=(0.5, 1.07), ncols=2, fontsize=8)
+    left.set_ylabel(f"{unit} (%)" if percent else unit)
+    legend_beside_title(left, f"{unit} of each layer")
     return figure, right
+
+
+def legend_beside_title(axis, title):
+    """Above the plot: the title on the left, the labelled artists in one row on the right."""
+    axis.set_title(title, loc="left")
+    axis.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=2, fontsize=8, frameon=False)
 
 
 def before_and_kept(axis, before, kept, bins):

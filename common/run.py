@@ -167,7 +167,8 @@ class Run:
         if self.rows:
             plots.write_csv(self.folder / "log.csv", self.rows)
             if epoch + 1 == self.settings["epochs"] or time.perf_counter() > self.next_curve:    # drawing takes 0.2 s
-                plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage} {model.arch}")
+                plots.draw_curve(self.folder / "curve.png", self.rows, f"{self.method} {self.stage}: "
+                                 f"{models.name(model.arch, model.cfg)} on {Path(self.settings['dataset']).stem}")
                 self.next_curve = time.perf_counter() + 10
         ckpt = self.checkpoint(model, epoch=epoch + 1, **more)
         if self.rows and self.improved:                      # of equally good epochs the first

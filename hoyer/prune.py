@@ -241,7 +241,7 @@ def draw(model):
             right.bar([p + offset for p in range(len(layers))], [100 * a for a in alive], 0.4, label=label)
         plots.name_layers(right, list(layers))
         right.set(ylabel="with non-zero weights (%)", ylim=(0, 105))
-        right.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=2, fontsize=8)
+        plots.legend_beside_title(right, "groups of each layer")
     return figure
 
 

@@ -240,6 +240,7 @@ def write(args, rows):
         axis.set_xscale("log", subs=(2, 5))
         axis.xaxis.set_major_formatter("{x:g}")
         axis.xaxis.set_minor_formatter("{x:g}")
+        axis.tick_params(axis="x", which="minor", labelsize=7)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel(f"accuracy on the {args.holdout} validation images (%)")
     axes[0].legend()

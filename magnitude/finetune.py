@@ -14,8 +14,8 @@ so that neither momentum nor weight decay nor rounding revives one. At the end, 
 rewind.py trains with the learning rates of the dense run instead, which takes longer and gives a better network.
 
 As in the original, --resume names the network to start from. --model FILE names it too, and leaves --resume auto free
-to continue a stopped run, as in every other script. Renda, Frankle and Carbin (ICLR 2020) report 92.2 % for ResNet-56 on
-CIFAR-10 with 10.7 % of its weights, 93.5 % dense. An epoch takes as long as a dense one.
+to continue a stopped run, as in every other script. Renda, Frankle and Carbin (ICLR 2020) report 92.2 % for ResNet-56
+on CIFAR-10 with 10.7 % of its weights, 93.5 % dense. An epoch takes as long as a dense one.
 """
 import argparse
 import sys

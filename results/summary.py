@@ -91,6 +91,7 @@ def draw(path, rows, title):
                 axis.axhline(row["accuracy"], color=colours[row["method"]], linewidth=1, linestyle=":",
                              label=f"{row['method']}, dense")
         axis.grid(alpha=0.3)
+        axis.tick_params(labelleft=True)
         if chosen:
             axis.legend(fontsize=8)
     panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")

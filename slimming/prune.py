@@ -183,11 +183,12 @@ def report(source, masked, small, keep, how):
 def draw(gammas, keep, threshold):
     """Left: the channels of every layer, before and kept. Right: the histogram of gammas, with the threshold."""
     figure, right = plots.pruned(keep)
-    right.hist(torch.cat(list(gammas.values())).numpy(), bins=80, color="tab:blue")
+    kept = torch.cat([gamma[keep[name]] for name, gamma in gammas.items()])
+    plots.before_and_kept(right, torch.cat(list(gammas.values())).numpy(), kept.numpy(), 80)
     right.set(xlabel="|gamma|", ylabel="channels", yscale="log", title="gammas before pruning")
     if threshold is not None:
         right.axvline(threshold, color="tab:red", label=f"threshold {threshold:.3g}")
-        right.legend()
+    right.legend()
     return figure
 
 

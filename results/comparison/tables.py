@@ -169,6 +169,7 @@ def draw(path, rows, larger=()):
             axis.set_xlim(0.8 * min(ticks), 1.2 * max(ticks))
         axis.set(xlabel=f"{what} left (%)", title=title)
         axis.grid(alpha=0.3)
+        axis.tick_params(labelleft=True)
         label(axis, ends)
     panels[0].set_ylabel("test accuracy (%)")
     epochs = max(row["further_epochs"] for row in rows if row["name"] in DENSE)
