@@ -72,6 +72,7 @@ def test_each_method_alone_and_its_random_control(method, run_all):
     done, (_, *stages, table) = run_all(method)
     assert done.returncode == 0
     assert {script.split("/")[0] for script, *_ in stages} == {method}
+    assert table[-1] == f"logs/demo/{method}.png"            # the plot of all methods is kept
     prunes = [" ".join(stage) for stage in stages if stage[0].endswith("/prune.py")]
     if any("--criterion random" in prune for prune in prunes):           # the same but for the criterion and the folder
         control, chosen = sorted((prune.split(" --save ")[0] for prune in prunes), key=len, reverse=True)
@@ -83,7 +84,7 @@ def test_a_failed_stage_ends_its_method_and_is_named_at_the_end(run_all):
     assert done.returncode == 1
     assert "slimming/prune.py --percent" in done.stdout.split("failed:\n")[1]
     assert not any("--refine" in command for command in commands)
-    assert commands[-1][0] == "results/summary.py" and all("slimming" not in file for file in commands[-1][1:])
+    assert commands[-1][0] == "results/summary.py" and all("slimming" not in file for file in commands[-1][1:-1])
     assert any(command[0] == "magnitude/finetune.py" for command in commands)
 
 
