@@ -57,7 +57,8 @@ def predict(args):
             csv.writer(file).writerows([("file", "class", "probability"), *rows])
     except OSError as error:
         raise UserError(f"cannot write {path} ({error.strerror}); give another --csv") from error
-    print(f"labelled {len(rows)} images of {folder}{passed_over(passed)}; wrote {path}")
+    numbers = "" if images["classes"] else " (classes are numbers: the checkpoint has no names)"
+    print(f"labelled {len(rows)} images of {folder}{passed_over(passed)}; wrote {path}{numbers}")
 
 
 def main(argv=None):

@@ -59,6 +59,11 @@ def ranges(model, batches):
     return found
 
 
+def float_bytes(weight, mask=None):
+    """Bytes of a float32 tensor in a file: with a mask those of the kept values, and a bit for each weight."""
+    return 4 * weight.numel() if mask is None else 4 * int(mask.sum()) + weight.numel() / 8
+
+
 def quantize(args):
     source = pruning.load(args.model, network, what="reweighted-quantized", holds="quantized_model.pth.tar",
                           **cli.prune_flags(args))
@@ -85,7 +90,7 @@ def quantize(args):
     before = evaluate(model, test)["top1"]
     print(f"{len(names)} tensors, activations at {args.fwd_bits} bits, {args.quant_method}\n"
           f"{'bit list':>16} {'accuracy':>9} {'KiB of weights':>14} {'score':>8}\n{'none':>16} {before:9.2f} "
-          f"{4 * sum(ckpt['state_dict'][name].numel() for name in names) / 1024:14.1f} "
+          f"{sum(float_bytes(ckpt['state_dict'][name], masks.get(name)) for name in names) / 1024:14.1f} "
           f"{scores.rules(model, masks, rows=rows).score:8.5f}", flush=True)
 
     small = checkpoint.to_model({**ckpt, "activations": activations}).to(device)
@@ -106,7 +111,7 @@ def quantize(args):
         small, "reweighted", "quantized", dataset.name, prec1=top1, best_prec1=top1,
         args={**vars(args), "bits": bits}, dense=source.dense,
         masks=ckpt.get("masks"), quant=entries, activations=activations, rule=ckpt.get("rule"), run=facts(device)))
-    print(f"wrote {path} ({path.stat().st_size:,} bytes)")
+    print(f"wrote {path} ({path.stat().st_size:,} bytes), weights by bit list {text}")
     return path
 
 
