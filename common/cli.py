@@ -29,7 +29,7 @@ def parser(doc, **shared):
 
     def refuse(message):
         wrong = message.removeprefix("unrecognized arguments: ").split()[0].partition("=")[0]
-        near = difflib.get_close_matches(wrong, made._option_string_actions, 1) if wrong.startswith("-") else []
+        near = difflib.get_close_matches(wrong, made._option_string_actions, 1, 0.75) if wrong.startswith("-") else []
         raise UserError(f"{message} ({f'did you mean {near[0]}? ' if near else ''}--help lists the flags)")
     made.error = refuse
     if shared:
@@ -65,11 +65,11 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
         "(default: the paper's, or what the checkpoint was trained on)")
     add("--data-dir", help="folder with the data sets (default: $DATA_DIR, else data/ in the repository)")
     add("--image-size", type=positive, help="size to which a folder's images are resized and cropped (default: the "
-        "network's; in training the size of the images, if all are square, equal and at most 512 wide)")
+        "network's; in training the size of the images, if all are square, of one size and at most 512 wide)")
     add("--mean", type=numbers, help="mean to normalize images with, one number per channel of pixels in [0, 1]: "
         "0.49,0.48,0.45 (default: what the network was trained with, else the data set's)")
     add("--std", type=numbers, help="standard deviation to normalize images with, in the same form")
-    add("--test-batch-size", type=positive, default=256, help="test images per batch (default: 256)")
+    add("--test-batch-size", type=positive, default=256, help="test images per batch (default: %(default)s)")
     add("--subset", type=positive, help="for a trial run: number of training and of test images, classes balanced")
     add("--device", help="cpu, cuda, cuda:1, mps (default: the accelerator if there is one)")
     if train or writes:

@@ -16,8 +16,8 @@ LTEA = 0.5
 def add_flags(parser):
     add = parser.add_argument
     add("--teacher", metavar="FILE", help="distill from this network, of any method and the same classes")
-    add("--ltea", type=cli.nonnegative, default=LTEA, help="weight of the teacher's loss; that of the "
-        f"labels' is 1 - LTEA (default: {LTEA:g})")
+    add("--ltea", type=cli.nonnegative, default=LTEA, help="weight of the teacher's loss; the labels' "
+        f"loss has the weight 1 - LTEA (default: {LTEA:g})")
 
 
 def check(path, ltea):

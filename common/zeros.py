@@ -34,7 +34,7 @@ def add_flags(parser, keep=True):
     """--dense and, where zeros can be kept, --keep-zeros."""
     add = parser.add_mutually_exclusive_group().add_argument
     if keep:
-        add("--keep-zeros", action="store_true", help="keep the zeros of a file without masks: they are pruned weights")
+        add("--keep-zeros", action="store_true", help="in a file without masks, keep the zeros, as pruned weights")
     add("--dense", action="store_true", help="train the zeros of a file without masks like all other weights")
 
 

@@ -7,8 +7,9 @@ Tensor by tensor, prune an entry w if |w| is below a threshold t (section 4 of t
     --rule T     t = sensitivity                  one threshold for all tensors
     --rule V     t = sensitivity * std(tensor)    standard deviation over all entries, zeros included
 
-In the LeNets every parameter is pruned, biases too; elsewhere every weight, batch norms' too, but no bias. Single
-entries are pruned even after training with a group penalty, which has made whole groups small together.
+In the LeNets the rule applies to every parameter, biases included; elsewhere to every weight, those of batch norms
+included, but to no bias. Single entries are pruned even after training with a group penalty, which has made whole
+groups small together.
 
     --granularity group     prune a filter W[o] or an input channel W[:, i] as a whole if its root mean square is below
                             t; tensors of one dimension are not pruned
@@ -202,8 +203,8 @@ def add_flags(parser, sensitivity=None):
     add("--model", metavar="FILE", required=True, help="trained network, with or without its suffix")
     amount.add_argument("--sensitivity", type=cli.nonnegative, default=sensitivity, help="threshold, or its ratio to "
                         "the standard deviation" + (f" (default: {sensitivity:g})" if sensitivity else ""))
-    add("--granularity", choices=("element", "group", "channel"), default="element", help="prune single "
-        "weights, filters and input channels, or channels inside blocks (default: element)")
+    add("--granularity", choices=("element", "group", "channel"), default="element", help="element: single "
+        "weights; group: filters and input channels; channel: channels inside blocks (default: element)")
     add("--criterion", choices=("magnitude", "random"), default="magnitude", help="random: the control, which prunes "
         "the same number of entries of every tensor, chosen at random (default: magnitude)")
     return amount

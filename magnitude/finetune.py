@@ -49,8 +49,8 @@ def add_flags(parser, ways, epochs="40", batch_size="64, onecycle: 128", lr="0.0
     add("--schedule", type=epoch_or_word, nargs="+", metavar="EPOCH", help="epochs after which the learning rate "
         "falls, or cosine, or onecycle")
     add("--gamma", type=cli.nonnegative, help="factor by which the learning rate falls")
-    add("--momentum", type=cli.nonnegative, help="default: 0.9, or the dense run's")
-    add("--weight-decay", "--wd", type=cli.nonnegative, help="default: 1e-4, or the dense run's")
+    add("--momentum", type=cli.nonnegative, help="default: 0.9; in rewind.py the dense run's")
+    add("--weight-decay", "--wd", type=cli.nonnegative, help="default: 1e-4; in rewind.py the dense run's")
 
 
 def flags():

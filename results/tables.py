@@ -13,7 +13,8 @@ BUNDLED = {
     "chkpt/magnitude-resnet20-cifar10-90.pth.tar": (
         "magnitude", "ResNet-56: 93.46 -> 93.56 with 10.7 % of the weights (Renda et al.)"),
     "chkpt/pruned_model.pth.tar": ("softmask", "WRN-34-9: 80.46 with 23.18M of 37.45M parameters"),
-    "chkpt/cifar100_mobilenetv2.pt": ("reweighted", "width 1.3: 81.92 -> 80.12 with 23 % of the weights")}
+    "chkpt/cifar100_mobilenetv2.pt": (
+        "reweighted", "width 1.3: 81.92 -> 80.12 with 23 % of the weights at 8 and 6 bits")}
 VGG13 = {  # of slimming's original README: accuracy, parameters, FLOPs as thop counts them
     "baseline": ("89.82", "9.41M", "0.46G"), "sparsity, s = 0.0001": ("89.71", "9.41M", "0.46G"),
     "pruned 40 %": ("17.60", "2.64M", "0.35G"), "pruned 40 %, fine-tuned": ("90.08", "2.64M", "0.35G")}
@@ -24,7 +25,8 @@ RENDA = {  # Renda et al.'s accuracy by percent of the weights that are left, pr
 THEIRS = ("", "magnitude", "magnitude, iterative")           # the rules of which they have results
 WRN = {  # WideResNet-34-9 of the original README; its score counts FLOPs as that README does, see softmask/README.md
     "pruned": "80.46 %, 23.18M", "quantized": "80.28 %, 23.18M of 8 bits"}
-MOBILENET = {"dense": "81.92 %", "finetuned": "80.12 %, 76.95 % zeros"}          # of reweighted's original README
+MOBILENET = {  # of reweighted's original README; the second is in a file name of its repository
+    "dense": "81.92 %", "finetuned": "80.51 %", "quantized": "80.12 %, 8 and 6 bits, 76.95 % zeros"}
 
 
 def bundled(ledger):
@@ -47,7 +49,7 @@ def bundled(ledger):
 def papers_networks(ledger):
     """The front page's lines of the two papers whose own network was trained here."""
     _, cells = bundled(ledger)
-    return ["network", "top-1, %, dense -> pruned", "weights left", "published"], [
+    return ["network", "top-1, %, dense -> pruned", "non-zero parameters (left)", "published"], [
         [f"[{network}]({file})", accuracy, weights, published]
         for file, (_, network, accuracy, weights, *_, published) in zip(BUNDLED, cells, strict=True)
         if network.endswith("cifar100")]

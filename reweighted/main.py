@@ -41,7 +41,7 @@ def flags():
     add("--pretrained", "--model", metavar="FILE", help="dense checkpoint of any method, for --rew")
     zeros.add_flags(parser)
     add("--sparsity-type", choices=tuple(penalties.LAMBDA), default="irregular", help="single weights, or groups, to "
-        "penalize")
+        "penalize (default: irregular)")
     add("--lam", type=cli.nonnegative, help="lambda (default: the original's, "
         + ", ".join(f"{kind} {lam:g}" for kind, lam in penalties.LAMBDA.items()) + ", times 300 / --epochs)")
     add("--eps", type=cli.nonnegative, default=penalties.EPS, help="added to |w|: smaller weights are treated as zero "

@@ -21,14 +21,15 @@ def add_recipe(parser):
     add("--momentum", type=cli.nonnegative, default=0.9, help="momentum of sgd (default: 0.9)")
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="weight decay of sgd (default: 1e-4); "
         "adam has none")
-    add("--lr-scheduler", choices=("cosine", "onecycle", "default"), default="cosine", help="cosine: by the batch, to "
-        "4e-8; onecycle: by the epoch, in every phase; default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, "
-        "280 of 300")
+    add("--lr-scheduler", choices=("cosine", "onecycle", "default"), default="cosine", help="learning rate of dense "
+        "training and retraining (default: cosine). cosine: by the batch, to 4e-8; onecycle: by the epoch, in every "
+        "phase; default: halved at epochs 30, 65, 100, 130, 160, 190, 220, 250, 280 of 300")
     add("--warmup-epochs", type=int, default=WARMUP, help="epochs of linear warm-up from --warmup-lr; 0 for "
         f"none (default: {WARMUP})")
     add("--warmup-lr", type=cli.nonnegative, default=1e-4, help="first learning rate of the warm-up (default: 1e-4)")
-    add("--alpha", type=cli.nonnegative, default=0.3, help="alpha of mixup's Beta(alpha, alpha); 0 for none")
-    add("--smooth-eps", type=cli.fraction, default=0.1, help="label smoothing; 0 for none")
+    add("--alpha", type=cli.nonnegative, default=0.3, help="alpha of mixup's Beta(alpha, alpha); 0 for none "
+        "(default: 0.3)")
+    add("--smooth-eps", type=cli.fraction, default=0.1, help="label smoothing; 0 for none (default: 0.1)")
 
 
 def check(args, classes):

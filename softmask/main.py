@@ -42,7 +42,7 @@ def parse(argv=None):
     add("--momentum", type=cli.nonnegative, default=0.9, help="default: 0.9")
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4, help="default: 1e-4")
     add("--schedule", choices=("constant", "cosine", "onecycle", "swa"), default="constant", help="learning rate "
-        "schedule; swa: linearly to --swa-lr between 50 and 90 %% of --swa-start")
+        "schedule (default: constant); swa: linearly to --swa-lr between 50 and 90 %% of --swa-start")
     add("--target", type=cli.fraction, help="fraction of the parameters to remove (default: train without masks)")
     add("--wg", type=cli.nonnegative, default=30.0, help="coefficient of the masks' mean (default: 30)")
     add("--tw", type=cli.nonnegative, default=10.0, help="coefficient of their variance / mean (default: 10)")
@@ -54,8 +54,9 @@ def parse(argv=None):
     kind.add_argument("--stage-masks", action="store_true", help="a mask for each stage of a residual network, counted "
                        "once")
     kind.add_argument("--nfp", action="store_true", help="no filter pruning: a mask for every single weight")
-    add("--lseps", type=cli.fraction, default=0.0, help="label smoothing")
-    add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p")
+    add("--lseps", type=cli.fraction, default=0.0, help="label smoothing (default: 0)")
+    add("--confp", type=cli.nonnegative, default=0.0, help="confidence penalty: adds this times sum p log p "
+        "(default: 0)")
     add("--pretrained", "--model", metavar="FILE", help="start from this dense checkpoint, of any method")
     zeros.add_flags(parser, keep=False)
     teacher.add_flags(parser)

@@ -239,7 +239,7 @@ def test_the_sixth_method_of_docs_runs(tmp_path, run):
     for command in printed:
         script, *words = shlex.split(command.replace("FILE", "dense/checkpoint.pth.tar"))[1:]
         script = tmp_path / script if script.startswith("l1filters") else script
-        done = run(script, *words, *(train if "finetune" in command else small), cwd=tmp_path)
+        done = run(script, *words, *(train if "finetune.py" in command else small), cwd=tmp_path)
         assert done.returncode == 0, done.stderr
     assert checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")["cfg"]["widths"] == [12, 23, 45]
 

@@ -8,9 +8,9 @@
 
 Every method starts from the same dense network, DENSE, and has EPOCHS further epochs, half of them with its penalty and
 half to fine-tune, all of them to fine-tune if it has none; batch size, weight decay and learning-rate schedule are the
-same. Each method is pruned to the same budget. Two networks to compare with: the dense one after EPOCHS more, and
-random channels after half the epochs without a penalty, fine-tuned for the other half. The group "small" fine-tunes
-some of these networks once more, from before fine-tuning, with a small learning rate.
+same. Each method is pruned to the same budget. To compare with: the dense network after EPOCHS more, and random masks
+and channels, fine-tuned for all epochs, or for half of them after dense training. The group "small" fine-tunes some of
+these networks once more, from before fine-tuning, with a small learning rate.
 Everything is in logs/compare/. Files made with other settings are neither used nor shown; the script names them, to be
 removed by hand. The README's plot and table are of a copy of its comparison.csv here.
 """
