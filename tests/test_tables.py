@@ -39,7 +39,7 @@ def test_what_the_front_page_says_of_the_comparison_is_in_its_rows():
             if row["macs_asked"] == 50}
     random, slimming = ([half[name, peak] for peak in (0.1, 0.01)] for name in ("random channels", "network slimming"))
     assert (f"with 0.1 random channels are ahead of slimming ({random[0]} against {slimming[0]}), with 0.01 slimming "
-            f"is ({slimming[1]} against {random[1]})") in text
+            f"is ahead ({slimming[1]} against {random[1]})") in text
     for file, said in (("resnet20-cifar10-macs10", "({} %) is {} times as fast there as the dense network in ONNX "
                         "Runtime fp32 and {} times"), ("resnet56-cifar10-90", "({} %) is {} and {} times")):
         cells, = (line.strip("| ").split(" | ") for line in
