@@ -55,9 +55,11 @@ def add_file(parser, *names, default=None):
     add("--model", *names, dest="file", metavar="FILE", default=default, help="same as the positional FILE")
 
 
-def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1, arch=None, writes=None):
+def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1, arch=None, writes=None,
+              resume="checkpoint.pth.tar to continue from; auto: the one in --save, if there is one"):
     """The flags that scripts share, with the paper's defaults (as text where they depend on other flags); train=False:
-    only those for reading a network. arch: help for --arch; writes: the file that a script that does not train makes.
+    only those for reading a network. arch: help for --arch; writes: the file that a script that does not train makes;
+    resume: help for --resume.
     """
     add = parser.add_argument
     add_network(parser, arch)
@@ -82,7 +84,7 @@ def add_flags(parser, train=True, epochs=None, batch_size=None, lr=None, seed=1,
                                       ("--lr", nonnegative, lr, "initial learning rate")):
         add(name, type=kind, default=None if isinstance(default, str) else default, help=f"{what} (default: {default})")
     add("--seed", type=seed_number, default=seed, help=f"random seed (default: {seed})")
-    add("--resume", default="", help="checkpoint.pth.tar to continue from; auto: the one in --save, if there is one")
+    add("--resume", default="", help=resume)
     add("--precision", choices=("auto", "fp32", "bf16"), default="auto",
         help="auto: bf16 where the hardware has it natively, else fp32")
     add("--compile", action="store_true", help="torch.compile the network")

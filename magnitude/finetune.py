@@ -40,7 +40,8 @@ RECIPES = {"small": dict(epochs=40, batch_size=64, lr=0.001, schedule=[], **REST
 
 def add_flags(parser, ways, epochs="40", batch_size="64, onecycle: 128", lr="0.001, onecycle: 0.1"):
     """The flags of finetune.py, rewind.py and iterative.py; defaults as text, since they depend on --retrain."""
-    cli.add_flags(parser, True, epochs, batch_size, lr, arch=cli.RECORDED)
+    cli.add_flags(parser, True, epochs, batch_size, lr, arch=cli.RECORDED, resume="network to start from, or "
+                  "checkpoint.pth.tar of a stopped run to continue; auto: the one in --save, if there is one")
     add = parser.add_argument
     add("-d", dest="dataset", default=argparse.SUPPRESS, help="same as --dataset")
     add("--save_dir", dest="save", default=argparse.SUPPRESS, help="same as --save")

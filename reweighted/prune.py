@@ -43,6 +43,7 @@ def choose(weights, kind="irregular", threshold=1e-4, percentile=None, ratios=No
     """
     chosen = [name for name in weights if ratios is None or ratios.get(name, 0) > 0]
     sizes = {name: penalties.size(weights[name], kind) for name in chosen}
+    # |w|, or the root mean square of a group
     scores = {name: s * (s.numel() / weights[name].numel()) ** 0.5 for name, s in sizes.items()}
     if percentile is not None:
         masks = smallest(scores, percentile)

@@ -38,7 +38,7 @@ def choose(model, order, t=0.0, quiet=False, round_to=1):
         name = record.producers[0][0] if record.producers else None
         if name not in order:
             continue
-        alive = order[name] > t
+        alive = order[name] > t                              # M > t
         if not alive.any() and not quiet:
             what = f"{record.branch} becomes its shortcut" if record.branch else "it keeps one channel"
             print(f"{name}: {f'no mask is above {t:.4g}' if t else 'all its masks are 0'}; {what}")
