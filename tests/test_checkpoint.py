@@ -194,8 +194,9 @@ def test_a_truncated_file_is_named(share, legacy, tmp_path):
 
 
 def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    for path in (tmp_path / "none.pth.tar", tmp_path):
-        with pytest.raises(UserError, match=f"no checkpoint {path}"):
+    none = tmp_path / "none.pth.tar"
+    for path, message in ((none, f"no checkpoint {none}"), (tmp_path, f"{tmp_path} is a folder; give a file in it")):
+        with pytest.raises(UserError, match=message):
             checkpoint.load(path)
 
 
