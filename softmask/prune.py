@@ -4,11 +4,11 @@
 
     keep a channel  iff  M > 0                 (with --keep-macs or --keep-weights M > t, for a computed t)
 
-Masks between 0 and 1 remain inside the weights of their channels. The narrow network computes the same as the masked
-one. A residual branch that loses all channels of a layer is removed, and its block becomes the shortcut. main.py ends
-with this. pruned_model.pth.tar is the narrow network, prune.txt the report, prune.png the channels of each layer and
-the histogram of the mask values. With single-weight masks (--nfp) the network keeps its shape, and the zeros are stored
-as masks.
+Masks between 0 and 1 remain in the batch norms of their channels, or in the filters if none follows (`unscale`). The
+narrow network computes the same as the masked one. A residual branch that loses all channels of a layer is removed, and
+its block becomes the shortcut. main.py ends with this. pruned_model.pth.tar is the narrow network, prune.txt the
+report, prune.png the channels of each layer and the histogram of the mask values. With single-weight masks (--nfp) the
+network keeps its shape, and the zeros are stored as masks.
 
 Expect seconds, and the accuracy of the masked network.
 """
@@ -78,6 +78,7 @@ def prune(args):
                 model.get_parameter(name).mul_(mask.to(source.test.device))
     else:
         silence(model, keep)
+        unscale(model, soft_masks)
     pruning.recalibrate(source, model, args.recalibrate)
     small = model if masks else narrow(model, keep)
 
@@ -113,6 +114,26 @@ def flags():
         "logs/DATASET-NETWORK-softmask-pruned)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")
     return parser
+
+
+@torch.no_grad()
+def unscale(model, soft_masks):
+    """Takes masks between 0 and 1 out of filters that a batch norm follows, which computes the same of either.
+
+    A filter of 0.3 times its size would move 1 / 0.3^2 times as fast in fine-tuning, relative to itself.
+    """
+    modules = dict(model.named_modules())
+    for record in model.channels():
+        mask = soft_masks.get(record.producers[0][0]) if record.producers else None
+        for layer, norm in record.producers if mask is not None else ():
+            if norm:
+                layer, norm = modules[layer], modules[norm]
+                m = record.over_channels(torch.where(mask == 0, 1, mask)).to(layer.weight)
+                layer.weight.div_(m.view(-1, *[1] * (layer.weight.dim() - 1)))
+                if layer.bias is not None:
+                    layer.bias.div_(m)
+                norm.running_mean.div_(m)
+                norm.running_var.add_(norm.eps).div_(m ** 2).sub_(norm.eps)
 
 
 @torch.no_grad()

@@ -515,6 +515,21 @@ def test_prune_takes_the_masks_of_zero_and_reports_what_is_gone(tmp_path, capsys
         assert "the target was 37.00 % of the FLOPs" in report
 
 
+def test_filters_before_a_batch_norm_have_their_size_without_masks_and_the_network_computes_the_same(tmp_path):
+    ckpt, soft = pruned_by_hand(tmp_path)
+    dense = trained_like("wrn-16-2", depth=10, widen_factor=1)
+    kept, stem = soft["block1.layer.0.conv1"] > 0, soft["conv1"] > 0
+    weight = dense.block1.layer[0].conv1.weight[kept][:, stem]
+    assert 0 < soft["block1.layer.0.conv1"][kept].min() < 0.01                # a filter of a thousandth of its size
+    assert torch.allclose(ckpt["state_dict"]["block1.layer.0.conv1.weight"], weight, rtol=1e-4)
+    masked, small = (checkpoint.to_model(checkpoint.load(tmp_path / f"{name}.pth.tar"))
+                     for name in ("m", "pruned_model"))
+    images = images_for(masked)
+    with torch.no_grad():
+        logits, now = masked(images), small(images)
+    assert (logits - now).abs().max() < 1e-4 * logits.abs().max()
+
+
 def test_prune_says_how_far_the_logits_are_off(tmp_path, monkeypatch, capsys):
     """Where channels are dropped that are not silent they differ, and nothing is written."""
     monkeypatch.setattr(prune, "silence", lambda model, keep: None)

@@ -37,6 +37,9 @@ def test_what_the_front_page_says_of_the_comparison_is_in_its_rows():
     assert "3.1 times" in text and "| 0.562 (" in measured and "| 0.183 (" in measured           # 3.07
     half = {(row["name"], row["peak_lr"]): f"{row['accuracy']:.2f}" for row in comparison.read(comparison.PATH)
             if row["macs_asked"] == 50}
+    fewest = {row["name"]: row["accuracy"] for row in comparison.read(comparison.PATH) if row["weights_asked"] == 5}
+    ahead = [fewest[name] - fewest["magnitude"] for name in ("reweighted L1", "Hoyer-Square")]
+    assert f"from the public network by {ahead[0]:.1f} and {ahead[1]:.1f}" in text
     random, slimming = ([half[name, peak] for peak in (0.1, 0.01)] for name in ("random channels", "network slimming"))
     assert (f"with 0.1 random channels are ahead of slimming ({random[0]} against {slimming[0]}), with 0.01 slimming "
             f"is ahead ({slimming[1]} against {random[1]})") in text
