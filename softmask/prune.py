@@ -4,7 +4,7 @@
 
     keep a channel  iff  M > 0                 (with --keep-macs or --keep-weights M > t, for a computed t)
 
-Masks between 0 and 1 remain in the batch norms of their channels, or in the filters if none follows (`unscale`). The
+Masks between 0 and 1 remain in the batch norms of their channels, or in the filters if none follows (`unscaled`). The
 narrow network computes the same as the masked one. A residual branch that loses all channels of a layer is removed, and
 its block becomes the shortcut. main.py ends with this. pruned_model.pth.tar is the narrow network, prune.txt the
 report, prune.png the channels of each layer and the histogram of the mask values. With single-weight masks (--nfp) the
@@ -78,9 +78,8 @@ def prune(args):
                 model.get_parameter(name).mul_(mask.to(source.test.device))
     else:
         silence(model, keep)
-        unscale(model, soft_masks)
     pruning.recalibrate(source, model, args.recalibrate)
-    small = model if masks else narrow(model, keep)
+    small = model if masks else narrow(unscaled(model, soft_masks), keep)
 
     # report
     after = compute_flops.count(small)
@@ -117,14 +116,16 @@ def flags():
 
 
 @torch.no_grad()
-def unscale(model, soft_masks):
-    """Takes masks between 0 and 1 out of filters that a batch norm follows, which computes the same of either.
+def unscaled(model, soft_masks):
+    """A copy without the masks between 0 and 1 in filters that a batch norm follows, which computes the same of either.
 
-    A filter of 0.3 times its size would move 1 / 0.3^2 times as fast in fine-tuning, relative to itself.
+    A filter of 0.3 times its size would move 1 / 0.3^2 times as fast in fine-tuning, relative to itself. Traced
+    networks are left as they are, since an activation may stand between filter and batch norm.
     """
+    model = copy.deepcopy(model)
     modules = dict(model.named_modules())
     for record in model.channels():
-        mask = soft_masks.get(record.producers[0][0]) if record.producers else None
+        mask = soft_masks.get(record.producers[0][0]) if record.producers and not record.index else None
         for layer, norm in record.producers if mask is not None else ():
             if norm:
                 layer, norm = modules[layer], modules[norm]
@@ -134,6 +135,7 @@ def unscale(model, soft_masks):
                     layer.bias.div_(m)
                 norm.running_mean.div_(m)
                 norm.running_var.add_(norm.eps).div_(m ** 2).sub_(norm.eps)
+    return model
 
 
 @torch.no_grad()
