@@ -9,11 +9,16 @@ import torch
 from PIL import Image
 from torch import nn
 
-from common import models
+from common import data, models
 from common.files import checkpoint
 
 METHODS = ("softmask", "hoyer", "slimming", "magnitude", "reweighted")
 FILE = {"slimming": "--refine", "softmask": "--pruned"}                  # of finetune.py; --model in the others
+SMALL = {  # a network of each architecture, without its number of classes
+    "lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg": dict(depth=11), "resnet": dict(depth=8),
+    "preresnet": dict(depth=11, selection=True), "densenet": dict(depth=10, selection=True),
+    "wideresnet": dict(depth=10, widen_factor=2, dropout=0.3), "resnext": dict(depth=11, cardinality=2),
+    "mobilenetv2": dict(width_multiplier=0.5), "resnet_imagenet": dict(preact=True)}
 
 
 def call(script, *flags):
@@ -32,10 +37,23 @@ def save(path, model, method="slimming", stage="dense", **more):
     return checkpoint.save(path, checkpoint.of(model, method, stage, "shapes10", **more))
 
 
+def rows_of(path):
+    """The lines of a CSV file."""
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
 def column(folder, name="lr"):
     """What a run's log.csv has of every epoch."""
-    with open(folder / "log.csv", newline="") as file:
-        return [float(row[name]) for row in csv.DictReader(file)]
+    return [float(row[name]) for row in rows_of(folder / "log.csv")]
+
+
+@torch.no_grad()
+def pruned_by(masks, model):
+    """The model, whose weights become zero where the masks are."""
+    for name, mask in masks.items():
+        model.get_parameter(name).mul_(mask)
+    return model
 
 
 CLASSES = ("cat", "cow", "dog")
@@ -62,7 +80,17 @@ def assert_same_logits(a, b, tolerance=1e-4):
     assert (one - other).abs().max() <= tolerance * one.abs().max()
 
 
-def train_by_hand(model, loader, rates, momentum=0.0, weight_decay=0.0, loss=None, masks=None, q=None, adam=False):
+STEPS = ["--dataset", "shapes10", "--subset", "20", "--batch-size", "10", "--lr", "0.02", "--momentum", "0.8", "--wd",
+         "0.1", "--precision", "fp32", "--device", "cpu", "--seed", "3"]
+
+
+def shapes(subset=20, batch_size=10, seed=3):
+    """What scripts train on with these flags."""
+    return data.Loader(data.load("shapes10", subset=subset), "train", batch_size, crop=4, flip=True, seed=seed)
+
+
+def train_by_hand(model, rates, momentum=0.0, weight_decay=0.0, loss=None, masks=None, q=None, adam=False,
+                  loader=None):
     """SGD or Adam with a mask after every step, written out; changes the model.
 
     g = gradient of the loss + weight_decay w
@@ -75,6 +103,7 @@ def train_by_hand(model, loader, rates, momentum=0.0, weight_decay=0.0, loss=Non
     q: a quantizer of the weights of convolutions and linear layers, under the straight-through estimator.
     """
     loss = loss or (lambda logits, images, labels, epoch: nn.functional.cross_entropy(logits, labels))
+    loader = loader or shapes()
     masks, first, second, t = masks or {}, {}, {}, 0
     model.train()
     for epoch, rate in enumerate(rates):
@@ -101,6 +130,15 @@ def assert_same_network(state, model, rtol=1e-3, atol=1e-4):
     """The tensors of a state_dict are the model's, as exactly as two orders of summation allow."""
     for name, tensor in model.state_dict().items():
         torch.testing.assert_close(state[name], tensor, rtol=rtol, atol=atol, msg=lambda m, name=name: f"{name}: {m}")
+
+
+def as_original(model):
+    """The state_dict as the original of slimming writes it: selections as 0/1 vectors."""
+    state = model.state_dict()
+    for name in [name for name in state if name.endswith("select.indices")]:
+        width = model.get_submodule(name.rpartition(".")[0]).width
+        state[name.replace("indices", "indexes")] = torch.zeros(width).index_fill(0, state.pop(name), 1)
+    return state
 
 
 def like_trained(model):

@@ -54,6 +54,16 @@ def rendered(unrendered, monkeypatch):
     monkeypatch.setattr("matplotlib.figure.Figure.savefig", unrendered)
 
 
+@pytest.fixture
+def plt(monkeypatch, rendered):
+    """pyplot whose figures stay open to be looked at."""
+    plt = plots.pyplot()
+    with monkeypatch.context() as patch:
+        patch.setattr(plt, "close", lambda figure: None)
+        yield plt
+    plt.close("all")
+
+
 class Blank:
     """In the place of pyplot, its figures and axes: draws nothing."""
 
@@ -122,6 +132,16 @@ def run():
         pytest.skip("scripts run in forks")
     importlib.import_module("torch._dynamo")                 # once, before the forks
     return run_script
+
+
+@pytest.fixture
+def ran(run):
+    """As `run`, of a script that ends well: what it has printed."""
+    def ran(*args, **more):
+        done = run(*args, **more)
+        assert done.returncode == 0, f"{args}\n{done.stderr}"
+        return done.stdout
+    return ran
 
 
 def run_script(script, *args, cwd=None, before=None):

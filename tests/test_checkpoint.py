@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from by_hand import as_original, save
 from test_narrow import choose
 from torch import nn
 
@@ -29,10 +30,6 @@ def make(arch="densenet", depth=None, num_classes=10, seed=0):
     return model.eval()
 
 
-def write(path, model, **kwargs):
-    return checkpoint.save(path, checkpoint.of(model, "slimming", "dense", "shapes10", **kwargs))
-
-
 def equal(a, b):
     return list(a) == list(b) and all(torch.equal(a[k], b[k]) and a[k].dtype == b[k].dtype for k in a)
 
@@ -46,8 +43,8 @@ def test_a_round_trip_is_bit_for_bit(arch, tmp_path):
     name, weight = next(iter(model.state_dict().items()))
     mask = {name: torch.rand(weight.shape) < 0.5}            # its weight is not zero where it says so: no packing
     dense = compute_flops.summary(model)
-    path = write(tmp_path / "deep" / "c.pth.tar", model, epoch=3, prec1=91.5, best_prec1=92.0, masks=mask,
-                 args={"lr": 0.1, "data_dir": "/secret", "object": object()}, dense=dense)
+    path = save(tmp_path / "deep" / "c.pth.tar", model, epoch=3, prec1=91.5, best_prec1=92.0, masks=mask,
+                args={"lr": 0.1, "data_dir": "/secret", "object": object()}, dense=dense)
     ckpt = checkpoint.load(path)
     assert (ckpt["method"], ckpt["stage"], ckpt["dataset"], ckpt["epoch"]) == ("slimming", "dense", "shapes10", 3)
     assert (ckpt["prec1"], ckpt["best_prec1"], ckpt["args"], ckpt["dense"]) == (91.5, 92.0, {"lr": 0.1}, dense)
@@ -65,7 +62,7 @@ def test_masked_weights_come_back_bit_for_bit_from_a_small_file(tmp_path):
     assert state[name].numel() == state[other].numel() == 512 * 512 * 9
     masks = {name: torch.rand(512, 512, 3, 3) < 0.1, other: torch.rand(512, 512, 3, 3) < 0.5}
     state[name].mul_(masks[name])                            # the other's weights are not zero where its mask is
-    plain, masked = write(tmp_path / "plain", model), write(tmp_path / "masked", model, masks=masks)
+    plain, masked = save(tmp_path / "plain", model), save(tmp_path / "masked", model, masks=masks)
     ckpt = checkpoint.load(masked)
     assert equal(ckpt["state_dict"], state) and equal(ckpt["masks"], masks)
     n = masks[name].numel()
@@ -82,7 +79,7 @@ def test_a_checkpoint_does_not_follow_the_model():
 
 def test_a_half_file_is_half_as_large_and_loads_as_float32(tmp_path):
     model = make("vgg")
-    whole = write(tmp_path / "whole.pth.tar", model)
+    whole = save(tmp_path / "whole.pth.tar", model)
     ckpt = checkpoint.of(model, "slimming", "dense", "shapes10")
     half = checkpoint.save(tmp_path / "half.pth.tar", ckpt, half=True)
     assert 0.49 < half.stat().st_size / whole.stat().st_size < 0.51
@@ -97,17 +94,17 @@ def test_a_half_file_is_half_as_large_and_loads_as_float32(tmp_path):
 def test_an_unwritable_folder_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/sub/c.pth.tar"):
-        write(tmp_path / "file/sub/c.pth.tar", make())
+        save(tmp_path / "file/sub/c.pth.tar", make())
 
 
 def test_chkpt_is_looked_up_in_the_repository(tmp_path, monkeypatch):
     root = tmp_path / "repository"
-    bundled = write(root / "chkpt" / "x.pth.tar", make(seed=1))
+    bundled = save(root / "chkpt" / "x.pth.tar", make(seed=1))
     monkeypatch.setattr(checkpoint, "__file__", str(root / "common" / "files" / "checkpoint.py"))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert checkpoint.load("chkpt/x.pth.tar")["path"] == str(bundled)
-    own = write(tmp_path / "elsewhere" / "chkpt" / "x.pth.tar", make(seed=2))
+    own = save(tmp_path / "elsewhere" / "chkpt" / "x.pth.tar", make(seed=2))
     assert checkpoint.load("chkpt/x.pth.tar")["state_dict"]["fc.bias"].equal(
         checkpoint.load(own)["state_dict"]["fc.bias"])       # the user's own comes first
     with pytest.raises(UserError, match="no checkpoint chkpt/y.pth.tar"):
@@ -193,13 +190,6 @@ def test_a_truncated_file_is_named(share, legacy, tmp_path):
         checkpoint.load(path)
 
 
-def test_a_missing_file_and_a_folder_are_named(tmp_path):
-    none = tmp_path / "none.pth.tar"
-    for path, message in ((none, f"no checkpoint {none}"), (tmp_path, f"{tmp_path} is a folder; give a file in it")):
-        with pytest.raises(UserError, match=message):
-            checkpoint.load(path)
-
-
 def test_how_a_file_is_read_is_said_by_the_first_process_alone(tmp_path, monkeypatch, capsys):
     torch.save(make("vgg").state_dict(), tmp_path / "bare.pth")
     for rank, said in (("0", True), ("1", False)):
@@ -239,26 +229,7 @@ def test_a_file_of_ours_without_the_optional_entries_loads(tmp_path):
     assert (loaded["epoch"], loaded["prec1"], loaded["args"], loaded["dense"]) == (0, None, {}, None)
 
 
-def test_another_image_is_refused():
-    with pytest.raises(UserError, match=r"\(3, 32, 32\).*lenet5 reads \(1, 28, 28\)"):
-        data.adapt(models.build("lenet5"), data.load("shapes10", subset=10), "c.pth.tar")
-
-
 # Files that others wrote
-
-
-def as_original(model, prefix="", drop=(), **selected):
-    """The state_dict as an original repository names it: 0/1 vectors for the selections."""
-    modules, state = dict(model.named_modules()), {}
-    for name, tensor in model.state_dict().items():
-        if name.endswith(".indices"):
-            select = modules[name.removesuffix(".indices")]
-            ones = torch.zeros(select.width)
-            ones[tensor] = 1
-            name, tensor = name.replace("indices", "indexes"), ones
-        if not name.endswith(drop or "\0"):
-            state[prefix + name] = tensor
-    return state
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
@@ -283,7 +254,7 @@ def test_a_bare_state_dict_loads_with_arch_and_depth(arch, prefix, tmp_path):
 def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
     """{epoch, state_dict, best_prec1, optimizer, cfg}, `cfg` the list of widths, selections as 0/1 vectors."""
     small = narrow(make(arch), choose(make(arch), lambda record: not record.stream))
-    state = as_original(small, prefix="module.", drop=("num_batches_tracked",))
+    state = {f"module.{name}": tensor for name, tensor in as_original(small).items() if "num_batches" not in name}
     if arch == "vgg":
         assert "M" in small.cfg["widths"]
     else:
@@ -297,9 +268,13 @@ def test_a_pruned_file_of_the_original_slimming_loads(arch, tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["resnet", "densenet"])
-def test_a_mask_impl_file_has_no_selections(arch, tmp_path):
+@pytest.mark.parametrize("zero_widths", [False, True])
+def test_a_mask_impl_file_has_no_selections(zero_widths, arch, tmp_path):
+    """Its prune_mask.py writes the widths that would be left, zeros among them, beside weights of full size."""
     model = make(arch)
-    torch.save({"state_dict": as_original(model, drop=("select.indices", "select.indexes"))}, tmp_path / "m.pth.tar")
+    state = {name: tensor for name, tensor in model.state_dict().items() if "select" not in name}
+    widths = {"cfg": [0] * len(model.cfg["widths"])} if zero_widths else {}
+    torch.save({"state_dict": state, **widths}, tmp_path / "m.pth.tar")
     again = checkpoint.to_model(checkpoint.load(tmp_path / "m.pth.tar", network, arch, SMALL[arch]))
     assert equal(again.state_dict(), model.state_dict())
     assert all(m.indices.numel() == m.width for m in again.modules() if isinstance(m, ChannelSelection))

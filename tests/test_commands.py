@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from by_hand import FILE, METHODS, save
+from by_hand import FILE, METHODS, pruned_by, save
 from by_hand import call as by_name
 from conftest import PRECISIONS
 from reliability import same
@@ -73,10 +73,7 @@ def test_pruned_weights_stay_zero(method, arch, flags, precision, tmp_path):
     model = models.build(arch, **({"depth": 8} if arch == "resnet" else {}))
     masks = {name: torch.rand(p.shape) < 0.4 for name, p in model.named_parameters() if "fc" in name or "conv" in name
              or "bn" in name}
-    with torch.no_grad():
-        for name, mask in masks.items():
-            model.get_parameter(name).mul_(mask)
-    path = save(tmp_path / "p.pth.tar", model, method, "pruned", masks=masks)
+    path = save(tmp_path / "p.pth.tar", pruned_by(masks, model), method, "pruned", masks=masks)
     before = checkpoint.load(path)["state_dict"]
     call(method, "finetune", FILE.get(method, "--model"), path, *TRAIN, "--lr", 0.05, "--precision", precision, *flags,
          "--save", tmp_path / "f")
@@ -100,7 +97,8 @@ RUNS = [("slimming", "main", "--arch resnet11 -sr"), ("hoyer", "main", "--arch c
         *[(method, "finetune", f"{FILE.get(method, '--model')} {{}}") for method in (
             "slimming", "softmask", "hoyer", "magnitude")], ("reweighted", "finetune", "--model {} --warmup-epochs 1"),
         ("magnitude", "finetune", "--model {} --retrain onecycle"), ("softmask", "finetune", "--pruned {} --wbit 4"),
-        ("magnitude", "rewind", "--model {} --retrain lr-rewind")]
+        ("magnitude", "rewind", "--model {} --retrain lr-rewind"),
+        ("slimming", "finetune", "--refine {0} --teacher {0} --ltea 0.3")]
 
 
 @pytest.mark.parametrize("method, script, flags", RUNS)
@@ -148,19 +146,28 @@ FOLDERS = {  # the flags of main.py and of prune.py, and the folders' names
 
 
 @pytest.mark.parametrize("method", FOLDERS)
-def test_images_are_cropped_and_mirrored_but_not_digits(method, files, tmp_path, monkeypatch):
+def test_images_are_cropped_and_mirrored_but_not_digits(method, files, data_folder, tmp_path, monkeypatch):
+    """From images of CIFAR-100 softmask cuts out squares, too."""
     seen = []
 
     def loaders(self, dataset, crop=0, flip=False, cutout=0):
         seen.append((crop, flip, cutout))
         raise KeyboardInterrupt
     monkeypatch.setattr(Run, "loaders", loaders)
-    arch = {"slimming": "resnet20"}.get(method, "resnet8")
-    for flags, file in ((["--arch", arch], "pruned"), (["--arch", "cnn" if method == "hoyer" else "lenet5"], "lenet5")):
-        for script, more in (("main", flags), ("finetune", [FILE.get(method, "--model"), files / f"{file}.pth.tar"])):
+    image, digit = {"slimming": "resnet20"}.get(method, "resnet8"), "cnn" if method == "hoyer" else "lenet5"
+    cases = [(image, "pruned"), (digit, "lenet5")]
+    if method == "softmask":
+        cifar100 = tmp_path / "cifar100.npz"
+        cifar100.write_bytes((data_folder / "shapes10.npz").read_bytes())
+        cases += [(image, "pruned", *flags) for flags in (
+            ["--dataset", cifar100], ["--length", "5"], ["--dataset", cifar100, "--length", "0"])]
+    for arch, file, *more in cases:
+        for script, start in (("main", ["--arch", arch]),
+                              ("finetune", [FILE.get(method, "--model"), files / f"{file}.pth.tar"])):
             with pytest.raises(KeyboardInterrupt):
-                call(method, script, *more, *TRAIN, "--save", tmp_path / "x")
-    assert seen == [(4, True, 0)] * 2 + [(0, False, 0)] * 2
+                call(method, script, *start, *TRAIN, *more, "--save", tmp_path / "x")
+    squares = [(4, True, side) for side in (8, 5, 0) for _ in ("main", "finetune")] * (method == "softmask")
+    assert seen == [(4, True, 0)] * 2 + [(0, False, 0)] * 2 + squares
 
 
 @pytest.mark.parametrize("method", FOLDERS)
@@ -194,21 +201,19 @@ def test_without_save_folders_are_named_after_network_and_stage_and_not_written_
 MAIN = "--arch densenet --depth 7 --epochs 1 --batch-size 10"            # of slimming
 CHANNELS = {"slimming": "", "hoyer": " --granularity channel", "reweighted": " --sparsity-type filter"}
 REFUSALS = [  # script, flags, message
-    ("slimming.main", f"{MAIN} --dataset nowhere", "no data set 'nowhere'.*nowhere.npz"),
-    ("slimming.main", f"{MAIN} --dataset grey.npz", r"grey.npz has images of \(1, 28, 28\)"),
-    ("slimming.main", f"{MAIN} --dataset one.npz", "one.npz: 1 class; at least 2"),
-    ("slimming.main", "--arch transformer", "no --arch transformer; there are lenet300, lenet5"),
-    ("slimming.main", f"{MAIN} --depth 12", "depth.*12"),
-    ("slimming.main", "--arch vgg12 --depth 13", "vgg12 and --depth 13 disagree"),
-    ("slimming.main", "--epochs 0", "--epochs.*positive integer.*'0'"),
-    ("slimming.main", "--batch-size -3", "--batch-size.*positive integer"),
-    ("slimming.main", "--subset 0", "--subset.*positive integer"),
-    ("slimming.main", "--lr fast", "--lr.*'fast'"),
-    ("slimming.main", f"{MAIN} --lr 1e20", "the loss is .* in epoch 1; try a smaller --lr"),
-    ("slimming.main", f"{MAIN} --save file/run", "cannot write to file/run.*--save"),
-    ("slimming.main", f"{MAIN} --save file", "cannot write to file.*--save"),
-    ("slimming.main", f"{MAIN} --resume none.pth.tar", "no checkpoint none.pth.tar"),
-    ("slimming.main", f"{MAIN} --resume net.pth.tar", "net.pth.tar holds no optimizer state"),
+    *[("slimming.main", flags, message) for flags, message in (
+        (f"{MAIN} --dataset nowhere", "no data set 'nowhere'.*nowhere.npz"),
+        (f"{MAIN} --dataset grey.npz", r"grey.npz has images of \(1, 28, 28\).*a densenet reads \(3, 32, 32\)"),
+        (f"{MAIN} --dataset one.npz", "one.npz: 1 class; at least 2"),
+        ("--arch transformer", "no --arch transformer; there are lenet300, lenet5"),
+        (f"{MAIN} --depth 12", "depth.*12"), ("--arch vgg12 --depth 13", "vgg12 and --depth 13 disagree"),
+        ("--epochs 0", "--epochs.*positive integer.*'0'"), ("--batch-size -3", "--batch-size.*positive integer"),
+        ("--subset 0", "--subset.*positive integer"), ("--lr fast", "--lr.*'fast'"),
+        (f"{MAIN} --lr 1e20", "the loss is .* in epoch 1; try a smaller --lr"),
+        (f"{MAIN} --save file/run", "cannot write to file/run.*--save"),
+        (f"{MAIN} --save file", "cannot write to file.*--save"),
+        (f"{MAIN} --resume none.pth.tar", "no checkpoint none.pth.tar"),
+        (f"{MAIN} --resume net.pth.tar", "net.pth.tar holds no optimizer state"))],
     *[("slimming.main", f"{MAIN} --device {device}", f"--device {device} is not available")
       for device in ("abacus", "cuda:99")],
     ("slimming.main", "--precision fp8", "--precision"),
@@ -224,43 +229,35 @@ REFUSALS = [  # script, flags, message
     ("slimming.finetune", "--refine cut.pth.tar", "cut.pth.tar is truncated"),
     ("slimming.finetune", "--refine net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
     ("slimming.finetune", "--refine net.pth.tar --arch vgg", "net.pth.tar holds a resnet.*not --arch vgg"),
-    ("slimming.prune", "", "--model"),
-    ("slimming.prune", "--model none.pth.tar", "no checkpoint none.pth.tar"),
-    ("slimming.prune", "--model .", r"\. is a folder; give a file in it"),
-    ("slimming.prune", "--model net.pth.tar --datset shapes10", r"--datset shapes10 \(did you mean --dataset\?"),
-    ("slimming.prune", "--model net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
-    ("slimming.prune", "--model net.pth.tar --save file/run", "cannot write to file/run"),
-    ("slimming.prune", "--model net.pth.tar --dataset nowhere", "nowhere"),
-    ("slimming.prune", "--model vgg.pth.tar --depth 13", "depth 11"),
-    ("slimming.prune", "--model vgg.pth.tar --arch resnet", "not --arch resnet"),
-    ("slimming.prune", "--model vgg.pth.tar --arch vgg13", "depth 11"),
-    ("slimming.prune", "--model m --keep-macs 0.5 --percent 0.5", "--percent: not allowed with argument"),
-    ("slimming.prune", "--model net.pth.tar --keep-macs 0.01", "keeps 0.*more than 0.01"),
+    *[("slimming.prune", flags, message) for flags, message in (
+        ("", "--model"), ("--model none.pth.tar", "no checkpoint none.pth.tar"),
+        ("--model .", r"\. is a folder; give a file in it"),
+        ("--model net.pth.tar --datset shapes10", r"--datset shapes10 \(did you mean --dataset\?"),
+        ("--model net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
+        ("--model net.pth.tar --save file/run", "cannot write to file/run"),
+        ("--model net.pth.tar --dataset nowhere", "nowhere"), ("--model vgg.pth.tar --depth 13", "depth 11"),
+        ("--model vgg.pth.tar --arch resnet", "not --arch resnet"), ("--model vgg.pth.tar --arch vgg13", "depth 11"),
+        ("--model m --keep-macs 0.5 --percent 0.5", "--percent: not allowed with argument"),
+        ("--model net.pth.tar --keep-macs 0.01", "keeps 0.*more than 0.01"))],
     *[(f"{method}.prune", f"--model net.pth.tar --percent {percent}", rf"--percent.*fraction in \[0, 1\).*'{percent}'")
       for method in ("slimming", "magnitude") for percent in ("1", "-0.1", "nan")],
     *[(f"slimming.{script}", "--model lenet300.pth.tar", "has no batch norm")
       for script in ("prune", "mask", "compact")],
     ("slimming.compact", "--model vgg.pth.tar", "holds no masks of channels; give a network that mask.py pruned"),
-    ("slimming.eval", "", "FILE --model.* is required"),
-    ("slimming.eval", "none.pth.tar", "no checkpoint none.pth.tar"),
-    ("slimming.eval", "code.pth.tar", "code.pth.tar .*run code"),
-    ("slimming.eval", "net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
-    ("slimming.eval", "net.pth.tar --dataset nowhere", "no data set 'nowhere'"),
+    *[("slimming.eval", flags, message) for flags, message in (
+        ("", "FILE --model.* is required"), ("none.pth.tar", "no checkpoint none.pth.tar"),
+        ("code.pth.tar", "code.pth.tar .*run code"), ("net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
+        ("net.pth.tar --dataset nowhere", "no data set 'nowhere'"))],
     *[("slimming.eval", f"net.pth.tar {flags}", message) for flags, message in (
         ("--mean 0.5", "--mean 0.5: shapes10 has 3 channels"), ("--std 0,1,1", "above 0"),
         ("--mean 123,117,104", "list of numbers in"), ("--std a", "list of numbers in"))],
 
-    ("hoyer.main", "--reg 9", "--reg: invalid choice: '9'"),
-    ("hoyer.main", "--reg 3", "hs'?, '?tl1"),
-    ("hoyer.main", "--decay -1", "number from 0 up"),
-    ("hoyer.main", "--arch lenet", "no --arch lenet; .* lenet300"),
-    ("hoyer.main", "--schedule soon", "cosine"),
-    ("hoyer.main", "--schedule cosine 5", "not both"),
-    ("hoyer.main", "--arch resnet --drop 0.3", "no dropout"),
-    ("hoyer.main", "--arch resnet21", r"6n\+2"),
-    ("hoyer.main", "--model nowhere", "nowhere"),
-    ("hoyer.main", "--arch mlp --depth 3", "no depth"),
-    ("hoyer.main", "--arch wrn --drop 1", "invalid fraction in"),
+    *[("hoyer.main", flags, message) for flags, message in (
+        ("--reg 9", "--reg: invalid choice: '9'"), ("--reg 3", "hs'?, '?tl1"), ("--decay -1", "number from 0 up"),
+        ("--arch lenet", "no --arch lenet; .* lenet300"), ("--schedule soon", "cosine"),
+        ("--schedule cosine 5", "not both"), ("--arch resnet --drop 0.3", "no dropout"), ("--arch resnet21", r"6n\+2"),
+        ("--model nowhere", "nowhere"), ("--arch mlp --depth 3", "no depth"),
+        ("--arch wrn --drop 1", "invalid fraction in"))],
     *[("hoyer.main", f"--arch {arch} {flag} 0", f"{flag}: invalid positive integer value: '0'") for arch, flag in (
         ("wrn", "--widen-factor"), ("resnext", "--cardinality"), ("densenet", "--growthRate"),
         ("densenet", "--compressionRate"), ("resnet", "--depth"))],
@@ -282,20 +279,22 @@ REFUSALS = [  # script, flags, message
     ("hoyer.finetune", "--model lenet300.pth.tar", "holds no masks"),
     *[("hoyer.prun_tune_T", f"--model lenet300.pth.tar --schedule {schedule}", "--schedule")
       for schedule in ("soon", "cosine 5")],
-    ("hoyer.sweep", "--regs none", "invalid choice"),
-    ("hoyer.sweep", "--decays -1", "number from 0 up"),
-    ("hoyer.sweep", "--schedule cosine 3 --holdout 5", "not both"),
-    ("hoyer.sweep", "--refit x", "--target PERCENT"),
-    ("hoyer.sweep", "--pretrained nowhere", "nowhere"),
+    *[("hoyer.sweep", flags, message) for flags, message in (
+        ("--regs none", "invalid choice"), ("--decays -1", "number from 0 up"),
+        ("--schedule cosine 3 --holdout 5", "not both"), ("--refit x", "--target PERCENT"),
+        ("--pretrained nowhere", "nowhere"))],
 
     ("magnitude.main", "--arch resnet8 --epochs 2 --rewind-epoch 3", "rewind-epoch"),
     *[("magnitude.main", f"--arch {arch}", "resnet with basic blocks has depths 6n") for arch in (
         "resnet101", "resnet29")],
     ("magnitude.main", "--arch transformer", "transformer"),
     ("magnitude.main", "--pretrained net.pth.tar --arch resnet56", "leave them out"),
-    ("magnitude.main", "--arch wrn_28_10 --depth 16", "wrn_28_10"),
+    ("magnitude.main", "--arch wrn_28_10 --depth 16", "wrn_28_10 and --depth 16 disagree"),
+    ("magnitude.main", "--arch vgg11_0.25 --depth 13", "--arch vgg11 and --depth 13 disagree"),
+    ("magnitude.main", "--arch mobilenetv2_1.4 --depth 99", "--arch mobilenetv2_1.4 has no --depth"),
     ("magnitude.main", "--arch resnet56 --depth 20", "resnet56"),
     ("magnitude.prune", "--percent 0.3", "--resume"),
+    ("magnitude.prune", "--model lenet300.pth.tar", r"--scope conv\+linear"),
     *[(f"{method}.prune", f"--model net.pth.tar --ratios {file}{CHANNELS[method]}", message) for method in CHANNELS
       for file, message in (("unknown", "line 1: the network has no layer conv9"), ("ratios", "prunes no layer"))],
     *[(f"{method}.prune", f"--model net.pth.tar --ratios some{CHANNELS[method]}",
@@ -339,9 +338,8 @@ REFUSALS = [  # script, flags, message
         ("--keep-weights 0.005", "are not pruned have"), ("--keep-weights 0", "fraction in"),
         ("--per-layer --keep-macs 0.3", "--per-layer is not allowed with --keep-macs"),
         ("--per-layer --cost-exponent 0.25", "--cost-exponent: not allowed with argument --per-layer"))],
-    ("magnitude.finetune", "", "--resume FILE"),
-    ("magnitude.finetune", "--resume auto", "folder"),
-    ("magnitude.finetune", "--model net.pth.tar", "holds no masks"),
+    *[("magnitude.finetune", flags, message) for flags, message in (
+        ("", "--resume FILE"), ("--resume auto", "folder"), ("--model net.pth.tar", "holds no masks"))],
     *[("magnitude.finetune", f"--model pruned.pth.tar {flags}", message) for flags, message in (
         ("--arch resnet20", "depth 8"), ("--faithful", "--faithful"), ("--percent 0.5", "--percent"),
         ("--scope conv", "--scope"), ("--criterion random", "--criterion"),
@@ -354,27 +352,18 @@ REFUSALS = [  # script, flags, message
         ("", "pruned already"), ("--percent 1.5", "percent"), ("--retrain scratch-b", "invalid choice"),
         ("--rewind-to net.pth.tar", "go together"))],
 
-    ("softmask.main", "--nfp", "--nfp needs --target"),
-    ("softmask.main", "--ftarget 0.3", "--ftarget needs --target"),
-    ("softmask.main", "--pflops", "--pflops needs --target"),
-    ("softmask.main", "--stage-masks", "--stage-masks needs --target"),
-    ("softmask.main", "--wg 3", "--wg needs --target"),
-    ("softmask.main", "--tw 3", "--tw needs"),
-    ("softmask.main", "--wme 1", "--wme needs"),
-    ("softmask.main", "--mwd 0", "--mwd needs"),
-    ("softmask.main", "--pretrained m --wf 2", "leave out --wf and --d"),
-    ("softmask.main", "--pretrained m --d 0.3", "leave out --wf and --d"),
-    ("softmask.main", "--target 0.3 --nfp --stage-masks", "not allowed with"),
-    ("softmask.main", "--target 1.2", "fraction"),
-    ("softmask.main", "--ltea 2", "ltea"),
-    ("softmask.main", "--ltea 0.3", "--ltea needs --teacher"),
-    ("softmask.main", "--teacher x --ltea 1.5", "--ltea 1.5 is more than 1"),
-    ("softmask.main", "--swa-lr 0.1", "--swa-lr is the last learning rate of --schedule swa"),
-    ("softmask.main", "--arch resnet20 --wf 2", "wideresnet"),
-    ("softmask.main", "--arch wrn_16_2 --wf 1", "--arch wrn_16_2 and --wf 1 disagree"),
-    ("softmask.main", "--arch cnn", "there is no --arch cnn"),
-    ("softmask.main", "--depth 11", r"6n\+4"),
-    ("softmask.main", "--target 0.3 --pretrained pruned.pth.tar", "pruned.pth.tar has pruned single weights"),
+    *[("softmask.main", flags, message) for flags, message in (
+        ("--nfp", "--nfp needs --target"), ("--ftarget 0.3", "--ftarget needs --target"),
+        ("--pflops", "--pflops needs --target"), ("--stage-masks", "--stage-masks needs --target"),
+        ("--wg 3", "--wg needs --target"), ("--tw 3", "--tw needs"), ("--wme 1", "--wme needs"),
+        ("--mwd 0", "--mwd needs"), ("--pretrained m --wf 2", "leave out --wf and --d"),
+        ("--pretrained m --d 0.3", "leave out --wf and --d"), ("--target 0.3 --nfp --stage-masks", "not allowed with"),
+        ("--target 1.2", "fraction"), ("--ltea 2", "ltea"), ("--ltea 0.3", "--ltea needs --teacher"),
+        ("--teacher x --ltea 1.5", "--ltea 1.5 is more than 1"),
+        ("--swa-lr 0.1", "--swa-lr is the last learning rate of --schedule swa"),
+        ("--arch resnet20 --wf 2", "wideresnet"), ("--arch wrn_16_2 --wf 1", "--arch wrn_16_2 and --wf 1 disagree"),
+        ("--arch cnn", "there is no --arch cnn"), ("--depth 11", r"6n\+4"),
+        ("--target 0.3 --pretrained pruned.pth.tar", "pruned.pth.tar has pruned single weights"))],
     ("softmask.prune", "--model net.pth.tar", "no soft masks; .*--pretrained net.pth.tar trains some"),
     *[("softmask.finetune", f"--pruned net.pth.tar {flags}", message) for flags, message in (
         ("--per-channel", "need --wbit"), ("--method linear", "need --wbit"), ("--wbit 1", "--wbit"))],
@@ -383,25 +372,21 @@ REFUSALS = [  # script, flags, message
         ("--rule nothing linear 8", "nothing matches no layer"), ("--rule .* odd 8", "there are linear"),
         ("--rule ( linear 8", r"--rule \("), ("--rule .* linear eight", "eight: bits are 2 to 16"))],
 
-    ("reweighted.main", "--rew", "--pretrained"),
-    ("reweighted.main", "--pretrained x", "--rew"),
-    ("reweighted.main", "--faithful", "--rew"),
-    ("reweighted.main", "--arch nothing", "nothing"),
-    ("reweighted.main", "--arch resnet8 --width 2", "--width"),
-    ("reweighted.main", "--arch lenet5 --depth 3", "--depth"),
-    ("reweighted.main", "--warmup-epochs -1", "below 0"),
-    ("reweighted.main", "--rew --pretrained lenet300.pth.tar", "no convolution"),
+    *[("reweighted.main", flags, message) for flags, message in (
+        ("--rew", "--pretrained"), ("--pretrained x", "--rew"), ("--faithful", "--rew"), ("--arch nothing", "nothing"),
+        ("--arch resnet8 --width 2", "--width"), ("--arch lenet5 --depth 3", "--depth"),
+        ("--warmup-epochs -1", "below 0"), ("--rew --pretrained lenet300.pth.tar", "no convolution"))],
     *[("reweighted.main", f"--rew --pretrained x {flags}", message) for flags, message in (
         ("--width 0.5", "--width has no effect with --rew"),
         ("--warmup-epochs 2", "--warmup-epochs has no effect with --rew"),
         ("--lr-scheduler default", "--lr-scheduler has no effect with --rew"),
         ("--eps 0", r"--eps 0: gamma = 1 / \(\|w\| \+ eps\) of a weight of zero"),
         ("--eps 1e-40", "would be infinite; give 1e-18 or more"))],
-    ("reweighted.main", "--lam 1e-5", "--lam has no effect without --rew"),
-    ("reweighted.main", "--eps 1", "--eps has no effect without --rew"),
-    ("reweighted.main", "--sparsity-type filter", "--sparsity-type has no effect without --rew"),
-    ("reweighted.main", "--arch resnet8 --epochs 9 --lr-scheduler onecycle --warmup-epochs 3",
-     "--warmup-epochs 3: --lr-scheduler onecycle already has a warm-up"),
+    *[("reweighted.main", flags, message) for flags, message in (
+        ("--lam 1e-5", "--lam has no effect without --rew"), ("--eps 1", "--eps has no effect without --rew"),
+        ("--sparsity-type filter", "--sparsity-type has no effect without --rew"),
+        ("--arch resnet8 --epochs 9 --lr-scheduler onecycle --warmup-epochs 3",
+         "--warmup-epochs 3: --lr-scheduler onecycle already has a warm-up"))],
     ("reweighted.prune", "", "--model"),
     ("reweighted.prune", "--model lenet300.pth.tar", "no convolution"),
     *[("reweighted.prune", f"--model net.pth.tar {flags}", message) for flags, message in (
@@ -454,3 +439,12 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(script, flags,
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.count("\n") == 1 and re.search(message, said.strip()), said
     assert sorted(files.rglob("*")) == before                # not even an empty folder
+
+
+@pytest.mark.parametrize("script, flags, message", [
+    ("magnitude.iterative", "--model net.pth.tar", "without torchrun"), ("hoyer.sweep", "--save s", "one process"),
+    ("reweighted.training.main", "--save s", "one phase at a time"),
+    ("reweighted.training.main", "--masked-retrain --save s", "one phase at a time")])
+def test_what_runs_in_one_process_alone(script, flags, message, files, monkeypatch, capsys):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(script, flags, message, files, monkeypatch, capsys)

@@ -192,6 +192,7 @@ WRONG = [  # what is changed in a file, and the message
         {"scale": torch.ones(5)}, {"scale": torch.tensor(float("nan"))}, {"codebook": torch.zeros(3)},
         {"codebook": torch.zeros(2, 16)}, {"codebook": [1.0]}, {"kept": CODES})],
     (dict(activations={"classifier": {"bits": 10 ** 9, "scale": 1.0, "zero": 0}}), "activations"),
+    (dict(activations={"conv9": {"bits": 8, "scale": 1.0, "zero": 0}}), "conv9"),
     (dict(dense={"params": 9, "macs": 9, "cfg": {"depth": 11, "widths": [10 ** 9] * 12}}),
      "its dense describes a network that cannot be built"),
     (put("feature.4.weight", 7, float("nan")), r"feature.4.weight\[.*\] is nan \(1 such"),

@@ -98,6 +98,7 @@ def test_every_script_puts_the_repository_in_front_of_its_imports(monkeypatch):
         assert sys.path[0] == str(ROOT), path
         for node in body[:last]:
             assert not isinstance(node, ast.ImportFrom) or node.module.partition(".")[0] not in ROOMS, path
+        assert "cli.script(" in ast.unparse(body[-1]) or path.name == "make_tables.py", path     # one line on an error
     assert len(scripts) > 40
 
 

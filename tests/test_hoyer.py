@@ -1,5 +1,4 @@
 """DeepHoyer: the penalties and their gradients, the pruning rules, the report, and compaction that changes nothing."""
-import csv
 import json
 import shutil
 import subprocess
@@ -10,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import assert_same_logits, assert_same_network, like_trained, save, train_by_hand
+from by_hand import assert_same_logits, assert_same_network, like_trained, rows_of, save, train_by_hand
 from reliability import same
 from torch import nn
 
@@ -222,7 +221,7 @@ def test_training_step_by_step_by_hand(script, arch, cfg, tmp_path, monkeypatch)
     whole = data.load("shapes10", channels=1 if lenet else 3, subset=40)
     dataset = replace(whole, x_train=whole.x_train[:20], y_train=whole.y_train[:20])
     loader = data.Loader(dataset, "train", 10, seed=3, **({} if lenet else {"crop": 4, "flip": True}))
-    train_by_hand(model, loader, [lr * fall for fall in falls], 0.7, 0.01, loss, masks, adam=lenet)
+    train_by_hand(model, [lr * fall for fall in falls], 0.7, 0.01, loss, masks, adam=lenet, loader=loader)
     assert_same_network(checkpoint.load(tmp_path / f"f/{name}.pth.tar")["state_dict"], model, 2e-3, 2e-5)
     assert checkpoint.load(tmp_path / "f/model_best.pth.tar")["epoch"] == 1
 
@@ -248,13 +247,6 @@ def test_names_of_files_and_pretrained(tmp_path, monkeypatch):
     (structure, "--reg 0 --arch cnn", "saves/cnn/str_0.0_0")])
 def test_folders_are_named_by_penalty(script, flags, name, settings_of):
     assert settings_of(script, *flags.split())["save"] == name
-
-
-def test_mnist_is_the_bytes_over_255(tmp_path):
-    images, labels = np.zeros((20, 28, 28), np.uint8), np.arange(20) % 10
-    np.savez(tmp_path / "mnist.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
-    dataset = data.load("mnist", str(tmp_path))
-    assert dataset.shape == (1, 28, 28) and dataset.mean == (0.0,) and dataset.std == (1.0,)
 
 
 def test_holdout_takes_the_last_training_images(tmp_path):
@@ -357,21 +349,19 @@ def test_what_is_prunable():
     assert {"bn1.weight", "conv1.weight", "fc.weight"} <= names and not any("bias" in name for name in names)
 
 
-def test_the_random_control_keeps_as_many_of_each_tensor(monkeypatch):
+def test_the_random_control_keeps_as_many_of_each_tensor():
+    """By keep.shuffled, which test_magnitude.py tests."""
     torch.manual_seed(0)
     model = models.build("lenet300")
     by_size, _ = prune.choose(model, "V", 0.5)
-    at_random, again, other = (prune.choose(model, "V", 0.5, criterion="random", seed=seed)[0] for seed in (1, 1, 2))
-    for name in by_size:
-        assert by_size[name].sum() == at_random[name].sum() and torch.equal(at_random[name], again[name])
+    at_random, other = (prune.choose(model, "V", 0.5, criterion="random", seed=seed)[0] for seed in (1, 2))
+    assert all(by_size[name].sum() == mask.sum() for name, mask in at_random.items())
     for masks in (by_size, other):
         assert not torch.equal(masks["fc1.weight"], at_random["fc1.weight"])
     as_many = prune.choose(model, "V", 0.6, previous_masks=at_random)[0]
-    for draw in (torch.rand, lambda shape, generator: torch.zeros(shape)):               # the lowest number there is
-        monkeypatch.setattr(torch, "rand", draw)
-        masks = prune.choose(model, "V", 0.6, criterion="random", previous_masks=at_random)[0]
-        for name, mask in masks.items():                     # of those that are there, and none of the others
-            assert mask.sum() == as_many[name].sum() < at_random[name].sum() and not (mask & ~at_random[name]).any()
+    masks = prune.choose(model, "V", 0.6, criterion="random", previous_masks=at_random)[0]
+    for name, mask in masks.items():                         # of those that are there, and none of the others
+        assert mask.sum() == as_many[name].sum() < at_random[name].sum() and not (mask & ~at_random[name]).any()
 
 
 def test_prune_writes_what_it_says(tmp_path, capsys, rendered):
@@ -711,15 +701,10 @@ def a_begun_sweep(begun, folder):
     shutil.copytree(begun / "s", folder)
 
 
-def rows_of(file="s/sweep.csv"):
-    with open(file, newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def swept(pretrained, *thresholds_and_flags):
     """The rows of a sweep of Hoyer-Square."""
     sweep.main([*SWEEP, "--regs", "hs", "--pretrained", pretrained, "--sensitivities", *thresholds_and_flags])
-    return rows_of()
+    return rows_of("s/sweep.csv")
 
 
 def test_the_figure_of_a_sweep(dense, a_begun_sweep, folder, rendered):
@@ -730,7 +715,7 @@ def test_the_figure_of_a_sweep(dense, a_begun_sweep, folder, rendered):
 def test_a_sweep_measures_every_setting_once(folder, capsys, monkeypatch):
     flags = [*SWEEP, "--target", "1"]
     sweep.main([*flags, "--regs", "hs", "group-hs", "--sensitivities", "0.01", "0.03"])
-    rows = rows_of()
+    rows = rows_of("s/sweep.csv")
     assert [(row["reg"], row["sensitivity"]) for row in rows] == [("hs", "0.01"), ("hs", "0.03"), ("group-hs", "0.01"),
                                                                   ("group-hs", "0.03")]
     for row in rows:
@@ -761,7 +746,7 @@ def test_a_sweep_measures_every_setting_once(folder, capsys, monkeypatch):
 
     # whole rows and columns below 0.0206, about half of a fresh first layer's: fewer MACs than any element threshold
     sweep.main([*flags, "--regs", "group-hs", "--sensitivities", "0.0206", "--granularity", "group"])
-    groups = rows_of()[-1]
+    groups = rows_of("s/sweep.csv")[-1]
     assert groups["granularity"] == "group" and groups["folder"].endswith("group-0.0206-epochs1")
     assert float(groups["macs_left"]) < 60
     chosen = checkpoint.load(folder / "chosen/group-hs-compact.pth.tar")
@@ -783,7 +768,7 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(dense, folder, 
         assert not (second["masks"][name] & ~mask).any() and second["masks"][name].sum() < mask.sum()
     pruned = checkpoint.load(Path(second["path"]).with_name("pruned.pth.tar"))
     assert pruned["args"]["model"] == first["path"]
-    assert [row["epochs"] for row in rows_of()] == ["2", "3"]
+    assert [row["epochs"] for row in rows_of("s/sweep.csv")] == ["2", "3"]
     between = [dense[0], "0.01", "0.02", "0.03", "--iterate", "--tune-wd", "1e-4", "--wd", "0.1"]        # one more, and
     rows = swept(*between, "--target", "1")                  # another sparse training
     assert [(row["wd"], row["sensitivity"]) for row in rows] == [("0.0", "0.01"), ("0.0", "0.03"), ("0.1", "0.01"),
@@ -801,13 +786,6 @@ def test_an_iterated_sweep_prunes_what_the_threshold_before_left(dense, folder, 
             swept(*flags, *more)
     swept(*flags, "--tune-wd", "1e-4", "--target", "100")    # none is that good: nothing old stays
     assert not list(folder.glob("chosen/hs*"))
-
-
-def test_a_sweep_runs_in_one_process(tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
-        sweep.main(["--save", str(tmp_path / "s")])
-    assert not (tmp_path / "s").exists()
 
 
 @pytest.mark.parametrize("more", [[], ["--iterate"]])

@@ -1,5 +1,6 @@
 """Questions that people ask about pruning, alike in all methods: batch norms recalibrated, a teacher, ratios of layers,
 2:4 masks."""
+import importlib
 import re
 from contextlib import nullcontext
 from dataclasses import replace
@@ -8,18 +9,20 @@ from types import SimpleNamespace
 import pytest
 import torch
 from by_hand import FILE, METHODS, call, save
+from reliability import same
 from torch import nn
 
 from common import UserError, compute_flops, data, models, pruning, teacher
 from common.compact import compact
 from common.data.arrays import balanced
 from common.files import checkpoint
-from common.models.layers import ChannelSelection
 from deploy import latency
 from magnitude import sensitivity
 from magnitude.prune import keep_n_of_m
 
 TINY = ["--dataset", "shapes10", "--subset", "40", "--device", "cpu"]
+FILTERS = ["--sparsity-type", "filter"]
+CHANNELS = {"slimming": [], "hoyer": ["--granularity", "channel"], "reweighted": FILTERS}
 
 
 def file_of(folder, method, model, **more):
@@ -38,6 +41,52 @@ def pruned(folder, method, file, *flags):
     rule = rule if not {"--ratios", "--pattern"} & set(flags) else []
     call(f"{method}.prune", "--model", file, *rule, *TINY, "--save", folder, *flags)
     return checkpoint.load(folder / ("pruned_model.pth.tar" if method == "softmask" else "pruned.pth.tar"))
+
+
+EVALUATED = {  # by prune.py of each method, as it prints and writes it
+    "slimming": ["10.00 % before, 20.00 % masked, 30.00 % narrowed; their logits differ by 2.5e-01"],
+    "softmask": ["10.00 % masked, 20.00 % pruned; their logits differ by 2.5e-01"],
+    "reweighted": ["10.00 % before, 20.00 % pruned", "the logits differ by 2.5e-01"],
+    "magnitude": ["Before pruning: Test Loss:  1.00000000, Test Acc:  10.00\n",
+                  "After Pruning: Test Loss:  2.00000000, Test Acc:  20.00\n"],
+    "hoyer": ["accuracy on shapes10: 10.00 %\n"]}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_accuracies_are_those_of_the_networks(method, tmp_path, monkeypatch, capsys):
+    """On the test images. The logits compared are those of the masked and the narrow network; where they differ,
+    nothing is written."""
+    prune, seen, compared = importlib.import_module(f"{method}.prune"), [], []
+    file, flags = file_of(tmp_path, method, models.build("resnet", depth=8)), CHANNELS.get(method, [])
+    labels = data.load("shapes10", subset=40).y_test
+
+    def evaluate(model, loader):
+        assert torch.equal(loader.labels, labels)
+        seen.append(model)
+        return {"loss": float(len(seen)), "top1": 10.0 * len(seen)}
+
+    def differ(masked, small):
+        raise UserError("their logits differ")
+    monkeypatch.setattr(prune, "evaluate", evaluate)
+    narrows = hasattr(prune, "prove")
+    if narrows:
+        monkeypatch.setattr(prune, "prove", differ)
+        with pytest.raises(UserError, match="their logits differ"):
+            pruned(tmp_path / "p", method, file, *flags)
+        assert not (tmp_path / "p").exists()
+        seen.clear()
+        monkeypatch.setattr(prune, "prove", lambda *networks: compared.append(networks) or 0.25)
+    ckpt = pruned(tmp_path / "p", method, file, *flags)
+    for report in (capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()):
+        assert all(line in report for line in EVALUATED[method])
+    assert ckpt["prec1"] == ckpt["best_prec1"] == 10 * len(seen) and same(ckpt["state_dict"], seen[-1].state_dict())
+    before = checkpoint.load(file)["state_dict"]
+    assert "before" not in EVALUATED[method][0].lower() or same(before, seen[0].state_dict())
+    assert narrows == (method in ("slimming", "softmask", "reweighted"))
+    if narrows:
+        (masked, small), = compared
+        assert small is seen[-1] and masked.cfg["widths"][0] == 16 > small.cfg["widths"][0]
+        assert not same(before, masked.state_dict()) and (method == "reweighted" or masked is seen[-2])
 
 
 # --recalibrate
@@ -82,16 +131,6 @@ def test_recalibrating_leaves_dropout_out_and_the_modes_as_they_were(tmp_path):
     assert all(torch.equal(first[name], tensor) for name, tensor in source.model.state_dict().items())
     assert not any(m.training for m in source.model.modules())
     assert {m.momentum for m in source.model.modules() if isinstance(m, nn.BatchNorm2d)} == {0.1}
-
-
-def test_the_batch_norm_before_a_channel_selection_takes_the_mean_of_all_batches():
-    select, norm, whole = ChannelSelection(8, 5), torch.nn.BatchNorm2d(8, momentum=None), torch.nn.BatchNorm2d(8)
-    whole.momentum = None
-    for _ in range(3):
-        x = torch.randn(4, 8, 3, 3)
-        torch.testing.assert_close(select(x, norm), whole(x)[:, :5])
-    torch.testing.assert_close(norm.running_mean[:5], whole.running_mean[:5])
-    torch.testing.assert_close(select(x, norm.eval()), whole.eval()(x)[:, :5])
 
 
 def test_a_network_without_batch_norms_is_not_recalibrated(tmp_path, capsys):
@@ -145,16 +184,13 @@ def test_a_teacher_gets_images_normalized_as_its_file_says(tmp_path):
     torch.testing.assert_close(taught(2.0, logits, images), loss)
 
 
-def test_a_run_with_a_teacher_continues_bit_for_bit(tmp_path, stopped):
-    file = masked_file(tmp_path / "p.pth.tar", "resnet", depth=8)
-    flags = ["--teacher", masked_file(tmp_path / "t.pth.tar", "resnet", depth=14), "--epochs", "2"]
-    whole = finetuned(tmp_path / "whole", "slimming", file, *flags)
-    stopped(1, finetuned, tmp_path / "parts", "slimming", file, *flags)
-    for others in (["--epochs", "2"], [*flags, "--ltea", "0.4"]):
+def test_a_run_is_not_continued_with_another_teacher(tmp_path):
+    file = masked_file(tmp_path / "t.pth.tar", "resnet", depth=8)
+    flags = ["--teacher", file, "--epochs", "1"]
+    finetuned(tmp_path / "run", "slimming", file, *flags)
+    for others in (["--epochs", "1"], [*flags, "--ltea", "0.4"]):
         with pytest.raises(UserError, match=r"is of another run \(it had --(teacher .*t.pth.tar|ltea 0.5)\)"):
-            finetuned(tmp_path / "parts", "slimming", file, *others, "--resume", "auto")
-    parts = finetuned(tmp_path / "parts", "slimming", file, *flags, "--resume", "auto")
-    assert all(torch.equal(tensor, parts["state_dict"][name]) for name, tensor in whole["state_dict"].items())
+            finetuned(tmp_path / "run", "slimming", file, *others, "--resume", "auto")
 
 
 # --ratios
@@ -164,10 +200,6 @@ def ratios_file(path, **ratios):
     path.write_text("layer,fraction\n" + "".join(f"{layer.replace('__', '.')},{ratio}\n"
                                                  for layer, ratio in ratios.items()))
     return path
-
-
-FILTERS = ["--sparsity-type", "filter"]
-CHANNELS = {"slimming": [], "hoyer": ["--granularity", "channel"], "reweighted": FILTERS}
 
 
 def small_of(ckpt):

@@ -178,6 +178,12 @@ def printed_originals():
     yield "softmask", "python quantize_model.py --pruned log-k7d1re1/pruned_model.pth.tar --wbit 8 --save log-k7d1re1"
     for file, flags in (("quantized", "--half --nbit 8"), ("pruned", "--freebie --half")):
         yield "softmask", f"python eval.py --pruned .*/{file}_model.pth.tar {flags}"
+    for net in ("vgg16", "resnet56"):
+        yield "magnitude", f"python cifar.py --dataset cifar10 --arch {net}"
+    for net in ("vgg16", "preresnet110"):
+        yield "magnitude", (rf"python cifar_prune.py --arch {net} --dataset cifar10 --percent 0.3 --resume \S+ "
+                            r"--save_dir \S+")
+        yield "magnitude", rf"python cifar_finetune.py --arch {net} --dataset cifar10 --resume \S+"
     yield "hoyer", "python element.py --reg 0 --decay 0.0"
     for script in ("element", "structure"):
         yield "hoyer", rf"python {script}.py --reg \d --decay [\d.]+ --pretrained"
@@ -224,7 +230,7 @@ def test_words_are_the_field_s(path):
     assert not found
 
 
-def test_the_sixth_method_of_docs_runs(tmp_path, run):
+def test_the_sixth_method_of_docs_runs(tmp_path, ran):
     """Saved beside the other folders, its file can be fine-tuned and evaluated by another method."""
     code = (ROOT / "docs/new-method.md").read_text().split("```python\n")[1].split("```")[0]
     assert len(code.splitlines()) <= 66
@@ -233,25 +239,23 @@ def test_the_sixth_method_of_docs_runs(tmp_path, run):
     (tmp_path / "common").symlink_to(ROOT / "common")
     small = ["--dataset", "shapes10", "--subset", "40", "--device", "cpu"]
     train = [*small, "--epochs", "1", "--batch-size", "20"]
-    assert run("magnitude/main.py", "--arch", "resnet8", "--save", "dense", *train, cwd=tmp_path).returncode == 0
+    ran("magnitude/main.py", "--arch", "resnet8", "--save", "dense", *train, cwd=tmp_path)
     printed = commands("docs/new-method.md")
     assert len(printed) == 3
     for command in printed:
         script, *words = shlex.split(command.replace("FILE", "dense/checkpoint.pth.tar"))[1:]
         script = tmp_path / script if script.startswith("l1filters") else script
-        done = run(script, *words, *(train if "finetune.py" in command else small), cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        ran(script, *words, *(train if "finetune.py" in command else small), cwd=tmp_path)
     assert checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")["cfg"]["widths"] == [12, 23, 45]
 
     # single weights that are gone already stay gone, and other repositories' files will do, at the size of the images
-    done = run("magnitude/prune.py", "--model", "dense/checkpoint.pth.tar", "--percent", "0.5", "--save", "zeros",
-               *small, cwd=tmp_path)
+    ran("magnitude/prune.py", "--model", "dense/checkpoint.pth.tar", "--percent", "0.5", "--save", "zeros", *small,
+        cwd=tmp_path)
     torch.save(models.build("resnet_imagenet", depth=18, num_classes=10, stem="imagenet").state_dict(),
                tmp_path / "resnet18.pth")
     for file in ("zeros/pruned.pth.tar", "resnet18.pth"):
-        done = run(tmp_path / "l1filters/prune.py", "--model", file, "--save", "logs/l1filters", "--overwrite",
-                   *small, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
+        ran(tmp_path / "l1filters/prune.py", "--model", file, "--save", "logs/l1filters", "--overwrite", *small,
+            cwd=tmp_path)
         ckpt = checkpoint.load(tmp_path / "logs/l1filters/pruned.pth.tar")
         if file != "resnet18.pth":
             assert all(int((ckpt["state_dict"][name] != 0).sum()) == int(mask.sum()) < 0.8 * mask.numel()

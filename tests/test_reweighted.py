@@ -9,15 +9,14 @@ import by_hand
 import pytest
 import torch
 import torch.nn.functional as F
-from by_hand import assert_same_logits, assert_same_network, column, like_trained, train_by_hand
+from by_hand import STEPS, assert_same_logits, assert_same_network, column, like_trained, pruned_by, train_by_hand
 from reliability import same
 from torch import nn
 
-from common import UserError, cli, compute_flops, data, models, scores
+from common import UserError, cli, compute_flops, models, scores
 from common import keep as keeping
 from common.evaluate import evaluate_file
 from common.files import checkpoint, packing
-from common.models.narrow import narrow
 from reweighted import check_model_operations as operations
 from reweighted import finetune, main, penalties, prune, quantize_model, quantizers, recipe, testers
 from reweighted.networks import network
@@ -254,10 +253,9 @@ def test_check_model_operations_prints_the_readmes_figures(mobilenet, tmp_path, 
     pruned.load_state_dict(mobilenet.state_dict())
     mask = torch.ones_like(pruned.conv2.weight, dtype=torch.bool)
     mask[:1000] = False
-    with torch.no_grad():
-        pruned.conv2.weight.mul_(mask)
-    path = save(tmp_path / "m.pth.tar", pruned, "pruned", masks={"conv2.weight": mask}, dense=compute_flops.summary(
-        mobilenet))
+    masks = {"conv2.weight": mask}
+    path = save(tmp_path / "m.pth.tar", pruned_by(masks, pruned), "pruned", masks=masks,
+                dense=compute_flops.summary(mobilenet))
     counted = operations.main([str(path), "--thop"])
     shown = capsys.readouterr().out
     assert ("in 32 bits: 155.691776M multiplications, 153.407488M additions; 77.845888M + 153.407488M = "
@@ -369,27 +367,6 @@ def test_groups_go_by_their_root_mean_square():
     assert last.flatten(1).sum(1).tolist() == [0, 4]                     # the strongest stays
 
 
-def test_the_ratios_file(tmp_path):
-    weights = dict.fromkeys(("conv1.weight", "layers.0.conv1.weight"))
-    file = tmp_path / "ratios"
-    file.write_text("# of mine\nprune_ratios:\n  conv1.weight: 0.0\n  layers.0.conv1.weight   0.7  # comment\n\n")
-    assert keeping.read_ratios(file, weights) == {"conv1.weight": 0.0, "layers.0.conv1.weight": 0.7}
-    for text, message in (("conv1.weight: 1.0", "line 1: 1 is not"), ("conv1.weight", "line 1"), ("", "no line"),
-                          ("\nconv1.weight: 9", "line 2: 9 is not"), ("conv1.weight: -0.1", "line 1: -0.1 is not"),
-                          ("conv9.weight: 0.5", "conv9"), ("conv1.weight: a", "line 1")):
-        file.write_text(text)
-        with pytest.raises(UserError, match=message):
-            keeping.read_ratios(file, weights)
-    with pytest.raises(UserError, match="none"):
-        keeping.read_ratios(tmp_path / "none", weights)
-    file.write_bytes(b"\xff\xfe")
-    with pytest.raises(UserError, match="ratios"):
-        keeping.read_ratios(file, weights)
-    shipped = keeping.read_ratios(launcher.PROFILES / "config_mobile_v2_0.7.yaml", {
-        f"{name}.weight": m for name, m in models.build("mobilenetv2").named_modules() if isinstance(m, nn.Conv2d)})
-    assert len(shipped) == 57 and shipped.pop("conv1.weight") == 0 and set(shipped.values()) == {0.7}
-
-
 def trained(arch, **cfg):
     """A network with batch norms as after training, in double precision."""
     return like_trained(models.build(arch, **cfg)).double().eval()
@@ -409,10 +386,7 @@ def test_groups_that_are_gone_make_a_smaller_network(arch, cfg, kind):
                 if w.shape[dim] > 3:
                     w.transpose(0, dim)[torch.randperm(w.shape[dim])[:w.shape[dim] // 3]] *= 1e-6
     masks = prune.choose(weights, kind)
-    with torch.no_grad():
-        for name, mask in masks.items():
-            weights[name].mul_(mask)
-    small, narrow = prune.narrowed(model, masks)
+    small, narrow = prune.narrowed(pruned_by(masks, model), masks)
     assert_same_logits(model, small, 1e-9)
     assert compute_flops.count(small).total.macs < 0.9 * compute_flops.count(model).total.macs
     state = small.state_dict()
@@ -525,10 +499,7 @@ def test_keep_macs_says_what_is_left(capsys, monkeypatch):
     keep, args = chosen_by(["--keep-macs", "0.6", "--round-to", "4"], model, "filter")
     assert set(keep) == {f"layer{stage}.0.conv1.weight" for stage in (1, 2, 3)}  # inside blocks
     dense = compute_flops.count(model).total.macs
-    with torch.no_grad():
-        for name, mask in keep.items():
-            model.get_parameter(name).mul_(mask)
-    small, _ = prune.narrowed(model, {}, round_to=4)
+    small, _ = prune.narrowed(pruned_by(keep, model), {}, round_to=4)
     left = compute_flops.count(small).total.macs / dense
     assert left <= 0.6 and all(width % 4 == 0 for width in small.cfg["widths"])
     assert capsys.readouterr().out == f"--threshold {args.threshold:.6g} keeps {left:.4f} of the MACs\n"
@@ -548,7 +519,6 @@ def test_the_rule_in_words(flags, rule):
 
 
 def test_pruning_again_by_less_gives_nothing_back(tmp_path):
-    dense = {"params": 1, "macs": 2, "cfg": models.build("resnet", depth=8).cfg}
     other = {"fc.weight": torch.rand(10, 64) > 0.5}          # of another method, which prunes linear layers too
     save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), masks=other, best_prec1=99.0)
     masks = []
@@ -561,41 +531,15 @@ def test_pruning_again_by_less_gives_nothing_back(tmp_path):
         assert ckpt["dense"]["params"] == 78_042
     assert same(*masks) and torch.equal(masks[0]["fc.weight"], other["fc.weight"])
     assert all(2 * int(mask.sum()) == mask.numel() for name, mask in masks[0].items() if name != "fc.weight")
-    save(tmp_path / "chain.pth.tar", models.build("resnet", depth=8), dense=dense)
-    prune.main(["--model", str(tmp_path / "chain.pth.tar"), "--subset", "20", "--save", str(tmp_path / "c")])
-    assert checkpoint.load(tmp_path / "c/pruned.pth.tar")["dense"] == dense
 
 
-def test_the_accuracies_are_those_of_the_networks(tmp_path, monkeypatch, capsys, rendered):
-    """evaluate() sees the whole network and the narrow one; the logits are those of the masked and the narrow one."""
-    seen = []
-
-    def parameters(model, loader):
-        seen.append((sum(p.numel() for p in model.parameters()), loader))
-        return {"top1": 10.0 * len(seen)}
-
-    monkeypatch.setattr(prune, "evaluate", parameters)
-    monkeypatch.setattr(prune, "narrowed", lambda model, masks, round_to: (  # channels go that are not silent
-        narrow(model, {"feature.0": torch.arange(6) < 4}), {}))
-    model = trained("vgg", **VGG).float()
-    path = save(tmp_path / "m.pth.tar", model, args={"sparsity_type": "kernel"})
-    flags = ["--model", str(path), "--sparsity-type", "filter", "--subset", "20", "--save", str(tmp_path / "p")]
-    with pytest.raises(UserError, match="does not compute what the masked one does: their logits differ by"):
-        prune.main(flags)
-    assert not (tmp_path / "p").exists()
-    monkeypatch.setattr(prune, "prove", lambda masked, small: 0.25)
-    seen.clear()
-    prune.main(flags)
-    out, ckpt = capsys.readouterr().out, checkpoint.load(tmp_path / "p/pruned.pth.tar")
-    assert ckpt["args"]["sparsity_type"] == "filter"         # the flag, not what the file says
-    assert (tmp_path / "p/prune.png").stat().st_size > 5000
-    assert seen[0][0] > seen[1][0] == sum(p.numel() for p in checkpoint.to_model(ckpt).parameters())
-    assert torch.equal(seen[0][1].labels, data.load("shapes10", subset=20).y_test)
-    assert "10.00 % before, 20.00 % pruned" in out and ckpt["prec1"] == 20
-    assert "logits differ by 2.5e-01" in out
-    prune.main(["--model", str(path), "--subset", "20", "--save", str(tmp_path / "k")])
-    assert checkpoint.load(tmp_path / "k/pruned.pth.tar")["args"]["sparsity_type"] == "kernel"
-    assert "logits differ" not in capsys.readouterr().out                # no channel is taken out
+def test_the_kind_is_that_of_the_reweighted_phase_unless_a_flag_says_another(tmp_path, capsys, rendered):
+    path = save(tmp_path / "m.pth.tar", trained("vgg", **VGG).float(), args={"sparsity_type": "kernel"})
+    for kind, flags in (("kernel", []), ("filter", ["--sparsity-type", "filter"])):
+        file = prune.main(["--model", str(path), "--subset", "20", "--save", str(tmp_path / kind), *flags])
+        assert checkpoint.load(file)["args"]["sparsity_type"] == kind
+        assert ("logits differ" in capsys.readouterr().out) == (kind == "filter")        # where channels are taken out
+        assert (tmp_path / kind / "prune.png").stat().st_size > 5000
 
 
 # the loops
@@ -611,16 +555,11 @@ def test_a_short_run_has_a_larger_lambda(flags, lam, tmp_path, settings_of):
     assert settings_of(main, *RESNET8, "--epochs", "6")["stage"] == "dense"
 
 
-def loader():
-    return data.Loader(data.load("shapes10", subset=20), "train", 10, crop=4, flip=True, seed=1)
-
-
 def mixed_loss(logits, images, labels, epoch):
     return main.smoothed_loss(logits, labels, labels.flip(0), 0.3, 0.2)
 
 
-BY_HAND = [*TINY, "--epochs", "2", "--optmzr", "sgd", "--lr", "0.02", "--momentum", "0.8", "--wd", "0.1", "--alpha",
-           "0.3", "--smooth-eps", "0.2"]
+BY_HAND = [*STEPS, "--epochs", "2", "--optmzr", "sgd", "--alpha", "0.3", "--smooth-eps", "0.2"]
 
 
 @pytest.fixture
@@ -630,11 +569,9 @@ def half_pruned(tmp_path, monkeypatch):
         monkeypatch.setattr(script, "mixed", lambda images, labels, alpha: (images, labels, labels.flip(0), alpha))
     model = models.build("resnet", depth=8)
     masks = {name: torch.rand(p.shape) > 0.3 for name, p in model.named_parameters() if p.dim() == 4}
-    with torch.no_grad():
-        for name, mask in masks.items():
-            model.get_parameter(name).mul_(mask)
     dense = {"params": 7, "macs": 8, "cfg": model.cfg}
-    return model, masks, str(save(tmp_path / "m.pth.tar", model, "pruned", masks=masks, rule="by hand", dense=dense))
+    return model, masks, str(save(tmp_path / "m.pth.tar", pruned_by(masks, model), "pruned", masks=masks,
+                                  rule="by hand", dense=dense))
 
 
 def test_four_steps_of_the_reweighted_phase_by_hand(half_pruned, tmp_path):
@@ -649,7 +586,7 @@ def test_four_steps_of_the_reweighted_phase_by_hand(half_pruned, tmp_path):
         gammas.setdefault(epoch, [1 / (w.detach().abs() + 0.5) for w in weights])        # new ones in the second
         return 0.01 * sum((gamma * w.abs()).sum() for gamma, w in zip(gammas[epoch], weights, strict=True))
     rates = [[0.02 * factor(step) for step in steps] for steps in ((0, 1), (2, 3))]
-    train_by_hand(model, loader(), rates, 0.8, 0.1, lambda *batch: mixed_loss(*batch) + penalty(batch[-1]), masks)
+    train_by_hand(model, rates, 0.8, 0.1, lambda *batch: mixed_loss(*batch) + penalty(batch[-1]), masks)
     assert_same_network(ckpt["state_dict"], model)
     assert same(ckpt["masks"], masks) and ckpt["dense"]["params"] == 7   # the file's own
     assert column(tmp_path / "r", "penalty")[-1] == pytest.approx(float(penalty(1).detach()), rel=1e-3)
@@ -665,10 +602,9 @@ def test_four_steps_of_masked_retraining_by_hand(half_pruned, tmp_path, capsys):
     save(path, model, "pruned", masks=masks, rule="by hand", dense=dense)
     finetune.main(["--model", path, *BY_HAND, "--warmup-epochs", "1", "--warmup-lr", "0.01", "--save",
                    str(tmp_path / "f")])
-    with torch.no_grad():
-        model.conv1.weight.mul_(masks["conv1.weight"])
+    pruned_by(masks, model)
     rates = [[0.01, 0.015], [0.02, 0.01 + 2e-8]]             # warm-up, and half of a cosine
-    train_by_hand(model, loader(), rates, 0.8, 0.1, mixed_loss, masks)
+    train_by_hand(model, rates, 0.8, 0.1, mixed_loss, masks)
     for name in ("finetuned", "checkpoint"):
         ckpt = checkpoint.load(tmp_path / f"f/{name}.pth.tar")
         assert_same_network(ckpt["state_dict"], model)
@@ -731,18 +667,6 @@ def test_faithful_has_signed_coefficients_and_its_own_rates(kind, tmp_path, monk
     assert column(tmp_path / "begun") == pytest.approx([0.01 * 0.98, 0.01 * 0.98 ** 2], rel=1e-5)
 
 
-def test_coefficients_stand_between_refreshes(tmp_path, gammas_seen):
-    model = models.build("resnet", depth=8)
-    path = str(save(tmp_path / "m.pth.tar", model))
-    main.main(["--rew", "--pretrained", path, *TINY, "--epochs", "6", "--lr", "0.01", "--save", str(tmp_path / "r")])
-    seen = [gamma for _, gamma, _ in gammas_seen]
-    gammas = seen[::2]                                                   # 2 batches an epoch
-    assert all(torch.equal(a, b) for a, b in zip(gammas, seen[1::2], strict=True))
-    renewed = [not torch.equal(a, b) for a, b in zip(gammas, gammas[1:], strict=False)]
-    assert renewed == [True] * 4 + [False] and main.refreshes(6) == [2, 3, 4, 5]
-    assert torch.allclose(gammas[0], 1 / (model.conv1.weight.abs() + 1e-3))
-
-
 def test_names_of_networks():
     assert network("mobilenetv2", 17) == network("mobilenetv2") == ("mobilenetv2", {"width_multiplier": 1.3})
     assert network("mobilenetv2_0.5")[1] == {"width_multiplier": 0.5} and network("resnet20")[1] == {"depth": 20}
@@ -793,9 +717,8 @@ def test_minmax_by_hand():
 def test_quantize_model_end_to_end(tmp_path, capsys):
     model = trained("mobilenetv2", width_multiplier=0.1, num_classes=10).float()
     mask = torch.rand_like(model.conv2.weight) > 0.7
-    with torch.no_grad():
-        model.conv2.weight.mul_(mask)
-    path = save(tmp_path / "m.pth.tar", model, "finetuned", masks={"conv2.weight": mask})
+    masks = {"conv2.weight": mask}
+    path = save(tmp_path / "m.pth.tar", pruned_by(masks, model), "finetuned", masks=masks)
     flags = ["--model", str(path), "--subset", "40", "--n-sample", "1", "--device", "cpu"]
     out = quantize_model.quantize(quantize_model.parse([*flags, "--bit-list", "4", "8", "--save", str(tmp_path / "q")]))
     shown = capsys.readouterr().out
@@ -824,13 +747,6 @@ def test_quantize_model_end_to_end(tmp_path, capsys):
     counted = operations.main([str(out)])
     assert counted.score == pytest.approx(scores.rules(
         rounded, ckpt["masks"], dict.fromkeys(ckpt["quant"], 8), 8, scales=2 * len(layers) * 2).score)
-
-
-def test_a_file_with_wrong_activations_is_refused(tmp_path):
-    model = models.build("resnet", depth=8)
-    path = save(tmp_path / "m.pth.tar", model, activations={"conv9": {"bits": 8, "scale": 1.0, "zero": 0}})
-    with pytest.raises(UserError, match="conv9"):
-        checkpoint.to_model(checkpoint.load(path, quantized=True))
 
 
 # the original's launcher
@@ -895,10 +811,3 @@ def test_the_launcher_s_single_phases_take_the_data_set_of_the_file(flags, tmp_p
     assert set(taken) == {None}                              # each script then takes its file's
     launcher.run(launcher.parse(["--save", str(tmp_path)]))
     assert taken[-1] == "cifar100"
-
-
-@pytest.mark.parametrize("flags", [[], ["--masked-retrain"]])
-def test_several_processes_run_one_phase_at_a_time(flags, tmp_path, monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one phase at a time"):
-        launcher.run(launcher.parse([*flags, "--save", str(tmp_path)]))

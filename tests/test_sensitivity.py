@@ -1,13 +1,13 @@
 """Which layers a network needs: magnitude/sensitivity.py on networks whose accuracies are known beforehand, and the
 file of ratios."""
-import csv
-
 import numpy as np
 import pytest
 import torch
-from by_hand import save
+from by_hand import rows_of, save
+from conftest import ROOT
 from test_narrow import images_for, network
 from test_trace import Everything, own
+from torch import nn
 
 from common import UserError, keep, models, plots
 from common.files import checkpoint
@@ -41,11 +41,6 @@ def dense(tmp_path_factory):
         for layer in (model.fc1, model.fc2, model.fc3):
             layer.weight[c, c] = 1
     return save(tmp_path_factory.mktemp("dense") / "checkpoint.pth.tar", model, "magnitude")
-
-
-def rows_of(path):
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def analyse(dense, lights, folder, *flags):
@@ -147,14 +142,22 @@ def test_ratios_are_read_by_every_prune_script_alike(tmp_path):
     plots.write_csv(file, [{"layer": "conv1", "fraction": 0.3}, {"layer": "layer1.0.conv1", "fraction": 0.0}])
     expected = {"conv1.weight": 0.3, "layer1.0.conv1.weight": 0.0}
     written = file.read_text()
-    for text in (written, written.replace("\n", "\r\n"), f"\ufeff{written}", "conv1.weight: 0.3\nlayer1.0.conv1 0"):
+    for text in (written, written.replace("\n", "\r\n"), f"\ufeff{written}",
+                 "# of mine\nprune_ratios:\n  conv1.weight: 0.3\n  layer1.0.conv1   0  # comment\n\n"):
         file.write_text(text, encoding="utf-8", newline="")
         assert keep.read_ratios(file, weights) == expected
-    for line, message in (("conv9,0.5", "line 2: the network has no layer conv9 .* it has conv1, "),
-                          ("fc", "line 2: 'fc' is no"), ("fc,0.1\nfc.weight,0.2", "line 3: fc has a line already")):
-        file.write_text(f"layer,fraction\n{line}\n")
+    for text, message in (("conv9,0.5", "line 1: the network has no layer conv9 .* it has conv1, "),
+                          ("\nfc", "line 2: 'fc' is no"), ("fc,0.1\nfc.weight,0.2", "line 2: fc has a line already"),
+                          ("fc: 1.0", "line 1: 1 is not"), ("\nfc: 9", "line 2: 9 is not"), ("", "no line"),
+                          ("fc: -0.1", "line 1: -0.1 is not"), ("fc: a", "line 1"), ("\xff", "ratios.csv: .*utf-8")):
+        file.write_bytes(text.encode("latin-1"))
         with pytest.raises(UserError, match=message):
             keep.read_ratios(file, weights)
+    with pytest.raises(UserError, match="none"):
+        keep.read_ratios(tmp_path / "none", weights)
+    shipped = keep.read_ratios(ROOT / "reweighted/profile/config_mobile_v2_0.7.yaml", {
+        f"{name}.weight": m for name, m in models.build("mobilenetv2").named_modules() if isinstance(m, nn.Conv2d)})
+    assert len(shipped) == 57 and shipped.pop("conv1.weight") == 0 and set(shipped.values()) == {0.7}
 
 
 def test_prune_takes_the_ratios_layer_by_layer(dense, lights, tmp_path):
@@ -181,12 +184,3 @@ def test_prune_takes_the_ratios_layer_by_layer(dense, lights, tmp_path):
             (dense, ["fc1,0.5"], ["--cost-exponent", "1"], "--ratios")):
         with pytest.raises(UserError, match=message):
             pruned(source, lines, *flags)
-
-
-def test_what_sensitivity_writes_prune_reads(dense, lights, tmp_path):
-    ratios = analyse(dense, lights, tmp_path)[1]
-    path = prune.main(["--model", str(dense), "--dataset", str(lights), "--device", "cpu", "--ratios",
-                       str(tmp_path / "ratios.csv"), "--save", str(tmp_path / "pruned")])
-    masks = checkpoint.load(path)["masks"]
-    assert {name: int((~mask).sum()) for name, mask in masks.items()} == {
-        f"{name}.weight": int(masks[f"{name}.weight"].numel() * fraction) for name, fraction in ratios.items()}

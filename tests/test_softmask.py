@@ -4,13 +4,15 @@ import re
 from functools import partial
 
 import pytest
+import test_narrow
 import torch
 import torch.nn.functional as F
-from by_hand import assert_same_network, column, like_trained, save, train_by_hand
+from by_hand import STEPS, assert_same_network, column, like_trained, pruned_by, save, shapes, train_by_hand
 from reliability import same
+from test_narrow import images_for
 from torch import nn
 
-from common import UserError, compute_flops, data, models
+from common import UserError, compute_flops, models
 from common import keep as keeping
 from common.files import checkpoint, packing
 from common.models.narrow import narrow, silence
@@ -23,24 +25,15 @@ from softmask.mask import SoftMask, penalty
 from softmask.networks import network
 
 pytestmark = pytest.mark.usefixtures("undrawn")
-NETS = {
+NETS = {name: test_narrow.NETS[name] for name in (
+    "resnet-pad", "preresnet-basic", "preresnet-basic-select", "vgg", "vgg-bearpaw", "vgg-head512", "densenet-bc",
+    "mobilenetv2", "lenet5")} | {
     "wrn-16-2": ("wideresnet", dict(depth=16, widen_factor=2, variant="softmask")),
     "wrn-usual": ("wideresnet", dict(depth=16, widen_factor=2, variant="usual")),
     "resnet20": ("resnet", dict(depth=20)),
     "resnet-bottleneck": ("resnet", dict(depth=20, block="bottleneck")),
-    "resnet-pad": ("resnet", dict(depth=14, shortcut="pad")),
-    "preresnet14": ("preresnet", dict(depth=14)),
     "preresnet-bottleneck": ("preresnet", dict(depth=20, block="bottleneck")),
-    "preresnet-select": ("preresnet", dict(depth=14, selection=True)),
-    "vgg": ("vgg", dict(depth=11, widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])),
-    "vgg-bearpaw": ("vgg", dict(depth=11, variant="bearpaw",
-                                widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10, "M"])),
-    "vgg-head512": ("vgg", dict(depth=11, variant="head512", head=[20],
-                                widths=[6, "M", 8, "M", 9, 8, "M", 7, 8, "M", 9, 10])),
-    "densenet-bc": ("densenet", dict(depth=16, growth=4, block="bottleneck", compression=2)),
     "resnext": ("resnext", dict(depth=11, cardinality=2, widen_factor=1)),
-    "mobilenetv2": ("mobilenetv2", dict(width_multiplier=0.25, num_classes=10)),
-    "lenet5": ("lenet5", {}),
 }
 STAGE_MASKS = ("mobilenetv2",)                               # whose streams' widths are no multiples of one another
 
@@ -60,11 +53,6 @@ def masked(name, seed=0, dead=0.4, **options):
         net.m.uniform_(-0.4, 0.8)
         net.m[torch.rand(len(net.m)) < dead] = -0.7
     return net
-
-
-def images_for(model):
-    torch.manual_seed(2)
-    return torch.randn(3, *models.input_shape(model.arch), dtype=next(model.parameters()).dtype)
 
 
 def narrowed(net):
@@ -134,7 +122,7 @@ def test_streams_take_every_fth_entry_of_one_mask():
 def test_streams_that_cannot_share_a_mask_name_the_way_out():
     with pytest.raises(UserError, match="--stage-masks"):
         SoftMask(trained_like("mobilenetv2"))
-    model = narrow(trained_like("preresnet-select"), {"bn": torch.arange(64) < 32})
+    model = narrow(trained_like("preresnet-basic-select"), {"bn": torch.arange(64) < 32})
     with pytest.raises(UserError, match="all channels of this densenet are concatenated, .*; give --nfp"):
         SoftMask(models.build("densenet", depth=7))
     assert SoftMask(models.build("densenet", depth=7), unstructured=True).m.numel()
@@ -146,7 +134,7 @@ def test_streams_that_cannot_share_a_mask_name_the_way_out():
 
 
 @pytest.mark.parametrize("name, dead", [("wrn-16-2", 0.0), *[(name, 0.4) for name in NETS], ("resnet-bottleneck", 0.9),
-                                        ("preresnet-select", 0.9), ("mobilenetv2", 0.9)])
+                                        ("preresnet-basic-select", 0.9), ("mobilenetv2", 0.9)])
 def test_masked_and_pruned_networks_agree_and_the_sparsity_is_exact(name, dead):
     net = masked(name, dead=dead).double()
     small, images = narrowed(net), images_for(net.model)
@@ -349,8 +337,7 @@ def test_four_steps_by_hand(tmp_path, monkeypatch):
             term = 8 * entries.mean() - 20 * entries.var() / entries.mean()
             loss = loss + (0.4 - net.sparsity()) * term + (0.6 - net.sparsity(flops=True)) * term
         return loss + 0.05 * net.m.square().sum()            # beside the decay of 0.1 for all
-    loader = data.Loader(data.load("shapes10", subset=40), "train", 20, seed=1, crop=4, flip=True)
-    train_by_hand(net, loader, [0.1, 0.05], 0.7, 0.1, by_hand)
+    train_by_hand(net, [0.1, 0.05], 0.7, 0.1, by_hand, loader=shapes(40, 20, 1))
     assert_same_network(ckpt["resume"]["net"], net)
     assert column(tmp_path / "run", "train_mask")[-1] == pytest.approx(sum(seen[2:]) / 2, rel=1e-3)
     assert column(tmp_path / "run", "train_sparsity")[-1] == pytest.approx(sum(gone[2:]) / 2, abs=1e-3)
@@ -374,23 +361,6 @@ def test_a_network_of_another_method_is_the_start(tmp_path):
     assert not torch.allclose(ckpt["state_dict"]["feature.1.running_mean"], model.feature[1].running_mean, rtol=1e-2)
 
 
-def test_images_of_cifar100_have_squares_cut_out(tmp_path, data_folder, monkeypatch):
-    (tmp_path / "cifar100.npz").write_bytes((data_folder / "shapes10.npz").read_bytes())
-    seen = []
-
-    def loaders(self, dataset, crop, flip, cutout):
-        seen.append(cutout)
-        raise KeyboardInterrupt
-    monkeypatch.setattr(Run, "loaders", loaders)
-    path = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), "softmask", "pruned")
-    cifar100 = ["--dataset", str(tmp_path / "cifar100.npz")]
-    for flags in ([], cifar100, ["--length", "5"], [*cifar100, "--length", "0"]):
-        for script, start in ((main.main, TINY), (finetune.main, ["--pruned", str(path)])):
-            with pytest.raises(KeyboardInterrupt):
-                script([*start, *flags, "--save", str(tmp_path / "x")])
-    assert seen == [0, 0, 8, 8, 5, 5, 0, 0]
-
-
 @pytest.mark.parametrize("method, per_channel", [("", False), ("linear", False), ("linear", True),
                                                  ("fixed_point", False), ("kmeans", True)])
 def test_fine_tuning_is_sgd_with_the_masks_after_every_step(method, per_channel, tmp_path, monkeypatch):
@@ -398,11 +368,8 @@ def test_fine_tuning_is_sgd_with_the_masks_after_every_step(method, per_channel,
     quantize_model.py makes the same one."""
     model = trained_like("vgg")
     masks = {name: torch.rand(p.shape) > 0.5 for name, p in model.named_parameters() if p.dim() == 4}
-    with torch.no_grad():
-        for name, mask in masks.items():
-            model.get_parameter(name).mul_(mask)
     dense = {"params": 1, "macs": 2, "cfg": model.cfg}
-    path = save(tmp_path / "m.pth.tar", model, "hoyer", "pruned", masks=masks, dense=dense)
+    path = save(tmp_path / "m.pth.tar", pruned_by(masks, model), "hoyer", "pruned", masks=masks, dense=dense)
     images, logits = torch.randn(9, 3, 32, 32), []
 
     def looking(net, loader, real=finetune.evaluate):
@@ -411,10 +378,8 @@ def test_fine_tuning_is_sgd_with_the_masks_after_every_step(method, per_channel,
         return real(net, loader)
     monkeypatch.setattr(finetune, "evaluate", looking)
     flags = ["--wbit", "3", "--method", method, *["--per-channel"] * per_channel] if method else []
-    finetune.main(["--pruned", str(path), *TINY[6:], "--subset", "20", "--batch-size", "10", "--epochs", "2", "--lr",
-                   "0.02", "--momentum", "0.8", "--wd", "0.1", "--seed", "3", "--save", str(tmp_path / "run"), *flags])
-    loader = data.Loader(data.load("shapes10", subset=20), "train", 10, crop=4, flip=True, seed=3)
-    train_by_hand(model, loader, [0.02, 0.01], 0.8, 0.1, masks=masks, q=method and (lambda w: (     # half a cosine
+    finetune.main(["--pruned", str(path), *STEPS, "--epochs", "2", "--save", str(tmp_path / "run"), *flags])
+    train_by_hand(model, [0.02, 0.01], 0.8, 0.1, masks=masks, q=method and (lambda w: (     # half a cosine
         packing.dequantize(quantizers.quantize(w, method, 3, per_channel)))))
     assert_same_network(checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["state_dict"], model)
     files = ["finetuned", "checkpoint"]
@@ -456,8 +421,7 @@ def test_the_average_is_the_mean_of_the_epochs_with_statistics_of_its_own(flags,
     net = SoftMask(models.build(ckpt["arch"], **ckpt["cfg"])) if flags else models.build(ckpt["arch"], **ckpt["cfg"])
     net.load_state_dict({name.removeprefix("module."): v for name, v in averaged.items() if name != "n_averaged"})
     stem = net.folded().conv1 if flags else net.conv1
-    loader = data.Loader(data.load("shapes10", subset=60), "train", 20, seed=1, crop=4, flip=True)
-    seen = [stem(images).transpose(0, 1).flatten(1) for images, _ in loader.epoch(2)]
+    seen = [stem(images).transpose(0, 1).flatten(1) for images, _ in shapes(60, 20, 1).epoch(2)]
     first = f"module.{prefix}block1.layer.0.bn1.running_"
     torch.testing.assert_close(averaged[f"{first}mean"], torch.stack([x.mean(1) for x in seen]).mean(0))
     torch.testing.assert_close(averaged[f"{first}var"], torch.stack([x.var(1) for x in seen]).mean(0))
@@ -492,9 +456,8 @@ def pruned_by_hand(folder, *flags):
     net = SoftMask(model).eval()
     net.m.data = torch.tensor([-0.7, -0.499, -0.2, 0.6, 0.1]).repeat(len(net.m) // 5 + 1)[:len(net.m)]
     soft = {name: mask.detach() for name, mask in zip(net.names, net.masks(), strict=True)}
-    path = checkpoint.save(folder / "m.pth.tar", checkpoint.of(
-        net.folded(), "softmask", "sparse", "shapes10", soft_masks=soft, dense=compute_flops.summary(model), args={
-            "nfp": False, "pflops": True, "target": 0.37}))
+    path = save(folder / "m.pth.tar", net.folded(), "softmask", "sparse", soft_masks=soft,
+                dense=compute_flops.summary(model), args={"nfp": False, "pflops": True, "target": 0.37})
     prune.main(["--model", str(path), "--subset", "20", "--device", "cpu", "--save", str(folder), *flags])
     return checkpoint.load(folder / "pruned_model.pth.tar"), soft
 
@@ -530,22 +493,6 @@ def test_filters_before_a_batch_norm_have_their_size_without_masks_and_the_netwo
     assert (logits - now).abs().max() < 1e-4 * logits.abs().max()
 
 
-def test_prune_says_how_far_the_logits_are_off(tmp_path, monkeypatch, capsys):
-    """Where channels are dropped that are not silent they differ, and nothing is written."""
-    monkeypatch.setattr(prune, "silence", lambda model, keep: None)
-    monkeypatch.setattr(prune, "choose", lambda model, soft, t, round_to: {
-        "block1.layer.0.conv1": torch.arange(len(soft["block1.layer.0.conv1"])) < 3})
-    loaders = []
-    monkeypatch.setattr(prune, "evaluate", lambda model, loader: loaders.append(loader) or {"top1": len(loaders)})
-    with pytest.raises(UserError, match="does not compute what the masked one does: their logits differ by"):
-        pruned_by_hand(tmp_path)
-    loaders.clear()
-    monkeypatch.setattr(prune, "prove", lambda masked, small: 0.25)
-    assert pruned_by_hand(tmp_path)[0]["prec1"] == 2                                      # of the pruned network
-    assert "logits differ by 2.5e-01" in capsys.readouterr().out
-    assert torch.equal(loaders[0].labels, data.load("shapes10", subset=20).y_test)
-
-
 def test_masks_of_one_close_by_the_size_of_their_weights(tmp_path, capsys):
     """No threshold on the mask tells them apart, so pruning below what is open once took everything."""
     model = trained_like("wrn-16-2", depth=10, widen_factor=1)
@@ -553,9 +500,8 @@ def test_masks_of_one_close_by_the_size_of_their_weights(tmp_path, capsys):
     net.m.data = torch.tensor([-0.7, 0.6, 0.6, 0.1]).repeat(len(net.m) // 4 + 1)[:len(net.m)]
     soft = {name: mask.detach().view(model.get_parameter(name).shape)
             for name, mask in zip(net.names, net.masks(), strict=True)}
-    path = checkpoint.save(tmp_path / "m.pth.tar", checkpoint.of(
-        net.folded(), "softmask", "sparse", "shapes10", soft_masks=soft, dense=compute_flops.summary(model),
-        args={"nfp": True, "pflops": False, "target": 0.5}))
+    path = save(tmp_path / "m.pth.tar", net.folded(), "softmask", "sparse", soft_masks=soft,
+                dense=compute_flops.summary(model), args={"nfp": True, "pflops": False, "target": 0.5})
     prune.main(["--model", str(path), "--save", str(tmp_path), "--subset", "20", "--device", "cpu",
                 "--keep-weights", "0.3"])
     out = capsys.readouterr().out
@@ -689,10 +635,9 @@ def test_rounding_what_a_layer_reads():
 def bundle(tmp_path_factory):
     """A pruned network of some thousand parameters in pruned_model.pth.tar, as any method may have written it."""
     folder = tmp_path_factory.mktemp("bundle")
-    model = trained_like("vgg", widths=[16, "M", 24, "M", 32, 32, "M", 48, 48, "M", 64, 64])
-    checkpoint.save(folder / "pruned_model.pth.tar", checkpoint.of(
-        model, "slimming", "pruned", "shapes10", dense=compute_flops.summary(trained_like("vgg", widths=[
-            20, "M", 24, "M", 32, 32, "M", 48, 48, "M", 64, 64]))))
+    model, dense = (trained_like("vgg", widths=[first, "M", 24, "M", 32, 32, "M", 48, 48, "M", 64, 64])
+                    for first in (16, 20))
+    save(folder / "pruned_model.pth.tar", model, stage="pruned", dense=compute_flops.summary(dense))
     return folder
 
 
@@ -733,18 +678,13 @@ def test_layers_at_bits_of_their_own(bundle, tmp_path):
 # The score
 
 
-def meta(**cfg):
-    with torch.device("meta"):
-        return models.build("wideresnet", **cfg)
-
-
 def test_the_original_counter_on_the_dense_network_and_on_a_pruned_one():
     arch, cfg = network("wideresnet")
-    dense = meta(num_classes=100, **cfg)
+    dense = models.sketch(arch, num_classes=100, **cfg)
     assert sum(p.numel() for p in dense.parameters()) == 37_446_900
     assert legacy_flops(dense, dense.cfg) == 11_950_752_356
     widths = [141, 144, 144, 143, 143, 277, 254, 254, 255, 255, 557, 294, 294, 294, 295]
-    pruned = meta(num_classes=100, **cfg, widths=widths, streams=[16, 136, 278, 527])
+    pruned = models.sketch(arch, num_classes=100, **cfg, widths=widths, streams=[16, 136, 278, 527])
     assert sum(p.numel() for p in pruned.parameters()) == 23_181_353
     assert legacy_flops(pruned, dense.cfg) == 10_625_795_100
     assert legacy_flops(pruned, dense.cfg, halve=True) == 5_318_413_340

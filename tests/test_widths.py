@@ -97,24 +97,6 @@ def test_a_dense_stream_is_ranked_by_what_reads_each_part_of_it():
         assert {(name, int(i)) for name, mask in keep.items() for i in (~mask).nonzero()} == gone
 
 
-def test_prune_with_streams_from_the_command(run, tmp_path):
-    save(tmp_path / "sparse.pth.tar", network("preresnet-bottleneck-select", torch.float32))
-    flags = ("--model", "sparse.pth.tar", "--subset", 100, "--percent", 0.5)
-    macs = {}
-    for name, more in (("plain", ()), ("streams", ("--streams", "--round-to", 4))):
-        done = run("slimming/prune.py", *flags, *more, "--save", name, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        difference = float(done.stdout.partition("logits differ by ")[2].split()[0])
-        assert difference < 1e-4
-        small = checkpoint.to_model(checkpoint.load(tmp_path / name / "pruned.pth.tar"))
-        macs[name] = compute_flops.count(small).total.macs
-    assert all(width % 4 == 0 for width in small.cfg["streams"]) and macs["streams"] != macs["plain"]
-    counted = compute_flops.count(small)
-    assert f" {counted.total.params + counted.selections:14,} " in (tmp_path / "streams/prune.txt").read_text()
-    whole = network("preresnet-bottleneck-select").cfg["widths"]
-    assert all(width % 4 == 0 or width == had for width, had in zip(small.cfg["widths"], whole, strict=True))
-
-
 def macs_left(model, scores, k, round_to=1):
     """The MACs after slimming.prune has removed the k channels with the smallest scores."""
     keep, _ = prune.choose(scores, (k + 0.5) / sum(map(len, scores.values())))
