@@ -1,6 +1,7 @@
 """Operations by hand and of MobileNetV2; the MicroNet score in both tallies."""
 import pytest
 import torch
+from by_hand import SMALL
 from torch import nn
 
 from common import UserError, compute_flops, models, scores
@@ -101,8 +102,7 @@ def test_counting_leaves_the_network_as_it_was():
 
 @pytest.mark.parametrize("arch", models.ARCHS)
 def test_every_network_can_be_counted(arch):
-    model = models.build(arch, **{"wideresnet": dict(depth=10, widen_factor=1), "preresnet": dict(depth=20),
-                                  "densenet": dict(depth=10, selection=True)}.get(arch, {}))
+    model = models.build(arch, **SMALL[arch])
     kinds = by_kind(scores.operations(model))
     weights = kinds.get("conv", (0, 0))[0] + kinds["linear"][0]
     assert weights == compute_flops.count(model).total.sparse_macs
