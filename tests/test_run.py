@@ -1,9 +1,6 @@
 """Training runs: they repeat, resume, refuse and fail as DESIGN.md says. slimming/main.py stands for all of them."""
-import argparse
-import csv
 import importlib
 import os
-import random
 import re
 import shutil
 import subprocess
@@ -12,13 +9,13 @@ from contextlib import contextmanager
 
 import pytest
 import torch
+from by_hand import column, rows_of
 from conftest import ROOT, local_port
 from reliability import differences, same
 
 from common import UserError, cli, data
 from common.evaluate import evaluate
 from common.files import checkpoint, lock
-from common.run import Run
 from slimming import eval as slimming_eval
 from slimming import main
 
@@ -40,11 +37,6 @@ def whole(tmp_path_factory):
     return folder
 
 
-def log(folder):
-    with open(folder / "log.csv", newline="") as file:
-        return list(csv.DictReader(file))
-
-
 def files(folder):
     return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
@@ -55,7 +47,7 @@ def files(folder):
 def test_a_run_leaves_its_log_its_curve_and_its_checkpoints(whole, capsys):
     assert sorted(p.name for p in whole.iterdir()) == ["checkpoint.pth.tar", "curve.png", "log.csv",
                                                        "model_best.pth.tar"]
-    rows = log(whole)
+    rows = rows_of(whole / "log.csv")
     assert list(rows[0]) == ["epoch", "lr", "train_loss", "test_loss", "top1", "top5", "seconds"]
     assert [row["epoch"] for row in rows] == ["1", "2", "3", "4"]
     assert [float(row["lr"]) for row in rows] == pytest.approx([0.1, 0.1, 0.01, 0.001])
@@ -68,20 +60,14 @@ def test_a_run_leaves_its_log_its_curve_and_its_checkpoints(whole, capsys):
     assert f"top-1 {ckpt['prec1']:.2f} %" in capsys.readouterr().out
 
 
-def test_a_run_repeats_bit_for_bit(whole, tmp_path):
-    torch.manual_seed(1234)                                  # what was drawn before the run does not matter
-    train(tmp_path / "again")
-    assert not differences(whole, tmp_path / "again")
-
-
 # Stopping and going on
 
 
 @pytest.mark.parametrize("function, call", [("torch.save", 1), ("torch.save", 2), ("torch.save", 3), ("torch.save", 5),
                                             ("common.plots.draw_curve", 2)])
 def test_stopped_at_any_write_it_resumes(function, call, whole, tmp_path, monkeypatch):
-    """Ctrl-C within a write; in epoch 1 (two files) that leaves nothing to resume, and it starts anew. The curve is
-    drawn in the first and the last epoch."""
+    """Ctrl-C within a write; in epoch 1 (two files) that leaves nothing to resume, and it repeats the whole run. The
+    curve is drawn in the first and the last epoch."""
     owner, _, name = function.rpartition(".")
     count, write = [0], getattr(sys.modules[owner], name)
 
@@ -98,21 +84,6 @@ def test_stopped_at_any_write_it_resumes(function, call, whole, tmp_path, monkey
     (tmp_path / "curve.png").unlink(missing_ok=True)
     train(tmp_path, "--resume", "auto")
     assert not differences(whole, tmp_path)
-
-
-def test_random_numbers_go_on_where_they_stopped(tmp_path, monkeypatch, stopped):
-    """Dropout and the like draw from the global generators, here at the end of every epoch."""
-    numbers, run_log = [], Run.log
-
-    def draw(self, epoch, **scalars):
-        numbers.append((float(torch.rand(())), random.random()))
-        run_log(self, epoch, **scalars)
-    monkeypatch.setattr(Run, "log", draw)
-    train(tmp_path / "whole", "--epochs", "3")
-    stopped(1, train, tmp_path / "stopped", "--epochs", "3")
-    random.seed(5)
-    train(tmp_path / "stopped", "--epochs", "3", "--resume", "auto")
-    assert numbers[:3] == numbers[3:] and len(set(numbers)) == 3
 
 
 def test_resuming_a_finished_run_changes_nothing(whole, monkeypatch, capsys):
@@ -134,7 +105,7 @@ def test_a_folder_that_holds_a_run_is_not_written_to(whole, tmp_path, capsys):
         assert files(whole) == before
     anew = train(tmp_path / "other", "--epochs", "1", "--overwrite")
     assert anew["epoch"] == 1 and anew["args"]["seed"] == 1 and not same(anew["state_dict"], other["state_dict"])
-    assert len(log(tmp_path / "other")) == 1
+    assert len(column(tmp_path / "other")) == 1
 
 
 @pytest.mark.parametrize("flags", [
@@ -165,16 +136,8 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_epoch_before(tmp_pa
     with pytest.raises(UserError, match="nan in epoch 3; the files of epoch 2 are kept in .*smaller --lr"):
         train(tmp_path)
     ckpt = checkpoint.load(tmp_path / "checkpoint.pth.tar")
-    assert ckpt["epoch"] == 2 and len(log(tmp_path)) == 2
+    assert ckpt["epoch"] == 2 and len(column(tmp_path)) == 2
     assert all(t.isfinite().all() for t in checkpoint.to_model(ckpt).state_dict().values())
-
-
-def test_the_means_of_an_epoch_are_over_its_batches(tmp_path):
-    run = argparse.Namespace(totals={}, progress=None)
-    for value in (1.0, 2.0, 6.0):
-        Run.track(run, loss=torch.tensor(value))
-    total, count = run.totals["loss"]
-    assert float(total) / count == 3
 
 
 def test_evaluation_by_hand():
@@ -193,14 +156,6 @@ def test_evaluation_by_hand():
     assert result["loss"] == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels))) and model.training
 
 
-# When something is wrong
-
-
-def test_the_process_ends_with_one_line_and_status_2(run, tmp_path):
-    done = run("slimming/main.py", *TINY, "--epochs", "0", cwd=tmp_path)
-    assert done.returncode == 2 and re.fullmatch(r"main.py: error: .*--epochs.*\n", done.stderr), done.stderr
-
-
 # Several processes
 
 def torchrun(*words, cwd):
@@ -208,15 +163,6 @@ def torchrun(*words, cwd):
     local_port()
     return subprocess.run([sys.executable, "-m", "torch.distributed.run", *map(str, words)], cwd=cwd, timeout=3600,
                           env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True)
-
-
-def test_two_processes_end_with_the_same_weights(tmp_path, two_processes):
-    out, _ = two_processes(lambda rank: main.main([*TINY, "--epochs", "2", "--batch-size", "16", "--save", "run"]))
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
-    saved = checkpoint.to_model(checkpoint.load(tmp_path / "run" / "checkpoint.pth.tar"))
-    assert same(first, second) and same(list(saved.parameters()), [torch.nn.Parameter(p) for p in first])
-    assert not any(name.startswith("module.") for name in saved.state_dict())
-    assert len(log(tmp_path / "run")) == 2 and out.count("epoch   1/2") == 1
 
 
 DYING = """
@@ -366,7 +312,7 @@ def test_more_epochs_continue_a_run_whose_learning_rates_stay_as_they_were(tmp_p
     train(tmp_path / "run")
     train(tmp_path / "run", "--resume", "auto", "--epochs", "5")
     train(tmp_path / "anew", "--epochs", "5")
-    assert not differences(tmp_path / "run", tmp_path / "anew") and len(log(tmp_path / "run")) == 5
+    assert not differences(tmp_path / "run", tmp_path / "anew") and len(column(tmp_path / "run")) == 5
 
 
 def test_more_epochs_are_refused_where_the_schedule_goes_by_them(whole):
