@@ -1,5 +1,4 @@
 """What makes methods comparable: one schedule, a dense network to start from, a budget; and the comparison."""
-import csv
 import shlex
 import sys
 from dataclasses import replace
@@ -9,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from by_hand import call, column, like_trained, parsed, save
+from by_hand import call, column, like_trained, parsed, rows_of, save
 from torch import nn
 
 from common import UserError, compute_flops, keep, models, schedule
@@ -204,16 +203,17 @@ def arguments(stage):
     return parsed(script, flags)
 
 
-@pytest.mark.parametrize("dense", [compare.DENSE, ""])
+@pytest.mark.parametrize("dense", [compare.DENSE, "", None])
 def test_every_command_of_the_comparison_is_one_that_its_script_takes(dense, monkeypatch):
+    """And of what chooses its coefficients."""
     monkeypatch.setattr(compare, "DENSE", dense)
     made = {dense}
-    for stage in compare.stages(1)[bool(dense):]:
+    for stage in choose.stages() if dense is None else compare.stages(1)[bool(dense):]:
         args = arguments(stage)
         assert not stage.reads or stage.reads in made, f"{stage.command} reads what is not made yet"
         assert str(Path(stage.makes).parent) == args.save and stage.makes not in made
         made.add(stage.makes)
-        if stage.epochs:
+        if stage.epochs and dense is not None:
             assert (args.epochs, args.batch_size, args.weight_decay) == (stage.epochs, 128, 5e-4)
             peak = {"small": compare.SMALL_LR}.get(stage.group, compare.LR)
             assert "onecycle" in stage.command and args.lr == (compare.DENSE_LR if "dense" == stage.row else peak)
@@ -230,14 +230,6 @@ def test_the_small_learning_rate_is_the_only_difference_of_its_rows():
         assert (same.row, same.reads, same.epochs) == (stage.row, stage.reads, stage.epochs)
         words = set(shlex.split(same.command)) ^ set(shlex.split(stage.command))
         assert words == {"0.1", "0.01", str(same.folder), str(stage.folder)}
-
-
-def test_every_command_that_chooses_coefficients_is_one_that_its_script_takes():
-    made = set()
-    for stage in choose.stages():
-        args = arguments(stage)
-        assert (not stage.reads or stage.reads in made) and str(Path(stage.makes).parent) == args.save
-        made.add(stage.makes)
 
 
 def test_choosing_runs_every_command_and_names_what_failed(monkeypatch, tmp_path, capsys):
@@ -337,8 +329,7 @@ def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeyp
     compare.main(["magnitude"])
     out = capfd.readouterr().out
     assert "magnitude" in out and "vs. dense, same extra" in out and Path("logs/compare/comparison.png").exists()
-    with open("logs/compare/comparison.csv", newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of("logs/compare/comparison.csv")
     assert [row["name"] for row in rows] == ["dense", "dense, same extra training", "magnitude"]
     assert float(rows[2]["weights_left"]) == pytest.approx(10, abs=0.01)
 
@@ -442,8 +433,7 @@ def row(name, accuracy, seed=1, weights=0, macs=0, peak_lr=0.1, **more):
             "published_score": 0.6, "weights_left": 10, "macs_left": 50, "network": "net", "dataset": "cifar10", **more}
 
 
-def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, monkeypatch,
-                                                                                             rendered):
+def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the_same_seed(tmp_path, plt):
     rows = [row("slimming, then magnitude", 70, 1, 10.0, 50.0), row("random masks", 80, 1, 10.0), row("dense", 90, ""),
             row("dense, same extra training", 92), row("dense, same extra training", 94, 2),
             row("magnitude", 91, 1, 10.0), row("magnitude", 92, 2, 10.0)]
@@ -461,13 +451,9 @@ def test_the_table_gives_mean_and_deviation_over_seeds_and_the_difference_to_the
     rows += [small, row("network slimming", 88, 1, 0, 50.0), row("reweighted L1", 80, 1, 10.0),
              row("a sixth", 81, 1, 10.0), row("reweighted L1 of filters", 80, 1, 0, 50.0),
              row("a seventh", 81, 1, 10.0), *(row(f"random {i}", 70, 1, 10.0) for i in range(5))]
-    import matplotlib.pyplot as plt
-    with monkeypatch.context() as patch:
-        patch.setattr(plt, "close", lambda figure: None)
-        tables.draw(tmp_path / "plot.png", rows)
+    tables.draw(tmp_path / "plot.png", rows)
     lines = plt.gcf().axes[0].containers
     colours = [{line.get_label(): line[0].get_color() for line in axis.containers} for axis in plt.gcf().axes]
-    plt.close()
     assert (tmp_path / "plot.png").stat().st_size > 10_000
     assert colours[0]["reweighted L1"] == colours[1]["reweighted L1 of filters"]
     assert len(set(colours[0].values())) == len(colours[0])

@@ -163,13 +163,12 @@ def top1(text, what):
 
 
 @ONNX
-def test_the_exported_file_runs_without_torch(trained, run, tmp_path):
+def test_the_exported_file_runs_without_torch(trained, ran, tmp_path):
     said = {}
     for kind, flags in (("fp32", ()), ("int8", ("--int8",))):
-        done = run("deploy/export.py", trained, f"{kind}.onnx", "--subset", 1000, *flags, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        said[kind] = top1(done.stdout, f"ONNX Runtime {kind}")
-    torchs = top1(done.stdout, "torch fp32")
+        out = ran("deploy/export.py", trained, f"{kind}.onnx", "--subset", 1000, *flags, cwd=tmp_path)
+        said[kind] = top1(out, f"ONNX Runtime {kind}")
+    torchs = top1(out, "torch fp32")
     assert torchs > 50 and said["fp32"] == torchs and abs(said["int8"] - torchs) <= 1
     assert read_by_convolutions(tmp_path / "int8.onnx") == {"DequantizeLinear"}          # of bytes
 
@@ -209,14 +208,12 @@ def a_file_of_ones_own(tmp_path):
 
 @ONNX
 @ONNXSCRIPT
-def test_a_network_of_ones_own_is_exported(a_file_of_ones_own, run, tmp_path):
+def test_a_network_of_ones_own_is_exported(a_file_of_ones_own, ran, tmp_path):
     command = ["deploy/export.py", "own.pth.tar"]
     for kind, flags in (("fp32", ()), ("int8", ("--int8",))):
-        done = run(*command, f"{kind}.onnx", "--network", "nets.py:Everything", "--subset", 100, *flags, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        assert float(re.search(r"differ from torch's by (\S+)", done.stdout)[1]) < 1e-5
-        torchs = top1(done.stdout, "torch fp32")
-        assert abs(top1(done.stdout, f"ONNX Runtime {kind}") - torchs) <= (5 if kind == "int8" else 0)
+        out = ran(*command, f"{kind}.onnx", "--network", "nets.py:Everything", "--subset", 100, *flags, cwd=tmp_path)
+        assert float(re.search(r"differ from torch's by (\S+)", out)[1]) < 1e-5
+        assert abs(top1(out, f"ONNX Runtime {kind}") - top1(out, "torch fp32")) <= (5 if kind == "int8" else 0)
     assert read_by_convolutions(tmp_path / "int8.onnx") == {"DequantizeLinear"}          # of bytes
     images = torch.randn(5, 3, 32, 32)
     with torch.no_grad():
@@ -246,13 +243,12 @@ def one_round(monkeypatch):
 
 
 @ONNX
-def test_latency_compares_the_runtimes(trained, run, one_round):
-    done = run("deploy/latency.py", trained, "--subset", 100)
-    assert done.returncode == 0, done.stderr
-    table = done.stdout.partition("runtime")[2].splitlines()
+def test_latency_compares_the_runtimes(trained, ran, one_round):
+    out = ran("deploy/latency.py", trained, "--subset", 100)
+    table = out.partition("runtime")[2].splitlines()
     for what in ("torch fp32", "ONNX Runtime fp32", "ONNX Runtime int8"):
         for which in ("dense  ", "this   "):
-            assert any(line.startswith(f"{which}  {what}") for line in table), done.stdout
+            assert any(line.startswith(f"{which}  {what}") for line in table), out
     assert "1.00" in table[1]
 
 
@@ -428,9 +424,8 @@ def test_c_is_faster_than_a_plain_loop_over_the_same_weights(tmp_path):
 
 
 @CC
-def test_a_c_file_holds_the_non_zero_weights(trained, run, tmp_path):
-    done = run("deploy/export.py", trained, "new/model.c", cwd=tmp_path)
-    assert done.returncode == 0 and "cc -O3" in done.stdout, done.stderr
+def test_a_c_file_holds_the_non_zero_weights(trained, ran, tmp_path):
+    assert "cc -O3" in ran("deploy/export.py", trained, "new/model.c", cwd=tmp_path)
     nonzeros = int(checkpoint.load(trained)["state_dict"]["feature.8.weight"].count_nonzero())
     layers = re.findall(r"tap taps\d+\[\] = (.*);", (tmp_path / "new/model.c").read_text())
     assert layers[2].count("}, {") + 1 == nonzeros           # the zeros are not in the file

@@ -1,8 +1,7 @@
 """The table of torchvision's and timm's networks, and the comparison with other libraries that it makes."""
-import csv
-
 import pytest
 import torch
+from by_hand import rows_of
 from test_trace import Holed
 
 from common.models.own import Own
@@ -19,9 +18,8 @@ def test_a_row_is_measured(monkeypatch):
 
 
 def test_every_network_of_the_table_is_exact():
-    with open(networks.ROOT / "results/networks.csv", newline="") as file:
-        rows = {row["network"]: row for row in csv.DictReader(file)}
-    for spec, row in rows.items():
+    for row in rows_of(networks.ROOT / "results/networks.csv"):
+        spec = row["network"]
         assert float(row["difference"]) < 1e-12, spec
         if spec.startswith("torchvision"):
             assert float(row["channels, %"]) >= FLOOR.get(spec, 100), spec

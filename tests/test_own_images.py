@@ -202,18 +202,16 @@ def test_without_a_test_set_some_of_each_class_are_it(parts, count, tmp_path, ca
     assert torch.equal(data.load(str(path)).x_test, d.x_test)
 
 
-def test_a_path_is_kept_as_one_that_is_found_from_everywhere(tmp_path, monkeypatch, run):
+def test_a_path_is_kept_as_one_that_is_found_from_everywhere(tmp_path, ran):
     write(tmp_path / "here/pets", size=(32, 32))
     flags = ["--device", "cpu", "--epochs", "1", "--batch-size", "5", "--arch", "resnet8", "--save", tmp_path / "run"]
-    done = run("magnitude/main.py", "--dataset", "pets", *flags, cwd=tmp_path / "here")
-    assert done.returncode == 0, done.stderr
+    ran("magnitude/main.py", "--dataset", "pets", *flags, cwd=tmp_path / "here")
     assert checkpoint.load(tmp_path / "run/checkpoint.pth.tar")["dataset"] == str(tmp_path / "here/pets")
     (tmp_path / "elsewhere").mkdir()
     for folder, script, words in (("elsewhere", "magnitude/eval.py", [tmp_path / "run/checkpoint.pth.tar"]),
                                   ("here", "magnitude/main.py", ["--dataset", "../here/pets", *flags, "--resume",
                                                                  "auto"])):
-        done = run(script, *words, cwd=tmp_path / folder)
-        assert done.returncode == 0, done.stderr
+        ran(script, *words, cwd=tmp_path / folder)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:500], lambda b: b"", lambda b: b[:2000] + bytes(300) + b[2300:]])
@@ -270,12 +268,11 @@ def test_what_is_odd_in_a_folder_ends_in_one_line(what, run, tmp_path):
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
-def test_names_that_the_terminal_cannot_print_are_escaped(encoding, run, tmp_path):
+def test_names_that_the_terminal_cannot_print_are_escaped(encoding, ran, tmp_path):
     folder = write(tmp_path / "set", classes=("猫", "cow", "dog"), count=2)
     file = save(tmp_path / "m.pth.tar", models.build("resnet", depth=8, num_classes=3))
-    done = run("slimming/eval.py", file, "--dataset", folder, "--per-class", "--device", "cpu",
-               before=lambda: sys.stdout.reconfigure(encoding=encoding))
-    assert done.returncode == 0 and "\\u732b " in done.stdout, done.stderr
+    assert "\\u732b " in ran("slimming/eval.py", file, "--dataset", folder, "--per-class", "--device", "cpu",
+                             before=lambda: sys.stdout.reconfigure(encoding=encoding))
 
 
 def test_more_images_than_memory_is_said(tmp_path, monkeypatch):
@@ -334,8 +331,7 @@ def test_the_size_survives_narrowing_and_the_file(tmp_path):
     model.images = {"classes": list(CLASSES), "mean": [0.5] * 3, "std": [0.2] * 3}
     small = narrow(model, {"feature.0": torch.arange(64) < 9})
     assert small.cfg["image_size"] == 48 and small.images == model.images
-    path = checkpoint.save(tmp_path / "c.pth.tar", checkpoint.of(small, "slimming", "pruned", "x"))
-    again = checkpoint.to_model(checkpoint.load(path))
+    again = checkpoint.to_model(checkpoint.load(save(tmp_path / "c.pth.tar", small)))
     assert again.cfg == small.cfg and again.images == model.images
     for images in ({"classes": ["a"], "mean": [1.0], "std": [0.0]}, {"classes": [], "mean": [], "std": []}):
         ckpt = checkpoint.of(small, "slimming", "pruned", "x") | {"images": images}
@@ -359,7 +355,7 @@ def test_new_images_get_the_mean_and_std_that_the_network_was_trained_with(tmp_p
 # As a user does it
 
 
-def test_from_a_folder_of_photos_to_labels(run, tmp_path):
+def test_from_a_folder_of_photos_to_labels(run, ran, tmp_path):
     """Mixed sizes at 40 x 40 through training, pruning and fine-tuning; then accuracy by class and new images."""
     write(tmp_path / "photos", size=(61, 47), parts=("train",), count=10)
     write(tmp_path / "photos", size=(44, 80), parts=("val",), count=3, seed=1)
@@ -367,9 +363,7 @@ def test_from_a_folder_of_photos_to_labels(run, tmp_path):
     short = ("--epochs", 1, "--batch-size", 10)
 
     def step(script, *flags):
-        done = run(script, *flags, *common, cwd=tmp_path)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return ran(script, *flags, *common, cwd=tmp_path)
     out = step("slimming/main.py", "--dataset", tmp_path / "photos", "--arch", "resnet11", "--image-size", 40, "-sr",
                "--save", "dense", "--epochs", 4, "--batch-size", 10, "--precision", "fp32")
     arch, cfg = network("resnet11")

@@ -1,6 +1,9 @@
 """Quantized weights come back from a file as the integers they are, and the file is as small as the bits say."""
+from functools import partial
+
 import pytest
 import torch
+from by_hand import save
 
 from common import models
 from common.files import checkpoint, packing
@@ -72,8 +75,7 @@ def quantize(model, bits, **more):
     return quant
 
 
-def write(path, model, **more):
-    return checkpoint.save(path, checkpoint.of(model, "softmask", "quantized", "shapes10", **more))
+write = partial(save, method="softmask", stage="quantized")
 
 
 @pytest.mark.parametrize("bits, ratio", [(8, 4), (4, 8)])

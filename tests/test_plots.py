@@ -1,20 +1,9 @@
 """The plots show what they are given: bars of every layer, few enough names, a curve of one epoch."""
-import pytest
 import torch
 
 from common import plots
 from hoyer.regularizers import ELEMENT, GROUP
 from results import ledger, make_plots, tables, tables_hoyer
-
-
-@pytest.fixture
-def plt(monkeypatch, rendered):
-    """pyplot whose figures stay open to be looked at."""
-    plt = plots.pyplot()
-    with monkeypatch.context() as patch:
-        patch.setattr(plt, "close", lambda figure: None)
-        yield plt
-    plt.close("all")
 
 
 def test_layer_bars_shows_what_each_layer_had_and_keeps(plt):

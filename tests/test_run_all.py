@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from by_hand import parsed
+from by_hand import parsed, save
 
-from common import models, plots
-from common.files import checkpoint
+from common import models
 from common.models.narrow import narrow
 from magnitude import main as magnitude
 from results import estimate, summary
@@ -138,35 +137,30 @@ def test_what_is_missing_is_named_first_and_a_dry_run_installs_nothing(run_all):
     assert done.returncode == 2 and "not installed: torch tqdm" in done.stderr and not commands
 
 
-def test_the_table_tells_the_random_control_from_the_rule_and_fits_a_terminal(run, tmp_path):
+def test_the_table_tells_the_random_control_from_the_rule_and_fits_a_terminal(ran, tmp_path):
     model = models.build("vgg", depth=11, widths=[8, "M", 8, "M", 8, 8, "M", 8, 8, "M", 8, 8])
     small = narrow(model, {"feature.0": torch.arange(8) < 4})
     params = f"{sum(p.numel() for p in model.parameters()):,}"
     made = [("slimming", "dense", model, {}, 80.0), ("slimming", "pruned", small, {"criterion": "gamma"}, 70.0),
             ("slimming", "pruned", small, {"criterion": "random"}, 10.0),
             ("magnitude", "finetuned", model, {"retrain": "lr-rewind"}, 79.5)]
-    files = [checkpoint.save(tmp_path / f"{i}.pth.tar", checkpoint.of(network, method, stage, "shapes10", epoch=4,
-                                                                      prec1=accuracy, best_prec1=accuracy, args=args))
-             for i, (method, stage, network, args, accuracy) in enumerate(made)]
-    done = run("results/summary.py", *files)
-    assert done.returncode == 0, done.stderr
-    header, dense, chosen, random, tuned = done.stdout.splitlines()
-    assert max(map(len, done.stdout.splitlines())) <= 140
-    assert len({len(line) for line in (header, dense, chosen, random, tuned)}) == 1
+    files = [save(tmp_path / f"{i}.pth.tar", network, method, stage, epoch=4, prec1=accuracy, best_prec1=accuracy,
+                  args=args) for i, (method, stage, network, args, accuracy) in enumerate(made)]
+    lines = ran("results/summary.py", *files).splitlines()
+    _, dense, chosen, random, tuned = lines
+    assert len({len(line) for line in lines}) == 1 and len(lines[0]) <= 140
     assert random.split()[1:3] == ["pruned", "random"] and " 10.00 " in random
     assert "pruned " in chosen and "random" not in chosen and " 70.00 " in chosen
     assert tuned.split()[1:3] == ["finetuned", "lr-rewind"] and params in dense and "vgg11" in dense
     assert dense.split()[-2:] == tuned.split()[-2:]              # one shape, one measurement
 
 
-def test_the_plot_says_what_every_line_is_and_a_method_has_one_colour(tmp_path, monkeypatch, rendered):
+def test_the_plot_says_what_every_line_is_and_a_method_has_one_colour(tmp_path, plt):
     def row(method, stage, macs, way=""):
         return {"method": method, "stage": stage, "way": way, "accuracy": 90.0, "weights_left": 30.0, "macs_left": 40.0,
                 "dense_macs_left": macs}
     rows = [row("slimming", "dense", 100), row("slimming", "pruned", 40, "random"), row("slimming", "pruned", 40),
             row("magnitude", "dense", 100), row("magnitude", "pruned", 100), row("magnitude", "finetuned", 100)]
-    plt = plots.pyplot()
-    monkeypatch.setattr(plt, "close", lambda figure: None)
     summary.draw(tmp_path / "plot.png", rows, "all")
     found = [{line.get_label(): line.get_color() for line in axis.get_lines()} for axis in plt.gcf().axes]
     assert found == [{"magnitude": "C1", "magnitude, dense": "C1"},
