@@ -5,6 +5,7 @@
 An error that the user can fix is raised as UserError anywhere in the code; `script` prints it and exits with status 2.
 """
 import argparse
+import contextlib
 import difflib
 import os
 import sys
@@ -117,7 +118,7 @@ def prune_flags(args):
             "device": args.device, "batch_size": args.test_batch_size, **data_flags(args)}
 
 
-# types of flags; argparse prints their names where a value is refused: "invalid positive integer value: '0'"
+# types of flags
 
 
 def network(spec):
@@ -128,24 +129,23 @@ def network(spec):
 
 
 def flag_type(name, read, fits=lambda value: True):
-    """A type: read(text), refused where it does not fit. `name`: what a refusal says that was expected."""
+    """A type: read(text), refused where it does not fit as `'text' is not name`."""
     def checked(text):
-        value = read(text)
-        if not fits(value):
-            raise ValueError
-        return value
-    checked.__name__ = name
+        with contextlib.suppress(ValueError):
+            if fits(value := read(text)):
+                return value
+        raise argparse.ArgumentTypeError(f"'{text}' is not {name}")
     return checked
 
 
-positive = flag_type("positive integer", int, lambda n: n >= 1)
-nonnegative = flag_type("number from 0 up", float, lambda x: 0 <= x < float("inf"))
-fraction = flag_type("fraction in [0, 1), such as 0.4 for 40 %", float, lambda x: 0 <= x < 1)
-part = flag_type("fraction in (0, 1], such as 0.5 for half", float, lambda x: 0 < x <= 1)
-seed_number = flag_type("64-bit integer", int, lambda n: -2**63 <= n < 2**63)
-bits = flag_type("number of bits from 2 to 16", int, lambda n: 2 <= n <= 16)
-bits_or_32 = flag_type("number of bits from 2 to 16 (or 32: not quantized)", int, lambda n: 2 <= n <= 16 or n == 32)
-numbers = flag_type("list of numbers in [0, 1]", lambda text: [float(number) for number in text.split(",")],
+positive = flag_type("a positive integer", int, lambda n: n >= 1)
+nonnegative = flag_type("a number from 0 up", float, lambda x: 0 <= x < float("inf"))
+fraction = flag_type("a fraction in [0, 1), such as 0.4 for 40 %", float, lambda x: 0 <= x < 1)
+part = flag_type("a fraction in (0, 1], such as 0.5 for half", float, lambda x: 0 < x <= 1)
+seed_number = flag_type("a 64-bit integer", int, lambda n: -2**63 <= n < 2**63)
+bits = flag_type("a number of bits from 2 to 16", int, lambda n: 2 <= n <= 16)
+bits_or_32 = flag_type("a number of bits from 2 to 16 (or 32: not quantized)", int, lambda n: 2 <= n <= 16 or n == 32)
+numbers = flag_type("a list of numbers in [0, 1]", lambda text: [float(number) for number in text.split(",")],
                     lambda found: all(0 <= x <= 1 for x in found))
 
 

@@ -6,7 +6,7 @@ import torch
 from common import UserError, cli
 
 WORDS = ("cosine", "onecycle")
-epoch_or_word = cli.flag_type(f"epoch number, or one of {', '.join(WORDS)}",
+epoch_or_word = cli.flag_type(f"an epoch number or one of {', '.join(WORDS)}",
                               lambda text: text if text in WORDS else int(text))
 
 

@@ -5,14 +5,20 @@ from torch import nn
 from common import UserError, cli, compute_flops, keep
 
 
+def n_below_m(text):
+    n, m = map(int, text.split(":"))
+    return 0 < n < m
+
+
 def add_flags(parser):
     """The flags for how much to prune; returns the group of those that exclude --per-layer."""
     amount, how = parser.add_mutually_exclusive_group(), parser.add_mutually_exclusive_group()
     amount.add_argument("--percent", type=cli.fraction, help="fraction of the weights that are zero afterwards "
                         "(default: 0.6)")
-    amount.add_argument("--pattern", type=pattern, metavar="N:M", help="keep the N largest of each M consecutive input "
-                        "channels, at every position of a filter (2:4: some GPUs multiply faster); layers whose "
-                        "input channels are not a multiple of M are not pruned")
+    amount.add_argument("--pattern", type=cli.flag_type("a pattern such as 2:4", str, n_below_m), metavar="N:M",
+                        help="keep the N largest of each M consecutive input channels, at every position of a filter "
+                        "(2:4: some GPUs multiply faster); layers whose input channels are not a multiple of M are not "
+                        "pruned")
     keep.add_flags(amount, macs=False)
     amount.add_argument("--keep-macs", type=cli.part, metavar="FRACTION", help="fraction of the dense network's "
                         "MACs to keep; a weight of a layer with P output positions costs P of them")
@@ -22,16 +28,6 @@ def add_flags(parser):
                      "columns layer,fraction such as sensitivity.py's ratios.csv; others are not pruned; "
                      "--keep-weights or --keep-macs multiply all fractions by one factor")
     return how
-
-
-def pattern(text):
-    n, m = map(int, text.split(":"))
-    if not 0 < n < m:
-        raise ValueError
-    return text
-
-
-pattern.__name__ = "pattern such as 2:4"
 
 
 def settle(args):

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from common import cli, compute_flops, models, plots, scores
+from common import UserError, cli, compute_flops, models, plots, scores
 from common.device import device_of
 from common.files import checkpoint
 from deploy.measure import milliseconds, text
@@ -71,18 +71,22 @@ def draw(path, rows, title):
     """Plots accuracy against remaining weights (networks with scattered zeros) and against MACs (narrower ones).
 
     Each method has a line through its pruned networks, crosses for random pruning and a dotted line for its dense
-    network.
+    network. UserError where no network is pruned.
     """
     plt = plots.pyplot()
-    figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained", sharey=True)
-    figure.suptitle(title)
     made = [row for row in rows if row["stage"] in ("pruned", "finetuned", "quantized")]
-    groups = {"weights_left": [row for row in made if row["dense_macs_left"] > 99.9],
-              "macs_left": [row for row in made if row["dense_macs_left"] <= 99.9]}
+    groups = {"weights": [row for row in made if row["dense_macs_left"] > 99.9],
+              "MACs": [row for row in made if row["dense_macs_left"] <= 99.9]}
+    groups = {left: chosen for left, chosen in groups.items() if chosen}
+    if not groups:
+        raise UserError("nothing to plot: none of these networks is pruned")
+    figure, panels = plt.subplots(1, len(groups), figsize=(5.5 * len(groups), 4.2), layout="constrained", sharey=True,
+                                  squeeze=False)
+    figure.suptitle(title)
     colours = {method: f"C{i}" for i, method in enumerate(dict.fromkeys(row["method"] for row in rows))}
-    for axis, (column, chosen) in zip(panels, groups.items(), strict=True):
+    for axis, (left, chosen) in zip(panels[0], groups.items(), strict=True):
         for method, random in dict.fromkeys((row["method"], row["way"] == "random") for row in chosen):
-            points = sorted((row[column], row["accuracy"]) for row in chosen
+            points = sorted((row[f"{left.lower()}_left"], row["accuracy"]) for row in chosen
                             if (row["method"], row["way"] == "random") == (method, random))
             axis.plot(*zip(*points, strict=True), "x--" if random else "o-", color=colours[method],
                       label=f"{method}, random" if random else method)
@@ -92,12 +96,13 @@ def draw(path, rows, title):
                              label=f"{row['method']}, dense")
         axis.grid(alpha=0.3)
         axis.tick_params(labelleft=True)
-        if chosen:
-            axis.legend(fontsize=8)
-    panels[0].set(xlabel="weights left (%)", ylabel="test accuracy (%)", title="single weights", xscale="log")
-    panels[0].xaxis.set_major_formatter("{x:g}")
-    panels[0].xaxis.set_minor_formatter("{x:g}")
-    panels[1].set(xlabel="MACs left (%)", title="channels")
+        axis.legend(fontsize=8)
+        axis.set(xlabel=f"{left} left (%)", title="channels" if left == "MACs" else "single weights")
+        if left == "weights":
+            axis.set_xscale("log")
+            axis.xaxis.set_major_formatter("{x:g}")
+            axis.xaxis.set_minor_formatter("{x:g}")
+    panels[0, 0].set_ylabel("test accuracy (%)")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 

@@ -76,7 +76,8 @@ def bit_list(text, names, default=8):
             index = names.index(key) if key in names else int(key)
             bits[index] = int(value)
         except (ValueError, IndexError) as error:
-            raise ValueError(f"{key}={value} is not in a list of {len(names)} tensors") from error
+            raise ValueError(f"{text}: expected BITS, one of {', '.join(PRESETS)}, or TENSOR=BITS,..., where TENSOR is "
+                             f"a name or an index below {len(names)}") from error
     if not all(2 <= b <= 16 for b in bits):
         raise ValueError(f"{text}: bits from 2 to 16")
     return bits

@@ -37,7 +37,7 @@ def parse(argv=None):
     add("--weight-decay", "--wd", type=cli.nonnegative, default=1e-4)
     add("--schedule", choices=WORDS, default="cosine", help="learning rate schedule")
     add("--length", type=int, help="side of the square that Cutout blanks (default: 8 for cifar100, else 0)")
-    add("--wbit", type=int, choices=range(2, 17), metavar="BITS", help="round weights to 2 to 16 bits in training")
+    add("--wbit", type=cli.bits, metavar="BITS", help="round weights to 2 to 16 bits in training")
     add("--method", choices=tuple(METHODS), help="quantizer for --wbit (default: linear)")
     add("--per-channel", action="store_true", help="round with a scale or a codebook for each output channel")
     return parser.parse_args(argv)

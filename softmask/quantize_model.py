@@ -11,6 +11,7 @@ quarter of the float32 file. --rule gives single layers another quantizer or oth
 
 Expect seconds, and at 8 bits an accuracy within a few tenths of a point.
 """
+import argparse
 import re
 import sys
 from itertools import islice
@@ -55,9 +56,8 @@ def plan(args, layers):
         try:
             rules.append((regex, method, cli.bits_or_32(bits)))
             matches = any(re.fullmatch(regex, layer) for layer in layers)
-        except (ValueError, re.error) as error:
-            problem = error if isinstance(error, re.error) else "bits are 2 to 16, or 32"
-            raise UserError(f"--rule {regex} {method} {bits}: {problem}") from error
+        except (argparse.ArgumentTypeError, re.error) as problem:
+            raise UserError(f"--rule {regex} {method} {bits}: {problem}") from problem
         if not matches:
             raise UserError(f"--rule {regex} matches no layer; they are called {layers[0]}, ..., {layers[-1]}")
     rules.append((".*", args.method, args.wbit))

@@ -206,9 +206,10 @@ REFUSALS = [  # script, flags, message
         (f"{MAIN} --dataset grey.npz", r"grey.npz has images of \(1, 28, 28\).*a densenet reads \(3, 32, 32\)"),
         (f"{MAIN} --dataset one.npz", "one.npz: 1 class; at least 2"),
         ("--arch transformer", "no --arch transformer; there are lenet300, lenet5"),
-        (f"{MAIN} --depth 12", "depth.*12"), ("--arch vgg12 --depth 13", "vgg12 and --depth 13 disagree"),
-        ("--epochs 0", "--epochs.*positive integer.*'0'"), ("--batch-size -3", "--batch-size.*positive integer"),
-        ("--subset 0", "--subset.*positive integer"), ("--lr fast", "--lr.*'fast'"),
+        (f"{MAIN} --depth 12", r"depths 3n\+4 .*got 12"), ("--arch vgg12 --depth 13", "vgg12 and --depth 13 disagree"),
+        ("--epochs 0", "--epochs: '0' is not a positive integer"),
+        ("--batch-size -3", "--batch-size: '-3' is not a positive"),
+        ("--subset 0", "--subset: '0' is not a positive"), ("--lr fast", "--lr: 'fast' is not a number from 0 up"),
         (f"{MAIN} --lr 1e20", "the loss is .* in epoch 1; try a smaller --lr"),
         (f"{MAIN} --save file/run", "cannot write to file/run.*--save"),
         (f"{MAIN} --save file", "cannot write to file.*--save"),
@@ -216,8 +217,8 @@ REFUSALS = [  # script, flags, message
         (f"{MAIN} --resume net.pth.tar", "net.pth.tar holds no optimizer state"))],
     *[("slimming.main", f"{MAIN} --device {device}", f"--device {device} is not available")
       for device in ("abacus", "cuda:99")],
-    ("slimming.main", "--precision fp8", "--precision"),
-    ("slimming.main", "--epoch5 1", "--epoch5"),
+    ("slimming.main", "--precision fp8", "--precision: invalid choice: 'fp8'"),
+    ("slimming.main", "--epoch5 1", "--epoch5 1 .did you mean --epochs"),
     ("slimming.main", "--refine none.pth.tar", "no checkpoint none.pth.tar"),
     ("slimming.main", "--refine net.pth.tar --pretrained net.pth.tar", "not allowed with argument"),
     *[("slimming.main", f"{start} {flags}", message) for start in ("--arch lenet5", "--refine lenet5.pth.tar")
@@ -235,11 +236,13 @@ REFUSALS = [  # script, flags, message
         ("--model net.pth.tar --datset shapes10", r"--datset shapes10 \(did you mean --dataset\?"),
         ("--model net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
         ("--model net.pth.tar --save file/run", "cannot write to file/run"),
-        ("--model net.pth.tar --dataset nowhere", "nowhere"), ("--model vgg.pth.tar --depth 13", "depth 11"),
+        ("--model net.pth.tar --dataset nowhere", "no data set 'nowhere'"),
+        ("--model vgg.pth.tar --depth 13", "depth 11"),
         ("--model vgg.pth.tar --arch resnet", "not --arch resnet"), ("--model vgg.pth.tar --arch vgg13", "depth 11"),
         ("--model m --keep-macs 0.5 --percent 0.5", "--percent: not allowed with argument"),
         ("--model net.pth.tar --keep-macs 0.01", "keeps 0.*more than 0.01"))],
-    *[(f"{method}.prune", f"--model net.pth.tar --percent {percent}", rf"--percent.*fraction in \[0, 1\).*'{percent}'")
+    *[(f"{method}.prune", f"--model net.pth.tar --percent {percent}",
+       rf"--percent: '{percent}' is not a fraction in \[0, 1\)")
       for method in ("slimming", "magnitude") for percent in ("1", "-0.1", "nan")],
     *[(f"slimming.{script}", "--model lenet300.pth.tar", "has no batch norm")
       for script in ("prune", "mask", "compact")],
@@ -256,9 +259,9 @@ REFUSALS = [  # script, flags, message
         ("--reg 9", "--reg: invalid choice: '9'"), ("--reg 3", "hs'?, '?tl1"), ("--decay -1", "number from 0 up"),
         ("--arch lenet", "no --arch lenet; .* lenet300"), ("--schedule soon", "cosine"),
         ("--schedule cosine 5", "not both"), ("--arch resnet --drop 0.3", "no dropout"), ("--arch resnet21", r"6n\+2"),
-        ("--model nowhere", "nowhere"), ("--arch mlp --depth 3", "no depth"),
-        ("--arch wrn --drop 1", "invalid fraction in"))],
-    *[("hoyer.main", f"--arch {arch} {flag} 0", f"{flag}: invalid positive integer value: '0'") for arch, flag in (
+        ("--model nowhere", "no checkpoint nowhere"), ("--arch mlp --depth 3", "no depth"),
+        ("--arch wrn --drop 1", "'1' is not a fraction in"))],
+    *[("hoyer.main", f"--arch {arch} {flag} 0", f"{flag}: '0' is not a positive integer") for arch, flag in (
         ("wrn", "--widen-factor"), ("resnext", "--cardinality"), ("densenet", "--growthRate"),
         ("densenet", "--compressionRate"), ("resnet", "--depth"))],
     ("hoyer.element", "--arch resnet", "cifar_group"),
@@ -277,22 +280,22 @@ REFUSALS = [  # script, flags, message
         ("--granularity channel --rule V --sensitivity 1", "leave out --rule V"),
         ("--sensitivity 1 --rule X", "invalid choice"), ("--sensitivity 1 --arch cnn", "not --arch cnn"))],
     ("hoyer.finetune", "--model lenet300.pth.tar", "holds no masks"),
-    *[("hoyer.prun_tune_T", f"--model lenet300.pth.tar --schedule {schedule}", "--schedule")
-      for schedule in ("soon", "cosine 5")],
+    *[("hoyer.prun_tune_T", f"--model lenet300.pth.tar --schedule {schedule}", message)
+      for schedule, message in (("soon", "'soon' is not an epoch number"), ("cosine 5", "not both"))],
     *[("hoyer.sweep", flags, message) for flags, message in (
         ("--regs none", "invalid choice"), ("--decays -1", "number from 0 up"),
         ("--schedule cosine 3 --holdout 5", "not both"), ("--refit x", "--target PERCENT"),
-        ("--pretrained nowhere", "nowhere"))],
+        ("--pretrained nowhere", "no checkpoint nowhere"))],
 
-    ("magnitude.main", "--arch resnet8 --epochs 2 --rewind-epoch 3", "rewind-epoch"),
+    ("magnitude.main", "--arch resnet8 --epochs 2 --rewind-epoch 3", "not one of the 2 epochs"),
     *[("magnitude.main", f"--arch {arch}", "resnet with basic blocks has depths 6n") for arch in (
         "resnet101", "resnet29")],
-    ("magnitude.main", "--arch transformer", "transformer"),
+    ("magnitude.main", "--arch transformer", "no --arch transformer; there are lenet300"),
     ("magnitude.main", "--pretrained net.pth.tar --arch resnet56", "leave them out"),
     ("magnitude.main", "--arch wrn_28_10 --depth 16", "wrn_28_10 and --depth 16 disagree"),
     ("magnitude.main", "--arch vgg11_0.25 --depth 13", "--arch vgg11 and --depth 13 disagree"),
     ("magnitude.main", "--arch mobilenetv2_1.4 --depth 99", "--arch mobilenetv2_1.4 has no --depth"),
-    ("magnitude.main", "--arch resnet56 --depth 20", "resnet56"),
+    ("magnitude.main", "--arch resnet56 --depth 20", "resnet56 and --depth 20 disagree"),
     ("magnitude.prune", "--percent 0.3", "--resume"),
     ("magnitude.prune", "--model lenet300.pth.tar", r"--scope conv\+linear"),
     *[(f"{method}.prune", f"--model net.pth.tar --ratios {file}{CHANNELS[method]}", message) for method in CHANNELS
@@ -301,7 +304,7 @@ REFUSALS = [  # script, flags, message
        "prunes no layer; these can be pruned: layer1.0.conv1, layer2.0.conv1") for method in ("slimming", "hoyer")],
     *[(f"{method}.finetune", f"{FILE.get(method, '--model')} pruned.pth.tar {flags}", message) for method in METHODS
       for flags, message in (("--teacher net7.pth.tar", "net7.pth.tar has 7 classes, shapes10 has 10"),
-                             ("--ltea 0.3", "--ltea needs --teacher"), ("--teacher none", "none"),
+                             ("--ltea 0.3", "--ltea needs --teacher"), ("--teacher none", "no checkpoint none"),
                              ("--teacher net.pth.tar --ltea 1.5", "--ltea 1.5 is more than 1"))],
     *[(f"{method}.eval", f"x.pth.tar {flags}", f"error: {message}$") for method in METHODS for flags, message in (
         ("--export model.c", "--export is a script now: python deploy/export.py FILE model.onnx"),
@@ -325,15 +328,16 @@ REFUSALS = [  # script, flags, message
         ("reweighted", "--ratio 0.3", "--ratios is not allowed with --ratio:"),
         ("reweighted", "--percentile 0.3", "--ratios is not allowed with --percentile"))],
     *[("magnitude.prune", f"--model net.pth.tar --pattern {flags}", message) for flags, message in (
-        ("4:2", "invalid pattern such as 2:4 value"), ("2:5", "no layer can be pruned"),
+        ("4:2", "'4:2' is not a pattern such as 2:4"), ("2:5", "no layer can be pruned"),
         ("2:4 --percent 0.3", "not allowed with"), ("2:4 --keep-macs 0.3", "not allowed with"),
         ("2:4 --per-layer", "--pattern is not allowed with --per-layer"),
         ("2:4 --faithful", "--pattern is not allowed with --faithful"),
         ("2:4 --ratios some", "--ratios is not allowed with --pattern"),
         ("2:4 --criterion random", "--criterion random does not keep --pattern"))],
     *[("magnitude.prune", f"--model net.pth.tar {flags}", message) for flags, message in (
-        ("--floor 3", "--floor"), ("--depth 20", "depth 8"), ("--arch vgg16", "not --arch vgg16"),
-        ("--arch resnet20", "depth 8"), ("--percent 0.5 --keep-weights 0.3", "--keep-weights: not allowed with"),
+        ("--floor 3", "unrecognized arguments: --floor"), ("--depth 20", "depth 8"),
+        ("--arch vgg16", "not --arch vgg16"), ("--arch resnet20", "depth 8"),
+        ("--percent 0.5 --keep-weights 0.3", "--keep-weights: not allowed with"),
         ("--percent 0.6 --keep-weights 0.3", "--keep-weights: not allowed with"),
         ("--keep-weights 0.005", "are not pruned have"), ("--keep-weights 0", "fraction in"),
         ("--per-layer --keep-macs 0.3", "--per-layer is not allowed with --keep-macs"),
@@ -341,15 +345,15 @@ REFUSALS = [  # script, flags, message
     *[("magnitude.finetune", flags, message) for flags, message in (
         ("", "--resume FILE"), ("--resume auto", "folder"), ("--model net.pth.tar", "holds no masks"))],
     *[("magnitude.finetune", f"--model pruned.pth.tar {flags}", message) for flags, message in (
-        ("--arch resnet20", "depth 8"), ("--faithful", "--faithful"), ("--percent 0.5", "--percent"),
-        ("--scope conv", "--scope"), ("--criterion random", "--criterion"),
+        ("--arch resnet20", "depth 8"), *[(flag, f"unrecognized arguments: {flag}") for flag in (
+            "--faithful", "--percent 0.5", "--scope conv", "--criterion random")],
         *[(f"--retrain onecycle --{flag} 1", f"leave out --{flag}") for flag in ("schedule", "gamma", "momentum")])],
     *[("magnitude.rewind", f"--model pruned.pth.tar {flags}", message) for flags, message in (
         ("--retrain weight-rewind", "--rewind-to"), ("--retrain lr-rewind --epochs 5", "4 epochs"),
         ("--retrain scratch-e --rewind-to net.pth.tar", "go together"))],
     ("magnitude.iterative", "--resume auto --save x", "no rounds"),
     *[("magnitude.iterative", f"--model pruned.pth.tar {flags}", message) for flags, message in (
-        ("", "pruned already"), ("--percent 1.5", "percent"), ("--retrain scratch-b", "invalid choice"),
+        ("", "pruned already"), ("--percent 1.5", "'1.5' is not a fraction"), ("--retrain scratch-b", "invalid choice"),
         ("--rewind-to net.pth.tar", "go together"))],
 
     *[("softmask.main", flags, message) for flags, message in (
@@ -358,7 +362,7 @@ REFUSALS = [  # script, flags, message
         ("--wg 3", "--wg needs --target"), ("--tw 3", "--tw needs"), ("--wme 1", "--wme needs"),
         ("--mwd 0", "--mwd needs"), ("--pretrained m --wf 2", "leave out --wf and --d"),
         ("--pretrained m --d 0.3", "leave out --wf and --d"), ("--target 0.3 --nfp --stage-masks", "not allowed with"),
-        ("--target 1.2", "fraction"), ("--ltea 2", "ltea"), ("--ltea 0.3", "--ltea needs --teacher"),
+        ("--target 1.2", "'1.2' is not a fraction"), ("--ltea 0.3", "--ltea needs --teacher"),
         ("--teacher x --ltea 1.5", "--ltea 1.5 is more than 1"),
         ("--swa-lr 0.1", "--swa-lr is the last learning rate of --schedule swa"),
         ("--arch resnet20 --wf 2", "wideresnet"), ("--arch wrn_16_2 --wf 1", "--arch wrn_16_2 and --wf 1 disagree"),
@@ -366,15 +370,18 @@ REFUSALS = [  # script, flags, message
         ("--target 0.3 --pretrained pruned.pth.tar", "pruned.pth.tar has pruned single weights"))],
     ("softmask.prune", "--model net.pth.tar", "no soft masks; .*--pretrained net.pth.tar trains some"),
     *[("softmask.finetune", f"--pruned net.pth.tar {flags}", message) for flags, message in (
-        ("--per-channel", "need --wbit"), ("--method linear", "need --wbit"), ("--wbit 1", "--wbit"))],
+        ("--per-channel", "need --wbit"), ("--method linear", "need --wbit"),
+        ("--wbit 1", "'1' is not a number of bits"))],
     *[("softmask.quantize_model", f"--pruned net.pth.tar {flags}", message) for flags, message in (
-        ("--wbit 1", "--wbit: invalid number of bits from 2 to 16"), ("--abit 20", "--abit: invalid number of bits"),
+        ("--wbit 1", "--wbit: '1' is not a number of bits from 2 to 16"),
+        ("--abit 20", "--abit: '20' is not a number of bits"),
         ("--rule nothing linear 8", "nothing matches no layer"), ("--rule .* odd 8", "there are linear"),
-        ("--rule ( linear 8", r"--rule \("), ("--rule .* linear eight", "eight: bits are 2 to 16"))],
+        ("--rule ( linear 8", "unterminated"), ("--rule .* linear eight", "'eight' is not a number of bits"))],
 
     *[("reweighted.main", flags, message) for flags, message in (
-        ("--rew", "--pretrained"), ("--pretrained x", "--rew"), ("--faithful", "--rew"), ("--arch nothing", "nothing"),
-        ("--arch resnet8 --width 2", "--width"), ("--arch lenet5 --depth 3", "--depth"),
+        ("--rew", "--pretrained"), ("--pretrained x", "--rew"), ("--faithful", "--rew"),
+        ("--arch nothing", "no --arch nothing"),
+        ("--arch resnet8 --width 2", "a resnet has none"), ("--arch lenet5 --depth 3", "lenet5 has no --depth"),
         ("--warmup-epochs -1", "below 0"), ("--rew --pretrained lenet300.pth.tar", "no convolution"))],
     *[("reweighted.main", f"--rew --pretrained x {flags}", message) for flags, message in (
         ("--width 0.5", "--width has no effect with --rew"),
@@ -399,15 +406,15 @@ REFUSALS = [  # script, flags, message
         ("--ratio 0", "error: --ratio 0 prunes no layer"))],
     ("reweighted.finetune", "", "required: --model"),
     ("reweighted.finetune", "--model net.pth.tar", "holds no masks"),
-    ("reweighted.finetune", "--model pruned.pth.tar --warmup-epochs -1", "--warmup-epochs -1"),
+    ("reweighted.finetune", "--model pruned.pth.tar --warmup-epochs -1", "-1 is below 0"),
     *[(script, f"{flags} --smooth-eps 0.95", "--smooth-eps 0.95 .* of 10 classes it may have at most 0.9$")
       for script, flags in (("reweighted.main", "--arch resnet8"), ("reweighted.finetune", "--model pruned.pth.tar"))],
     ("reweighted.quantize_model", "", "required: --model"),
     *[("reweighted.quantize_model", f"--model net.pth.tar {flags}", message) for flags, message in (
-        ("--param-bits 32", "invalid number of bits from 2 to 16"),
-        ("--param-bits 1 --bit-list 0=8", "invalid number of bits from 2 to 16"),
-        ("--bit-list nonsense", "--bit-list"),
-        ("--fwd-bits 1", "--fwd-bits"))],
+        ("--param-bits 32", "'32' is not a number of bits from 2 to 16"),
+        ("--param-bits 1 --bit-list 0=8", "'1' is not a number of bits from 2 to 16"),
+        ("--bit-list nonsense", "nonsense: expected BITS, one of seed, .* below 10"),
+        ("--fwd-bits 1", "'1' is not a number of bits"))],
     *[("reweighted.training.main", flags, message) for flags, message in (
         ("--multi-gpu", "torchrun"), ("--rew --masked-retrain", "not allowed with"),
         ("--sparsity-type threshold", "--masked-retrain"), ("--resume x", "auto"),
@@ -438,6 +445,7 @@ def test_what_is_wrong_is_said_in_one_line_and_nothing_is_written(script, flags,
         cli.script(lambda: call(*script.split(".", 1), *TINY * (script != "hoyer.compact"), *flags.split()))
     said = capsys.readouterr().err
     assert end.value.code == 2 and said.count("\n") == 1 and re.search(message, said.strip()), said
+    assert not re.search(message, flags), "the flags alone have this text"
     assert sorted(files.rglob("*")) == before                # not even an empty folder
 
 

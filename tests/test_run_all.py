@@ -9,7 +9,7 @@ import pytest
 import torch
 from by_hand import parsed, save
 
-from common import models
+from common import UserError, models
 from common.models.narrow import narrow
 from magnitude import main as magnitude
 from results import estimate, summary
@@ -166,3 +166,7 @@ def test_the_plot_says_what_every_line_is_and_a_method_has_one_colour(tmp_path, 
     assert found == [{"magnitude": "C1", "magnitude, dense": "C1"},
                      {"slimming, random": "C0", "slimming": "C0", "slimming, dense": "C0"}]
     assert (tmp_path / "plot.png").stat().st_size > 10_000
+    summary.draw(tmp_path / "plot.png", rows[:3], "channels alone")
+    assert [axis.get_xlabel() for axis in plt.gcf().axes] == ["MACs left (%)"]
+    with pytest.raises(UserError, match="none of these networks is pruned"):
+        summary.draw(tmp_path / "plot.png", rows[:1], "dense")
