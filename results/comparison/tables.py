@@ -65,7 +65,7 @@ def table(rows):
     cells = []
     for (name, weights, macs, peak), runs in groups(rows).items():
         more = [row["accuracy"] - references.get(row["seed"], statistics.mean(references.values())) for row in runs
-                if row["seed"] in references or references and not row["seed"]]
+                if references]
         recipe = runs[0]["start"] if name == "dense" else f"{runs[0]['further_epochs']:g}" + f", {peak:g}" * (peak > 0)
         asked = [f"{macs:g} % of the MACs"] * (macs > 0) + [f"{weights:g} % of the weights"] * (weights > 0)
         cells.append([name, ", ".join(asked),
