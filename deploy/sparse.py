@@ -13,7 +13,8 @@ from deploy import measure, to_c, to_onnx
 
 SPARSITIES = (0.0, 0.5, 0.75, 0.9, 0.95)
 TRAINED = {  # bundled, with scattered zeros
-    "ResNet-20": ("magnitude-resnet20-cifar10-90.pth.tar", "magnitude-resnet20-cifar10-macs10.pth.tar"),
+    "ResNet-20": ("magnitude-resnet20-cifar10-90.pth.tar", "magnitude-resnet20-cifar10-macs10.pth.tar",
+                  "hoyer-resnet20-cifar10-95.pth.tar"),
     "ResNet-56": ("magnitude-resnet56-cifar10-90.pth.tar",), "MobileNetV2": ("cifar100_mobilenetv2.pt",)}
 
 

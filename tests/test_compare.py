@@ -1,4 +1,5 @@
 """What makes methods comparable: one schedule, a dense network to start from, a budget; and the comparison."""
+import argparse
 import shlex
 import sys
 from dataclasses import replace
@@ -54,7 +55,7 @@ def test_the_words_and_the_epochs_of_a_schedule(words, expected):
     with pytest.raises(UserError, match="not both"):
         schedule.make_scheduler(optimizer, [*words, "cosine", 7], 0.5, 4)
     assert [schedule.epoch_or_word(word) for word in ("81", "cosine")] == [81, "cosine"]
-    with pytest.raises(ValueError):
+    with pytest.raises(argparse.ArgumentTypeError, match="not an epoch number"):
         schedule.epoch_or_word("1.5")
 
 
