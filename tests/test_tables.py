@@ -32,7 +32,7 @@ def test_what_the_front_page_says_of_the_comparison_is_in_its_rows():
     assert abs(weights["soft mask", 10] - weights["random masks", 10]) < 0.5
     for left in (50, 73):
         assert channels["random channels", left, 0.1] == max(value for key, value in channels.items() if left in key)
-    for said in (f"10 % of the weights the penalties are {ahead['reweighted L1', 10]} points ahead of magnitude, at 5 % "
+    for said in (f"the penalties are {ahead['reweighted L1', 10]} points ahead of magnitude, at 5 % "
                  f"{ahead['reweighted L1', 5]} (reweighted L1) and {ahead['Hoyer-Square', 5]} (Hoyer-Square)",
                  f"are best: {channels['random channels', 50, 0.1]} at half the MACs, "
                  f"{channels['random channels', 73, 0.1]} at 73 %",

@@ -1,4 +1,5 @@
 """Tables of the public ResNets, beside the comparison of all methods: right after pruning, ratios, costs, ResNet-56."""
+import statistics
 from pathlib import Path
 
 from common import compute_flops, models
@@ -9,17 +10,17 @@ COST = {"data": "public", "hs": "after Hoyer-Square", "reweighted": "after rewei
 
 def one_shot(ledger):
     """The public ResNet-20 right after pruning, without training."""
-    cells = []
-    tuned = {row["args"]["save"] for row, _ in questions(ledger)}
+    found, tuned = {}, {row["args"]["save"] for row, _ in questions(ledger)}
     for row in ledger:
         args = row["args"]
         if row["stage"] != "pruned" or not public(args) or args["save"] in tuned or by_cost(row):
             continue
         random = ", at random" if args.get("criterion") == "random" else ""
-        cells.append([row["method"] + random, kept(args),
-                      f"{args['recalibrate']:,} images" if args.get("recalibrate") else "",
-                      row["accuracy"], f"{int(row['bytes']) / 1024:,.0f}"])
-    return ["method", "kept", "recalibrated on", "top-1, %", "KiB"], cells
+        images = f"{args['recalibrate']:,} images" if args.get("recalibrate") else ""
+        found.setdefault((row["method"] + random, kept(args), images), []).append(row)
+    return ["method", "kept", "recalibrated on", "top-1, %", "KiB"], [
+        [*key, spread([float(row["accuracy"]) for row in rows]).removesuffix(" (1)"),
+         f"{statistics.mean(int(row['bytes']) for row in rows) / 1024:,.0f}"] for key, rows in found.items()]
 
 
 def public(args):
