@@ -153,12 +153,12 @@ def odd(folder, rounds):
 
 def trained(folder, data_dir, subset):
     """A table: top-1 of bundled networks on CIFAR-10 in every runtime."""
-    dataset = data.load("cifar10", data_dir, subset=subset)
-    train, test = (data.Loader(dataset, split, 256, shuffle=False) for split in ("train", "test"))
     lines, runtimes = [], []
     for name, file in TRAINED.items():
-        model = to_onnx.deployable(checkpoint.to_model(checkpoint.load(f"chkpt/{file}.pth.tar", quantized=True)))
-        cells = measure.cells_of(name, model, folder, train)
+        model = checkpoint.to_model(checkpoint.load(f"chkpt/{file}.pth.tar", quantized=True))
+        dataset = data.for_network(model, file, "cifar10", data_dir, subset=subset)
+        train, test = (data.Loader(dataset, split, 256, shuffle=False) for split in ("train", "test"))
+        cells = measure.cells_of(name, to_onnx.deployable(model), folder, train)
         try:
             measure.score(cells, test)
         finally:

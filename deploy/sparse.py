@@ -19,9 +19,10 @@ TRAINED = {  # bundled, with scattered zeros
 
 
 @torch.no_grad()
-def zeroed(sparsity):
+def zeroed(ckpt, sparsity):
+    """A network like the checkpoint's, with random weights and this fraction of its convolutions' at zero."""
     torch.manual_seed(0)
-    model = models.build("resnet", depth=20).eval()
+    model = models.build(ckpt["arch"], **ckpt["cfg"]).eval()
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             module.weight.mul_(torch.rand_like(module.weight) >= sparsity)
@@ -48,9 +49,10 @@ def table(folder, rounds, images, plot):
     for name, files in TRAINED.items():
         ckpts = {f"{name}, trained, {file.partition('.')[0]}": checkpoint.load(f"chkpt/{file}") for file in files}
         pruned = {title: checkpoint.to_model(ckpt).eval() for title, ckpt in ckpts.items()}
+        first = next(iter(ckpts.values()))
         if name == "ResNet-20":
-            pruned |= {f"{name}, {100 * s:.0f} % random zeros": zeroed(s) for s in SPARSITIES}
-        cells = measure.cells_of(name, to_onnx.deployable(next(iter(pruned.values()))), folder, images)
+            pruned |= {f"{name}, {100 * s:.0f} % random zeros": zeroed(first, s) for s in SPARSITIES}
+        cells = measure.cells_of(f"{name}, dense", to_onnx.deployable(zeroed(first, 0)), folder, images)
         compiled = [c_cell(title, model, folder) for title, model in pruned.items()]
         try:
             measure.measure(cells + compiled, (1,), rounds)

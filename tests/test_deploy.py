@@ -24,7 +24,7 @@ from common.files import checkpoint
 from common.models import own
 from common.models.layers import ChannelSelection, select
 from common.models.narrow import narrow, silence
-from deploy import latency, measure, runtime, to_c, to_onnx
+from deploy import benchmark, latency, measure, runtime, to_c, to_onnx
 from deploy.graph import operations
 from deploy.spread import spread
 
@@ -250,6 +250,18 @@ def test_latency_compares_the_runtimes(trained, ran, one_round):
         for which in ("dense  ", "this   "):
             assert any(line.startswith(f"{which}  {what}") for line in table), out
     assert "1.00" in table[1]
+
+
+def test_the_benchmark_normalizes_images_as_the_file_says(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure, "installed", lambda package: False)                         # torch alone
+    monkeypatch.setattr(benchmark, "TRAINED", {"this": "magnitude-resnet20-cifar10-90"})
+    model = checkpoint.to_model(checkpoint.load("chkpt/magnitude-resnet20-cifar10-90.pth.tar")).eval()
+    x = torch.randint(0, 256, (100, 4, 4, 3), dtype=torch.uint8).repeat(1, 8, 8, 1)
+    images = (x / 255 - torch.tensor(model.images["mean"])) / torch.tensor(model.images["std"])
+    labels = {"y_train": np.arange(100) % 10, "y_test": model(images.movedim(3, 1)).argmax(1).numpy()}
+    np.savez(tmp_path / "cifar10.npz", x_train=x.numpy(), x_test=x.numpy(), **labels)
+    _, ((name, top1, *_),) = benchmark.trained(tmp_path, tmp_path, None)
+    assert (name, top1) == ("this", "100.00")
 
 
 def test_latency_without_the_runtimes_measures_torch(trained, one_round, monkeypatch, capsys):
