@@ -47,6 +47,8 @@ def load(path, network, arch=None, depth=None, *, save=None, what="pruned", hold
     print(heading(ckpt, model), flush=True)
     dataset = data.for_network(model, path, name, image_size=image_size, **images)
     test = data.Loader(dataset, "test", batch_size, device)
+    if images.get("subset"):
+        print(f"accuracies are those on {len(dataset.y_test):,} images (--subset)")
     against_record(ckpt, test, images.get("holdout"))
     return Source(ckpt, model, ckpt["dense"] or compute_flops.summary(model), dataset, test, folder)
 

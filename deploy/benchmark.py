@@ -202,7 +202,7 @@ def main(argv=None):
     made_by = re.sub(r" --(save|data-dir)[ =]\S+", "", command())
     parts = [f"# Deployed\n\nMade by `{made_by}` on {time.strftime('%Y-%m-%d')}: {hardware(device_of('cpu'))} "
              f"({processor()}), processor time, medians of {args.rounds} rounds (in brackets the quartiles), all cells "
-             f"of a table taking turns; {versions()}.\n"]
+             f"of a network taking turns; {versions()}.\n"]
     start = time.time()
     with tempfile.TemporaryDirectory() as folder:
         for part in args.parts or PARTS[:-1]:

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 import torch
 import torch.nn.functional as F
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from common import UserError, models
 
@@ -37,16 +38,47 @@ class Node:
 def operations(model):
     """[Node] in the order they are computed; the first reads "images", the last gives the logits. In float64.
 
-    They are recorded while the network computes one image. UserError if it does anything else.
+    They are recorded while the network computes one image, and computed again: UserError, which names the first
+    operation that is none of the above or differs from torch's.
     """
     model = copy.deepcopy(model).cpu().double().eval().to(memory_format=torch.contiguous_format).requires_grad_(False)
     recorder = Recorder(model)
-    images = torch.zeros(1, *models.input_shape(model.arch, model.cfg), dtype=torch.float64)
+    shape = 1, *models.input_shape(model.arch, model.cfg)
+    images = torch.randn(shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    copied = images.clone()
     recorder.seen[id(images)] = "images", images
     with recorder:
         logits = model(images)
-    assert recorder.seen[id(logits)][0] == recorder.nodes[-1].name
-    return folded(merged(recorder.nodes, model.arch))
+    nodes = folded(merged(recorder.read_by(logits), model.arch))
+    if not same(logits_of(nodes, copied), logits):           # each operation is right, so they share memory
+        raise UserError(f"cannot export this {model.arch}: something in place changes what other operations read")
+    return nodes
+
+
+def compute(node, x, *others):
+    """What an operation gives for the values that it reads."""
+    channels, settings = (1, -1, *[1] * (x.dim() - 2)), node.settings
+    return {"conv": lambda: F.conv2d(x, node.weight, node.bias, **settings),
+            "linear": lambda: F.linear(x, node.weight, node.bias),
+            "norm": lambda: x * node.weight.view(channels) + node.bias.view(channels),
+            "relu": lambda: F.relu(x), "add": lambda: x + others[0], "concat": lambda: torch.cat([x, *others], 1),
+            "flatten": lambda: x.flatten(1), "max_pool": lambda: F.max_pool2d(x, *settings.values()),
+            "avg_pool": lambda: F.avg_pool2d(x, *settings.values()) if settings["size"] else x.mean((2, 3), True),
+            "pad": lambda: F.pad(x, (0, 0, 0, 0, settings["before"], settings["after"])),
+            "skip": lambda: x[:, :, ::settings["step"], ::settings["step"]],
+            "gather": lambda: x[:, node.weight]}[node.op]()
+
+
+def logits_of(nodes, images):
+    """The logits (N, classes) of images (N, C, H, W), both in float64."""
+    values = {"images": images}
+    for node in nodes:
+        values[node.name] = compute(node, *(values[name] for name in node.inputs))
+    return values[nodes[-1].name]
+
+
+def same(a, b):
+    return a.shape == b.shape and bool((a - b).abs().max() <= 1e-9 * b.abs().max())
 
 
 class Recorder(TorchFunctionMode):
@@ -63,17 +95,35 @@ class Recorder(TorchFunctionMode):
         flat = args[0] if what == "cat" else args
         inputs = [self.seen[id(a)][0] for a in flat if id(a) in self.seen]
         before = [a for a in flat if isinstance(a, torch.Tensor)]
+        read = [a.clone() for a in before if id(a) in self.seen]           # which the function may change
         result = function(*args, **kwargs)
-        if inputs and isinstance(result, torch.Tensor):
-            node = self.translate(what, inputs, before, args, kwargs, result)
-            if isinstance(node, Node):
-                self.nodes.append(node)
-                node = node.name
-            self.seen[id(result)] = node, result
+        made = [r for r in tree_leaves(result) if isinstance(r, torch.Tensor)]
+        if not inputs or not made:
+            return result
+        node = self.translate(what, inputs, before, args, kwargs, result) if made[0] is result else None
+        checked = isinstance(node, Node) and node.op != "adaptive_pool"
+        if node is None or checked and not same(compute(node, *read), result):
+            raise UserError(f"cannot export this {self.arch}: {what} from {tuple(before[0].shape)} to "
+                            f"{tuple(made[0].shape)}")
+        if isinstance(node, Node):
+            self.nodes.append(node)
+            node = node.name
+        self.seen[id(result)] = node, result
         return result
 
+    def read_by(self, logits):
+        """The nodes that the logits need."""
+        needed, nodes = {self.seen.get(id(logits), [None])[0]}, []
+        for node in reversed(self.nodes):
+            if node.name in needed:
+                needed.update(node.inputs)
+                nodes.insert(0, node)
+        if not nodes:
+            raise UserError(f"cannot export this {self.arch}: its logits are made of lists of tensors, or of none")
+        return nodes
+
     def translate(self, what, inputs, tensors, args, kwargs, result):
-        """The Node of a call, or the name of its input where it changes nothing."""
+        """The Node of a call, the name of its input where it changes nothing, or None for any other call."""
         def node(op, weight=None, bias=None, **settings):
             name = self.names.get(id(tensors[1]), "") if weight is not None and len(tensors) > 1 else ""
             name = name.rpartition(".")[0].replace(".", "_") or f"{op}_{len(self.nodes)}"
@@ -83,43 +133,46 @@ class Recorder(TorchFunctionMode):
             value = args[position] if len(args) > position else kwargs.get(name, otherwise)
             return value[0] if isinstance(value, tuple | list) and len(set(value)) == 1 else value
 
-        if what in ("conv2d", "linear"):
+        def square(node):
+            return node if all(isinstance(value, int) for value in node.settings.values()) else None
+
+        if what == "conv2d" or what == "linear" and result.dim() == 2:
             bias = option(2, "bias", None)
             bias = torch.zeros(len(tensors[1]), dtype=torch.float64) if bias is None else bias
             if what == "linear":
                 return node("linear", tensors[1], bias)
-            return node("conv", tensors[1], bias, stride=option(3, "stride", 1), padding=option(4, "padding", 0),
-                        groups=option(6, "groups", 1))
-        if what == "batch_norm":
+            return square(node("conv", tensors[1], bias, stride=option(3, "stride", 1),
+                               padding=option(4, "padding", 0), groups=option(6, "groups", 1)))
+        if what == "batch_norm" and option(1, "running_mean", None) is not None:
             mean, var, weight, bias, eps = (option(i, name, otherwise) for i, name, otherwise in (
                 (1, "running_mean", None), (2, "running_var", None), (3, "weight", None), (4, "bias", None),
                 (7, "eps", 1e-5)))
-            scale = weight / (var + eps).sqrt()
-            return Node(f"norm_{len(self.nodes)}", "norm", inputs, scale, bias - mean * scale)
+            scale = (1 if weight is None else weight) / (var + eps).sqrt()
+            return Node(f"norm_{len(self.nodes)}", "norm", inputs, scale, (0 if bias is None else bias) - mean * scale)
         if what in ("dropout", "contiguous") and result.shape == tensors[0].shape:
             return inputs[0]
-        if what in ("relu", "flatten"):
-            return node(what)
-        if what in ("add", "cat"):
-            return Node(f"{what}_{len(self.nodes)}", "concat" if what == "cat" else "add", inputs)
+        if what in ("relu", "flatten", "view", "reshape"):
+            return node("relu" if what == "relu" else "flatten")
+        if what == "add" and len(inputs) == 2 and tensors[0].shape == tensors[1].shape:
+            return Node(f"add_{len(self.nodes)}", "add", inputs)
+        if what == "cat" and len(inputs) == len(tensors) and option(1, "dim", 0) % result.dim() == 1:
+            return Node(f"cat_{len(self.nodes)}", "concat", inputs)
         if what == "index_select" and args[1] == 1:
             return Node(f"gather_{len(self.nodes)}", "gather", inputs, args[2])
-        if "max_pool2d" in what or what == "avg_pool2d":
+        if what in ("max_pool2d", "avg_pool2d"):
             size = option(1, "kernel_size", None)
-            return node("avg_pool" if what == "avg_pool2d" else "max_pool", size=size,
-                        stride=option(2, "stride", None) or size, padding=option(3, "padding", 0))
+            return square(node(what.removesuffix("2d"), size=size, stride=option(2, "stride", None) or size,
+                               padding=option(3, "padding", 0)))
         if what == "adaptive_avg_pool2d" and tuple(result.shape[2:]) == (1, 1):
             return node("avg_pool", size=0, stride=0, padding=0)
         if what == "adaptive_avg_pool2d":                    # as a matrix, which `merged` makes part of a layer
             pixels = torch.eye(tensors[0][0, 0].numel(), dtype=torch.float64).view(-1, 1, *tensors[0].shape[2:])
             return node("adaptive_pool", F.adaptive_avg_pool2d(pixels, result.shape[2:]).flatten(1).t())
-        if what == "pad" and option(2, "mode", "constant") == "constant" and not any(args[1][:4]):
+        if what == "pad" and len(args[1]) == 6 and not any(args[1][:4]):
             return node("pad", before=args[1][4], after=args[1][5])
-        if what == "getitem" and args[1][:2] == (slice(None), slice(None)) and len({args[1][2].step, args[1][3].step,
-                                                                                    2}) == 1:
-            return node("skip", step=2)
-        raise UserError(f"cannot export this {self.arch}: {what} from {tuple(tensors[0].shape)} to "
-                        f"{tuple(result.shape)}")
+        if what == "getitem" and isinstance(args[1], tuple) and [type(i) for i in args[1]] == [slice] * 4:
+            return node("skip", step=args[1][3].step or 1)
+        return None
 
 
 def merged(nodes, arch):

@@ -54,19 +54,19 @@ static void sums_##HEIGHT##x##PITCH(layer l, int relu, int left, int right, cons
     for (int j = 0; j < PITCH; j++) inside[j / L][j % L] = -(j % l.pitch < l.width); \
     for (int b = 0; b < BLOCKS; b++) { \
         const int p = PITCH * (b < BLOCKS - 1 ? b * ROWS : HEIGHT - ROWS), *end = ends; \
-        const tap *t = taps; \
+        int n = 0; \
         for (int o = 0; o < l.count; o++) { \
             float *y = l.y + o * l.plane + p; \
             lanes sum[PARTS][N], x, zero = {0}; \
             for (int i = 0; i < PARTS * N; i++) sum[i / N][i % N] = zero; \
             for (int dx = -left; dx <= right; dx++, end++) { \
-                for (; t < taps + *end; t += PARTS) \
-                    for (int part = 0; part < PARTS && t + part < taps + *end; part++) \
+                for (; n < *end; n += PARTS) \
+                    for (int part = 0; part < PARTS && n + part < *end; part++) \
                         for (int i = 0; i < N; i++) { \
-                            memcpy(&x, arena + p + t[part].shift + L * i, sizeof x); \
-                            sum[part][i] += t[part].weight * x; \
+                            memcpy(&x, arena + p + taps[n + part].shift + L * i, sizeof x); \
+                            sum[part][i] += taps[n + part].weight * x; \
                         } \
-                t = taps + *end; \
+                n = *end; \
                 for (int i = N; i < PARTS * N; i++) { sum[0][i % N] += sum[i / N][i % N]; sum[i / N][i % N] = zero; } \
                 for (int i = N - 1; i >= 0 && dx < 0; i--) \
                     sum[0][i] = SHUFFLE(i % K ? sum[0][i - 1] : zero, sum[0][i], RIGHT_##L); \
@@ -88,16 +88,17 @@ static void sums_##HEIGHT##x##PITCH(layer l, int relu, int left, int right, cons
     } \
 }
 
-/* the planes at from[c], each as stride * stride planes of every stride-th row and column */
+/* the planes at from[c], each as stride * stride planes of every stride-th row and column; zero where that ends early */
 MAY_BE_UNUSED void split(layer l, int channels, const int *from, int height, int width, int pitch, int stride) {
     for (int c = 0; c < channels; c++)
-        for (int i = 0; i < height; i++)
+        for (int i = 0; i < l.height * stride; i++)
             for (int r = 0; r < stride; r++) {
                 const float *x = arena + from[c] + i * pitch + r;
                 float *y = l.y + ((c * stride + i % stride) * stride + r) * l.plane + i / stride * l.pitch;
-                const int columns = (width - r + stride - 1) / stride;
+                const int columns = i < height ? (width - r + stride - 1) / stride : 0;
                 if (stride == 2) for (int j = 0; j < columns; j++) y[j] = x[2 * j];    /* compilers use vectors here */
                 else for (int j = 0; j < columns; j++) y[j] = x[stride * j];
+                for (int j = columns; j < l.width; j++) y[j] = 0;
             }
 }
 
@@ -125,7 +126,7 @@ void logits(const float *images, int count, float *out) {
     }
 }
 
-int main(int count, char **words) {
+__attribute__((weak)) int main(int count, char **words) {                       /* one of your own comes before it */
     static float image[IMAGE], out[CLASSES];
     const int passes = count > 1 ? atoi(words[1]) : 0;
     size_t got, images = 0;

@@ -107,7 +107,9 @@ class Program:
         sources = self.sources(channel)
         pitch, = {planes.pitch for planes in sources} or {None}
         out, result = self.new(len(value.bias), value.height, value.width, pitch)
-        assert out.width <= out.pitch
+        if out.width > out.pitch:
+            raise UserError(f"no C file of a network in which a convolution makes rows of {out.width} pixels out of "
+                            f"shorter ones")
         for planes in sources:
             planes.border = max(planes.border, -int(dy.min()), int(dy.max()) + out.height - planes.height)
         left, right = (max([0, *far.tolist()]) for far in (-dx, dx))
@@ -132,7 +134,15 @@ class Program:
     def plain(self, value):
         """The Value with one tap of weight 1 for each channel: computed, unless it is that already."""
         one_each = torch.equal(value.place[:, 0], torch.arange(len(value.bias))) and (value.weight == 1).all()
-        return value if one_each and not value.place[:, 2:].any() and not value.bias.any() else self.compute(value)
+        whole = all((p.height, p.width) == (value.height, value.width) for p in self.sources(value.place[:, 1]))
+        moved = value.place[:, 2:].any() or value.bias.any()
+        return value if one_each and whole and not moved else self.compute(value)
+
+    def aligned(self, values):
+        """The Values, copied if their rows are not equally long in the arena."""
+        if len({planes.pitch for value in values for planes in self.sources(value.place[:, 1])}) < 2:
+            return values
+        return [self.call("split", self.plain(v), len(v.bias), v.height, v.width, 1) for v in values]
 
     def call(self, function, value, count, height, width, *numbers):
         """The Value after a step that is no sum: a C function of the channels in the table from<i>."""
@@ -194,6 +204,7 @@ class Program:
 
     def value(self, node, *values):
         """What the Node computes from the Values that it reads."""
+        values = self.aligned(values) if len(values) > 1 else values
         x, counts, settings = values[0], [len(v.bias) for v in values], node.settings
         return {
             "conv": lambda: self.conv(x, node.weight, node.bias, **settings),

@@ -79,7 +79,7 @@ def prune(args, way=""):
 
     # choose the weights to keep
     positions = budget.positions(model, weights)
-    divisors = {name: count ** args.cost_exponent for name, count in positions.items()}
+    divisors = {name: max(count, 1) ** args.cost_exponent for name, count in positions.items()}
     scores = {name: score(w, previous_masks[name], divisors[name]) for name, w in weights.items()}
     masks, thresholds = {}, {}
     if args.pattern:

@@ -25,7 +25,7 @@ from common.models import own
 from common.models.layers import ChannelSelection, select
 from common.models.narrow import narrow, silence
 from deploy import benchmark, latency, measure, runtime, to_c, to_onnx
-from deploy.graph import operations
+from deploy.graph import logits_of, operations
 from deploy.spread import spread
 
 ONNX = pytest.mark.skipif(not (measure.installed("onnx") and measure.installed("onnxruntime")),
@@ -44,34 +44,13 @@ def selecting(name, dtype=torch.float64):
     return narrow(zeroed(model, keep), keep).eval()
 
 
-def compute(node, x, *others):
-    """One operation as its documentation says, in torch."""
-    channels, settings = (1, -1, *[1] * (x.dim() - 2)), node.settings
-    return {"conv": lambda: F.conv2d(x, node.weight, node.bias, **node.settings),
-            "linear": lambda: F.linear(x, node.weight, node.bias),
-            "norm": lambda: x * node.weight.view(channels) + node.bias.view(channels),
-            "relu": lambda: F.relu(x), "add": lambda: x + others[0], "concat": lambda: torch.cat([x, *others], 1),
-            "flatten": lambda: x.flatten(1), "max_pool": lambda: F.max_pool2d(x, *settings.values()),
-            "avg_pool": lambda: F.avg_pool2d(x, *settings.values()) if settings["size"] else x.mean((2, 3), True),
-            "pad": lambda: F.pad(x, (0, 0, 0, 0, settings["before"], settings["after"])),
-            "skip": lambda: x[:, :, ::settings["step"], ::settings["step"]],
-            "gather": lambda: x[:, node.weight]}[node.op]()
-
-
-def run_plain(nodes, images):
-    values = {"images": images}
-    for node in nodes:
-        values[node.name] = compute(node, *(values[name] for name in node.inputs))
-    return values[nodes[-1].name]
-
-
 @pytest.mark.parametrize("name", NETS)
 def test_plain_operations_give_the_logits(name):
     for model in (network(name), selecting(name)):
         images = images_for(model)
         with torch.no_grad():
             expected = model(images)
-            assert (run_plain(operations(model), images) - expected).abs().max() < 1e-9 * expected.abs().max()
+            assert (logits_of(operations(model), images) - expected).abs().max() < 1e-9 * expected.abs().max()
     ops = [node.op for node in operations(model)]
     if name == "vgg":
         assert "norm" not in ops                             # all folded
@@ -351,6 +330,76 @@ def test_c_gives_the_logits(name, tmp_path):
             assert_same(run_c(program, images), model(images).detach().numpy())
 
 
+class Branches(torch.nn.Module):
+    """3 x 11 x 11: strides at odd sizes; the same size made by a convolution without padding and by a pool; outputs of
+    two sizes, and an auxiliary one."""
+
+    def __init__(self):
+        super().__init__()
+        conv, linear = torch.nn.Conv2d, torch.nn.Linear
+        self.a, self.a2, self.corner = conv(3, 16, 3, 2, 1), conv(16, 4, 3, 1, 1), conv(3, 3, 2, groups=3, bias=False)
+        self.b, self.b2, self.c, self.d = conv(3, 4, 3, 1, 1), conv(4, 4, 3, 2, 2), conv(8, 4, 3, 2), conv(12, 6, 1)
+        self.norm, self.last, self.aux = torch.nn.BatchNorm2d(12, affine=False), linear(14, 10), linear(10, 3)
+        self.corner.weight.data.zero_()[:, :, 0, 0] = 1      # the images without their last row and column
+
+    def forward(self, x):
+        b = F.relu(self.b2(F.relu(self.b(self.corner(x)))))
+        a = torch.cat([F.relu(self.a2(F.relu(self.a(x)))), b], 1)
+        c = self.d(self.norm(torch.cat([F.relu(self.c(a)), F.max_pool2d(a, 3, 2)], 1)))
+        out = self.last(torch.cat([F.adaptive_avg_pool2d(x, 1) for x in (a, c)], 1).view(len(x), -1))
+        return out, self.aux(out)
+
+
+class Changed(torch.nn.Module):
+    """3 x 11 x 11, with `middle` between a convolution and the mean."""
+
+    def __init__(self, middle):
+        super().__init__()
+        self.first, self.middle, self.last = torch.nn.Conv2d(3, 8, 3, 1, 1), middle, torch.nn.Linear(8, 10)
+
+    def forward(self, x):
+        return self.last(F.adaptive_avg_pool2d(self.middle(F.relu(self.first(x))), 1).flatten(1))
+
+
+def of_ones_own(monkeypatch, net):
+    monkeypatch.setitem(own.NAMED, "nets.py:Net", lambda num_classes: net)
+    torch.manual_seed(0)
+    return models.build("nets.py:Net", num_classes=10, input=[3, 11, 11]).eval()
+
+
+@CC
+def test_c_of_odd_sizes_and_branches(monkeypatch, tmp_path):
+    for model in (of_ones_own(monkeypatch, Branches()),
+                  like_trained(models.build("preresnet", depth=11, image_size=13)).eval()):
+        images = torch.cat([images_for(model), images_for(model)])                           # what the last image left
+        given = run_c(compiled(to_c.source(model), tmp_path, "-O1"), images)
+        assert_same(given, model(images).detach().numpy())
+
+
+@pytest.mark.parametrize("middle, what", [
+    (torch.nn.Conv2d(8, 8, 3, padding=2, dilation=2), "conv2d from (1, 8, 11, 11) to (1, 8, 11, 11)"),
+    (torch.nn.Conv2d(8, 8, 3, (2, 1), 1), "conv2d from (1, 8, 11, 11) to (1, 8, 6, 11)"),
+    (torch.nn.BatchNorm2d(8, track_running_stats=False), "batch_norm from (1, 8, 11, 11) to (1, 8, 11, 11)"),
+    (lambda x: F.max_pool2d(x, 2, ceil_mode=True), "max_pool2d from (1, 8, 11, 11) to (1, 8, 6, 6)"),
+    (lambda x: F.avg_pool2d(x, 3, 1, 1, count_include_pad=False), "avg_pool2d from (1, 8, 11, 11) to (1, 8, 11, 11)"),
+    (lambda x: F.adaptive_max_pool2d(x, 1), "adaptive_max_pool2d from (1, 8, 11, 11) to (1, 8, 1, 1)"),
+    (lambda x: torch.add(x, x, alpha=2), "add from (1, 8, 11, 11) to (1, 8, 11, 11)"),
+    (lambda x: x + 1, "add from (1, 8, 11, 11) to (1, 8, 11, 11)"),
+    (lambda x: x + F.adaptive_avg_pool2d(x, 1), "add from (1, 8, 11, 11) to (1, 8, 11, 11)"),
+    (lambda x: torch.cat([x, x], 2), "cat from (1, 8, 11, 11) to (1, 8, 22, 11)"),
+    (lambda x: torch.cat(x[:, :, 1::2, 1::2].chunk(2, 1), 1), "getitem from (1, 8, 11, 11) to (1, 8, 5, 5)"),
+    (lambda x: torch.cat(x.chunk(2, 1), 1), "chunk from (1, 8, 11, 11) to (1, 4, 11, 11)"),
+    (lambda x: [x[:, :, ::1, ::1], x.add_(x)][0], "something in place changes what other operations read")])
+def test_an_operation_that_would_be_another_is_refused(middle, what, monkeypatch):
+    with pytest.raises(UserError, match=re.escape(f"cannot export this nets.py:Net: {what}")):
+        operations(of_ones_own(monkeypatch, Changed(middle)))
+
+
+def test_no_c_file_of_growing_rows(monkeypatch):
+    with pytest.raises(UserError, match="no C file of a network in which a convolution makes rows of 17 pixels"):
+        to_c.source(of_ones_own(monkeypatch, Changed(torch.nn.Conv2d(8, 8, 1, padding=3))))
+
+
 SANITIZERS = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover"]             # it stays inside its arrays
 
 
@@ -441,7 +490,10 @@ def test_a_c_file_holds_the_non_zero_weights(trained, ran, tmp_path):
     nonzeros = int(checkpoint.load(trained)["state_dict"]["feature.8.weight"].count_nonzero())
     layers = re.findall(r"tap taps\d+\[\] = (.*);", (tmp_path / "new/model.c").read_text())
     assert layers[2].count("}, {") + 1 == nonzeros           # the zeros are not in the file
-    done = subprocess.run(["cc", "-O3", "-o", "model", "new/model.c"], cwd=tmp_path, capture_output=True)
+    (tmp_path / "own.c").write_text("int main(void) { return 7; }")                           # instead of model.c's
+    subprocess.run(["cc", "-o", "own", "own.c", "new/model.c"], cwd=tmp_path, check=True)
+    assert subprocess.run(["./own"], cwd=tmp_path).returncode == 7
+    subprocess.run(["cc", "-O3", "-o", "model", "new/model.c"], cwd=tmp_path, check=True)
     image = np.zeros(3 * 32 * 32, np.float32).tobytes()
     done = subprocess.run(["./model", "3"], cwd=tmp_path, input=image, capture_output=True, text=False)
     assert 0 < float(done.stdout) < 1000

@@ -12,6 +12,7 @@ from torch import nn
 
 from common import UserError, cli, compute_flops, keep, models
 from common.files import checkpoint
+from common.models import own
 from common.models.narrow import narrow
 from magnitude import budget, finetune, iterative, main, prune, rewind
 from magnitude.main import recipe_of
@@ -432,6 +433,27 @@ def test_keep_macs_leaves_that_many_and_more_weights_with_a_cost_exponent(traine
     assert weights[1] > weights[0] and pruned["rule"] == "magnitude, cost exponent 0.25"
     with pytest.raises(UserError, match="already, further than --keep-macs 0.5 asks for"):
         cut(tmp_path / "0/pruned.pth.tar", tmp_path / "q", "--keep-macs", "0.5")
+
+
+class Auxiliary(nn.Module):
+    """A layer that only training runs has no output positions."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.auxiliary, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 1), nn.Linear(8, 10)
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.training:
+            self.auxiliary(y)
+        return self.last(y.mean((2, 3)))
+
+
+def test_a_cost_exponent_takes_layers_without_positions_as_they_are(tmp_path, monkeypatch):
+    monkeypatch.setitem(own.NAMED, "nets.py:Net", lambda num_classes: Auxiliary())
+    source = save(tmp_path / "x.pth.tar", models.build("nets.py:Net", num_classes=10, input=[3, 32, 32]))
+    masks = cut(source, tmp_path / "p", "--cost-exponent", "0.01", "--percent", "0.5")["masks"]
+    assert all(mask.any() and not mask.all() for mask in masks.values()) and len(masks) == 2
 
 
 STARTS = {  # with --lr 0 no weight moves, so the end shows the start

@@ -77,7 +77,9 @@ def test_the_accuracies_are_those_of_the_networks(method, tmp_path, monkeypatch,
         seen.clear()
         monkeypatch.setattr(prune, "prove", lambda *networks: compared.append(networks) or 0.25)
     ckpt = pruned(tmp_path / "p", method, file, *flags)
-    for report in (capsys.readouterr().out, (tmp_path / "p/prune.txt").read_text()):
+    out = capsys.readouterr().out
+    assert "accuracies are those on 40 images (--subset)\n" in out
+    for report in (out, (tmp_path / "p/prune.txt").read_text()):
         assert all(line in report for line in EVALUATED[method])
     assert ckpt["prec1"] == ckpt["best_prec1"] == 10 * len(seen) and same(ckpt["state_dict"], seen[-1].state_dict())
     before = checkpoint.load(file)["state_dict"]
