@@ -195,7 +195,9 @@ def script(main):
         sys.exit(complain(f"{error.filename or 'a file'}: {error.strerror or error}"))
     except ModuleNotFoundError as error:
         sys.exit(complain(f"{error.name} is not installed; pip install -r requirements.txt"))
-    except (torch.OutOfMemoryError, MemoryError):
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(error):
+            raise                                            # the last is what torch says of a CPU's
         sys.exit(complain("out of memory; give a smaller --batch-size, or --test-batch-size"))
     except KeyboardInterrupt:
         sys.exit(complain(when_stopped, 130))

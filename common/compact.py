@@ -13,20 +13,27 @@ import copy
 
 import torch
 
+from common import UserError
 from common.keep import rounded_up
-from common.models.narrow import after_norm, narrow, narrow_masks, width_of
+from common.models.narrow import after_norm, compare, narrow, narrow_masks, width_of
+from common.models.own import Own
 
 
 def foldable_constants(modules, record, norm_after):
-    """bool (channels,): the channels whose filter is all zero and whose constant can go into the next layer's bias."""
+    """bool (channels,): the channels whose filter is all zero, or whose gamma is, and whose constant can go into the
+    next layer's bias."""
     producer, norm = record.producers[0]
     layer = modules[producer]
     none = torch.zeros(width_of(layer), dtype=torch.bool)
     if record.stream or len(record.producers) > 1:
         return none                                          # others add to these channels: no constants
+    if norm and (modules[norm].weight is None or modules[norm].running_mean is None):
+        return none
     empty = layer.weight.detach().eq(0).flatten(1).all(1).cpu()
-    value = none.double() if layer.bias is None else layer.bias.detach().double().cpu()
-    value = after_norm(modules[norm], value) if norm else value
+    value = none.double() if layer.bias is None else layer.bias.detach().cpu().double()
+    if norm:
+        empty |= modules[norm].weight.detach().eq(0).cpu()   # the channel is its beta
+        value = after_norm(modules[norm], value)
     consumers = [(consumer.layer, modules[consumer.layer]) for consumer in record.consumers]
     foldable = all((layer.bias is not None or norm_after.get(name)) and not any(getattr(layer, "padding", ()))
                    for name, layer in consumers)
@@ -35,16 +42,18 @@ def foldable_constants(modules, record, norm_after):
     return empty & (foldable | (value <= 0) & (not record.index))
 
 
-def removable(model, round_to=1):
-    """{layer: keep (channels,)} for `narrow`, only for layers that lose channels; {} if none can be removed."""
+def removable(model, round_to=1, constants=True):
+    """{layer: keep (channels,)} for `narrow`, only for layers that lose channels; {} if none can be removed. constants:
+    also remove channels that are constant, not only those that nothing reads."""
     modules, records, keep = dict(model.named_modules()), model.channels(), {}
     norm_after = {producer: norm for record in records for producer, norm in record.producers if norm}
     for record in records:
         if not record.producers:
             continue
         first = record.producers[0][0]
-        constant = foldable_constants(modules, record, norm_after)
-        alive = record.used(modules) & ~record.by_unit(first, constant).all(1)
+        alive = record.used(modules)
+        if constants:
+            alive &= ~record.by_unit(first, foldable_constants(modules, record, norm_after)).all(1)
         if not alive.any():
             alive[0] = True                                  # a layer keeps one channel, even of zeros
         alive = rounded_up(alive, round_to, record.group_size)
@@ -75,9 +84,17 @@ def compact(model, round_to=1):
 def compact_masked(model, masks, round_to=1):
     """(the network of `compact`, its masks): the given masks without the removed channels. A bias that absorbed a
     channel's constant is no longer masked."""
-    model = copy.deepcopy(model)
-    while keep := removable(model, round_to):
-        masks = narrow_masks(model, masks, keep)
-        model = narrow(model, keep)
-    parameters = dict(model.named_parameters())
-    return model, {name: mask | parameters[name].ne(0).cpu() for name, mask in masks.items()}
+    for constants in (True, False):                          # a gate may make a channel with no weights vary
+        small, left = copy.deepcopy(model), masks
+        try:
+            while keep := removable(small, round_to, constants):
+                left = narrow_masks(small, left, keep)
+                small = narrow(small, keep)
+        except UserError:
+            if not constants:
+                raise
+            continue
+        if not isinstance(model, Own) or not compare(model, small)[1]:
+            break
+    parameters = dict(small.named_parameters())
+    return small, {name: mask | parameters[name].ne(0).cpu() for name, mask in left.items()}

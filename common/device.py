@@ -23,6 +23,7 @@ def device_of(name=None):
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"--device {name} is not available here") from error
+    torch.backends.cudnn.allow_tf32 = False                  # fp32 means fp32, in convolutions too
     if device.type == "cpu":
         np.finfo(np.float32), np.finfo(np.float64)           # older numpy measures these, and warns after the next line
         torch.set_flush_denormal(True)                       # weights driven to zero pass through denormals: slow

@@ -15,14 +15,15 @@ def evaluate(model, loader):
     """{"loss": mean cross-entropy, "top1": percent, "top5": percent} over the loader."""
     was_training = model.training
     model.eval()
-    loss, top1, top5, seen = 0.0, 0, 0, 0
+    losses, top1, top5, seen = [], 0, 0, 0
     for images, labels in loader:
         logits = model(images).float()
-        loss += F.cross_entropy(logits, labels, reduction="sum").double()
+        losses.append(F.cross_entropy(logits, labels, reduction="sum"))
         hit = logits.topk(min(5, logits.shape[1])).indices.eq(labels[:, None])
         top1, top5, seen = top1 + hit[:, 0].sum(), top5 + hit.sum(), seen + len(labels)
     model.train(was_training)
-    return {"loss": float(loss / seen), "top1": 100 * int(top1) / seen, "top5": 100 * int(top5) / seen}
+    loss = float(torch.stack(losses).cpu().double().sum())
+    return {"loss": loss / seen, "top1": 100 * int(top1) / seen, "top5": 100 * int(top5) / seen}
 
 
 def names_of(model, dataset=None):

@@ -17,7 +17,7 @@ from common import UserError, cli, compute_flops, data, models, plots
 from common.data.arrays import balanced
 from common.device import device_of, facts
 from common.evaluate import against_record, evaluate, heading
-from common.files import checkpoint
+from common.files import checkpoint, lock
 
 
 class Source(NamedTuple):
@@ -99,7 +99,8 @@ def save(source, model, method, *, settings, top1, report, figure, holds="pruned
 
     settings: the script's flags; more: as checkpoint.of takes it, such as masks.
     """
-    source.folder.mkdir(parents=True, exist_ok=True)
+    lock.take(source.folder)
+    cli.output_folder(source.folder, settings["overwrite"], holds=holds)     # another process may have pruned meanwhile
     (source.folder / "prune.txt").write_text(f"{report}\n", encoding="utf-8")
     figure.savefig(source.folder / "prune.png", dpi=100)
     plots.pyplot().close(figure)
@@ -108,5 +109,6 @@ def save(source, model, method, *, settings, top1, report, figure, holds="pruned
     path = checkpoint.save(source.folder / holds, checkpoint.of(
         model, method, stage, source.dataset.name, prec1=top1, best_prec1=top1, args=settings, dense=source.dense,
         run=facts(source.test.device), **more))
+    lock.release(source.folder)
     print(f"wrote {path} ({path.stat().st_size:,} bytes), prune.txt and prune.png")
     return path

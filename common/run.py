@@ -135,7 +135,8 @@ class Run:
     def track(self, **scalars):
         """Adds to the epoch's means (0-dim tensors or numbers); no wait for the device but every 20th batch."""
         for name, value in scalars.items():
-            value = value.detach().double() if isinstance(value, torch.Tensor) else value
+            if isinstance(value, torch.Tensor):
+                value = value.detach().to(torch.float32 if value.device.type == "mps" else torch.float64)
             total, count = self.totals.get(name, (0.0, 0))
             self.totals[name] = total + value, count + 1
         if self.progress is not None and not self.progress.disable and self.progress.n % 20 == 0:

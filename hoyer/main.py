@@ -55,6 +55,7 @@ def flags():
     parser = cli.parser(__doc__)
     add_flags(parser)
     parser.add_argument("--reg", choices=("none", *PENALTIES), default="none", help="the penalty")
+    parser.set_defaults(decay=None)
     return parser
 
 
@@ -121,7 +122,11 @@ def train(args):
 
 
 def main(argv=None):
-    train(flags().parse_args(argv))
+    args = flags().parse_args(argv)
+    if args.decay is not None and args.reg == "none":
+        raise UserError("--decay is the coefficient of a penalty; name it with --reg")
+    args.decay = 1e-3 if args.decay is None else args.decay
+    train(args)
 
 
 if __name__ == "__main__":

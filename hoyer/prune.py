@@ -191,6 +191,8 @@ def check(args):
         raise UserError("give one of --sensitivity, --keep-weights and --keep-macs, or --ratios")
     if args.ratios and (args.sensitivity is not None or args.granularity != "channel"):
         raise UserError("--ratios is for --granularity channel, and there is no --sensitivity beside it")
+    if args.keep_macs and args.criterion == "random":
+        raise UserError("--criterion random empties no channels, so MACs say little; give --keep-weights")
     if args.granularity != "element" and args.criterion == "random":
         raise UserError(f"--criterion random chooses single entries; leave out --granularity {args.granularity}")
     if args.granularity == "channel" and args.rule == "V":

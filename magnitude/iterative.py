@@ -120,6 +120,7 @@ def iterate(args):
     earlier = [*root.glob("round-*/*.pth.tar"), *root.glob("finetuned.pth.tar")]
     if earlier and not continues and not args.overwrite:
         raise UserError(f"{root} already holds rounds; --resume auto continues them, --overwrite starts again")
+    lock.take(root)
 
     for number, percent in enumerate(ladder(args.percent), 1):
         folder = root / f"round-{number:02}"
@@ -150,6 +151,7 @@ def iterate(args):
     done = {key: value for key, value in ckpt.items() if key != "path"} | {"epoch": epochs}  # of all rounds together
     done["run"]["minutes"] = minutes
     print(f"wrote {checkpoint.save(root / 'finetuned.pth.tar', done)}")
+    lock.release(root)
 
 
 if __name__ == "__main__":

@@ -73,9 +73,9 @@ def main(argv=None):
 def train(args):
     start = training.load(args.pretrained, network, args.arch, args.depth, args.image_size, args.dense)
     args.dataset = args.dataset or start and start["dataset"] or "cifar10"
-    args.rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
-    if not 1 <= args.rewind_epoch <= args.epochs:
-        raise UserError(f"--rewind-epoch {args.rewind_epoch} is not one of the {args.epochs} epochs")
+    rewind_epoch = max(1, args.epochs // 20) if args.rewind_epoch is None else args.rewind_epoch
+    if not 1 <= rewind_epoch <= args.epochs:
+        raise UserError(f"--rewind-epoch {rewind_epoch} is not one of the {args.epochs} epochs")
     arch, cfg = (start["arch"], start["cfg"]) if start else network(args.arch or "resnet20", args.depth)
     run = Run("magnitude", "dense", models.name(arch, cfg), **vars(args))
     dataset = data.for_arch(arch, cfg, start=start, **cli.data_flags(args))
@@ -100,7 +100,7 @@ def train(args):
             run.track(loss=loss)
         scheduler.step()
         run.log(epoch, **evaluate(model, test))
-        if epoch + 1 == args.rewind_epoch and run.rank == 0:
+        if epoch + 1 == rewind_epoch and run.rank == 0:
             checkpoint.save(run.folder / "early.pth.tar", run.checkpoint(model, epoch=epoch + 1))
         run.save(epoch, model, optimizer, scheduler)
     run.finish(model)

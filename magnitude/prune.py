@@ -132,7 +132,8 @@ def rule_of(args, ckpt, way=""):
 def add_rule(parser, how):
     """The flags of the rule except --percent, for iterative.py too; how: the parser, or its group for --per-layer."""
     add = parser.add_argument
-    add("--scope", choices=("conv", "conv+linear"), default="conv", help="layers to prune (default: conv)")
+    add("--scope", choices=("conv", "conv+linear"), default="conv", help="layers to prune (default: conv; --ratios "
+        "prunes those in its file)")
     how.add_argument("--per-layer", action="store_true", help="prune the same fraction of every layer, instead of by "
                      "one threshold")
     add("--criterion", choices=("magnitude", "random"), default="magnitude", help="random: the control, which keeps as "

@@ -37,7 +37,8 @@ WAYS = ("lr-rewind", "weight-rewind", "scratch-e", "scratch-b")
 
 def add_flags(parser, ways=WAYS):
     """The flags of rewind.py, also for iterative.py; their defaults are those of the dense run."""
-    finetune.add_flags(parser, ways, *["the dense run's"] * 3)
+    finetune.add_flags(parser, ways, *["the dense run's"] * 2, "the dense run's; the milestones before the epoch to "
+                       "rewind to make it smaller")
     parser.add_argument("--rewind-to", metavar="FILE", help="early.pth.tar or init.pth.tar of the dense run, for "
                         "--retrain weight-rewind")
 

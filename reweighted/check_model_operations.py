@@ -136,15 +136,17 @@ def main(argv=None):
     add("--input-bits", type=cli.positive, help="bits of activations and multiplications (default: 16 as published, 32 "
         "by the rules; a quantized file has its own)")
     add("--param-bits", type=cli.positive, help="bits of stored values, with the same defaults")
-    add("--accumulator-bits", type=cli.positive, default=32, help="bits of additions (default: 32)")
+    add("--accumulator-bits", type=cli.positive, help="bits of additions (default: 32)")
     add("--adds", choices=("flat", "tree"), default="flat", help="tree: in the binary tree of the "
-        "original README, half of them at twice the --input-bits, a quarter at one more, ...")
+        "original README, half of them at twice the bits of the activations, a quarter at one more, ...")
     add("--sparsity", type=cli.fraction, default=0.0, help="sparsity of the first table, for all layers")
     add("--thop", action="store_true", help="also print pytorch-opcounter's figure, the original's 325.4M")
     add("--legacy-count", action="store_true", help="128,000 weights in the linear layer, as the original counts")
     args = parser.parse_args(argv)
     mult_bits, param_bits = args.input_bits or 16, args.param_bits or 16                 # as published
-    if max(mult_bits, param_bits, args.accumulator_bits) > 32:
+    if args.accumulator_bits and args.adds == "tree":
+        raise UserError("--adds tree says how many bits additions have; leave out --accumulator-bits")
+    if max(mult_bits, param_bits, args.accumulator_bits or 0) > 32:
         raise UserError("at most 32 bits")
     ckpt = checkpoint.load(args.file, network, args.arch, args.depth, quantized=True)
     model = checkpoint.to_model(ckpt)
@@ -152,7 +154,10 @@ def main(argv=None):
     with torch.no_grad():
         for weight in dense.parameters():
             weight.fill_(1)
-    add_bits = tree_bits(mult_bits) if args.adds == "tree" else args.accumulator_bits
+
+    def bits_of_adds(inputs):
+        return tree_bits(inputs) if args.adds == "tree" else args.accumulator_bits or 32
+    add_bits = bits_of_adds(mult_bits)
 
     # the original's table
     lines = legacy(dense, args.sparsity, param_bits)
@@ -174,6 +179,7 @@ def main(argv=None):
     bits = {name: entry["bits"] for name, entry in quant.items()} or dict.fromkeys(floats, args.param_bits or 32)
     inputs = [entry["bits"] for entry in (ckpt.get("activations") or {}).values()]
     at = max(inputs, default=32 if quant else args.input_bits or 32)
+    add_bits = bits_of_adds(at)
     print(f"\n{ckpt['path']}, {ckpt['stage']}: the zeros of each layer, activations at {at} bits")
     print(table(true(model, rows, bits, at), 32, add_bits))
     t = totals(model, args.legacy_count)

@@ -77,7 +77,8 @@ def reweighted_schedule(epochs, batches, faithful=False):
 def check(args):
     """UserError for flags that would be ignored."""
     own = flags().parse_args([])
-    names = ("width", "warmup_epochs", "warmup_lr") if args.rew else ("lam", "eps", "sparsity_type", "faithful")
+    names = ("width", "warmup_epochs", "warmup_lr") if args.rew else (
+        "lam", "eps", "sparsity_type", "faithful", "keep_zeros")
     unused = [name for name in names if getattr(args, name) != getattr(own, name)]
     if args.rew and args.lr_scheduler == "default":
         unused.append("lr_scheduler")

@@ -80,7 +80,10 @@ def masks_of(keep, model):
 
 def masked(ckpt, model):
     """{batch norm: keep (candidates,)} by the masks of a checkpoint. UserError if it does not have them all."""
-    masks = ckpt.get("masks", {})
-    if not all(f"{name}.weight" in masks for name in candidates(model)):
-        raise UserError(f"{ckpt['path']} holds no masks of channels; give a network that mask.py pruned")
-    return {name: masks[f"{name}.weight"][i] for name, i in candidates(model).items()}
+    masks, found = ckpt.get("masks", {}), {}
+    for name, i in candidates(model).items():
+        parts = [masks[key][i] for key in (f"{name}.weight", f"{name}.bias") if key in masks]
+        if len(parts) < 2:
+            raise UserError(f"{ckpt['path']} holds no masks of channels; give a network that mask.py pruned")
+        found[name] = parts[0] | parts[1]
+    return found

@@ -118,6 +118,8 @@ def parse(argv=None):
     if args.ratios and (args.percent is not None or args.faithful):
         raise UserError("--ratios says how many channels of each layer to remove; leave out "
                         f"--{'faithful' if args.faithful else 'percent'}")
+    if args.streams and args.criterion == "random" and not args.keep_macs:
+        raise UserError("--streams removes more channels if they are chosen at random; give --keep-macs")
     if args.percent is None and not args.ratios:
         args.percent = 0.5
     return args

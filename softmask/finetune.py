@@ -7,7 +7,7 @@ The original stops after pruning. Network, widths and data set come from the fil
 
 --wbit 4 trains the network that quantize_model.py will make with the same flags (straight-through estimator, Bengio et
 al. 2013): loss and gradient are those of rounded weights q(w), and the optimizer changes w. Accuracies are those of
-q(w), which finetuned.pth.tar holds; checkpoint.pth.tar holds w.
+q(w), which finetuned.pth.tar holds; checkpoint.pth.tar and model_best.pth.tar hold w.
 """
 import sys
 from pathlib import Path
@@ -28,7 +28,7 @@ from softmask.quantizers import METHODS, rounded
 
 
 def parse(argv=None):
-    parser = cli.parser(__doc__, epochs=20, batch_size=64, lr=0.01, seed=1)
+    parser = cli.parser(__doc__, epochs=20, batch_size=64, lr=0.01, seed=1, arch=cli.RECORDED)
     add = parser.add_argument
     add("--pruned", "--model", dest="pruned", metavar="FILE", required=True, help="pruned_model.pth.tar")
     zeros.add_flags(parser)
@@ -47,7 +47,7 @@ def main(argv=None):
     args = parse(argv)
     if not args.wbit and (args.method or args.per_channel):
         raise UserError("--method and --per-channel need --wbit")
-    ckpt = checkpoint.load(args.pruned, network, image_size=args.image_size)
+    ckpt = checkpoint.load(args.pruned, network, args.arch, args.depth, args.image_size)
     masks = zeros.kept(ckpt, args.keep_zeros, args.dense)    # True: kept
     args.dataset = args.dataset or checkpoint.dataset_of(ckpt)
     args.length = args.length if args.length is not None else 8 * (Path(args.dataset).stem == "cifar100")

@@ -173,7 +173,8 @@ def main(argv=None):
         run.save(epoch, result, optimizer, scheduler, resume={"net": net, "averaged": averaged}, **more)
     run.finish(model)
     if masked and run.rank == 0:
-        prune.prune(cli.settings(prune, args, model=str(run.folder / "checkpoint.pth.tar"), overwrite=True))
+        prune.prune(cli.settings(prune, args, model=str(run.folder / "checkpoint.pth.tar"), arch=None, depth=None,
+                                 overwrite=True))
 
 
 def stored(net, unstructured):

@@ -52,9 +52,8 @@ def choose(model, order, t=0.0, quiet=False, round_to=1):
 def prune(args):
     # load
     beside = None if args.keep_macs or args.keep_weights else str(Path(args.model).parent)
-    source = pruning.load(args.model, network, save=args.save or beside, what="softmask-pruned", holds=NAME,
-                          overwrite=args.overwrite, device=args.device, batch_size=args.test_batch_size,
-                          **cli.data_flags(args))
+    source = pruning.load(args.model, network, what="softmask-pruned", holds=NAME,
+                          **cli.prune_flags(args) | {"save": args.save or beside})
     model, ckpt = source.model.to(source.test.device), source.ckpt                # the masks are inside its weights
     soft_masks, trained = ckpt.get("soft_masks"), ckpt["args"]
     if not soft_masks:
@@ -102,13 +101,13 @@ NAME = "pruned_model.pth.tar"                                # the original's na
 
 
 def flags():
-    parser = cli.parser(__doc__, train=False)
+    parser = cli.parser(__doc__, train=False, arch=cli.RECORDED)
     add = parser.add_argument
     add("--model", metavar="FILE", required=True, help="checkpoint.pth.tar of main.py with --target")
     keeping.add_flags(parser.add_mutually_exclusive_group())
     pruning.add_recalibrate(parser)
     add("--round-to", type=cli.positive, default=1, metavar="N", help="round channels per layer up to a multiple of N; "
-        "multiples of 8 run faster")
+        "multiples of 8 run faster (without --keep-macs the added ones are zero, and stay so)")
     add("--save", help="folder to write to (default: that of the file; with --keep-macs or --keep-weights, "
         "logs/DATASET-NETWORK-softmask-pruned)")
     add("--overwrite", action="store_true", help=f"write over an earlier {NAME}")

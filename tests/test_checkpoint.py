@@ -97,6 +97,12 @@ def test_an_unwritable_folder_is_named(tmp_path):
         save(tmp_path / "file/sub/c.pth.tar", make())
 
 
+def test_the_usual_size_of_images_is_no_other_network(tmp_path):
+    path = save(tmp_path / "a.pth.tar", make())
+    assert checkpoint.load(path, image_size=32)["cfg"] == checkpoint.load(path)["cfg"]
+    assert checkpoint.load(path, image_size=64)["cfg"] == {**checkpoint.load(path)["cfg"], "image_size": 64}
+
+
 def test_chkpt_is_looked_up_in_the_repository(tmp_path, monkeypatch):
     root = tmp_path / "repository"
     bundled = save(root / "chkpt" / "x.pth.tar", make(seed=1))

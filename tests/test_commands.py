@@ -246,6 +246,7 @@ REFUSALS = [  # script, flags, message
       for method in ("slimming", "magnitude") for percent in ("1", "-0.1", "nan")],
     *[(f"slimming.{script}", "--model lenet300.pth.tar", "has no batch norm")
       for script in ("prune", "mask", "compact")],
+    ("slimming.prune", "--model vgg.pth.tar --streams --criterion random", "chosen at random; give --keep-macs"),
     ("slimming.compact", "--model vgg.pth.tar", "holds no masks of channels; give a network that mask.py pruned"),
     *[("slimming.eval", flags, message) for flags, message in (
         ("", "FILE --model.* is required"), ("none.pth.tar", "no checkpoint none.pth.tar"),
@@ -256,7 +257,8 @@ REFUSALS = [  # script, flags, message
         ("--mean 123,117,104", "list of numbers in"), ("--std a", "list of numbers in"))],
 
     *[("hoyer.main", flags, message) for flags, message in (
-        ("--reg 9", "--reg: invalid choice: '9'"), ("--reg 3", "hs'?, '?tl1"), ("--decay -1", "number from 0 up"),
+        ("--reg 9", "--reg: invalid choice: '9'"), ("--decay 0.1", "coefficient of a penalty"),
+        ("--reg 3", "hs'?, '?tl1"), ("--decay -1", "number from 0 up"),
         ("--arch lenet", "no --arch lenet; .* lenet300"), ("--schedule soon", "cosine"),
         ("--schedule cosine 5", "not both"), ("--arch resnet --drop 0.3", "no dropout"), ("--arch resnet21", r"6n\+2"),
         ("--model nowhere", "no checkpoint nowhere"), ("--arch mlp --depth 3", "no depth"),
@@ -277,9 +279,13 @@ REFUSALS = [  # script, flags, message
         ("", "give one of --sensitivity, --keep-weights and --keep-macs"),
         ("--keep-weights 0.1 --keep-macs 0.1", "not allowed with"), ("--keep-macs 0", "fraction in"),
         ("--keep-macs 0.5 --sensitivity 0.1", "not allowed with"),
+        ("--keep-macs 0.5 --criterion random", "empties no channels, so MACs say little; give --keep-weights"),
         ("--granularity channel --rule V --sensitivity 1", "leave out --rule V"),
         ("--sensitivity 1 --rule X", "invalid choice"), ("--sensitivity 1 --arch cnn", "not --arch cnn"))],
     ("hoyer.finetune", "--model lenet300.pth.tar", "holds no masks"),
+    *[(f"softmask.{script}", "--model vgg.pth.tar --arch resnet8", "holds a vgg .*not --arch resnet8; leave them out")
+      for script in ("prune", "finetune")],
+    ("reweighted.main", "--keep-zeros", "--keep-zeros has no effect without --rew"),
     *[("hoyer.prun_tune_T", f"--model lenet300.pth.tar --schedule {schedule}", message)
       for schedule, message in (("soon", "'soon' is not an epoch number"), ("cosine 5", "not both"))],
     *[("hoyer.sweep", flags, message) for flags, message in (

@@ -110,6 +110,16 @@ def test_a_large_checksum_costs_little(tmp_path):
     assert times[2] - times[1] < 10 * (times[1] - times[0]) + 1
 
 
+@pytest.mark.parametrize("name, fits", [("/写真\u3000集/caf\xe9\xa0.npz", True), ("a\x1b[2J", False), ("a\nb", False)])
+def test_what_a_file_calls_its_data_is_text_of_one_line(name, fits, tmp_path):
+    path = checkpoint.save(tmp_path / "a.pth.tar", small() | {"dataset": name})
+    if fits:
+        assert checkpoint.load(path)["dataset"] == name
+    else:
+        with pytest.raises(UserError, match="its dataset is not text of one line"):
+            checkpoint.load(path)
+
+
 # A file's declared sizes
 
 

@@ -450,6 +450,16 @@ def sparse_like(arch, **cfg):
     return model.eval(), masks
 
 
+def test_a_channel_without_gamma_is_taken_out():
+    model = like_trained(models.build("vgg", depth=11, widths=WIDER[:-1]).double()).eval()
+    norm = model.feature[1]
+    with torch.no_grad():
+        norm.weight[:3], norm.bias[:3] = 0, torch.tensor([-0.5, 0, 0.5])       # the last is not zero at the border
+    small = take_out(model)
+    assert small.feature[0].out_channels == model.feature[0].out_channels - 2
+    assert_same_logits(model, small, 1e-9)
+
+
 WIDER = [16, "M", 24, "M", 32, 32, "M", 40, 32, "M", 24, 40, "M"]
 ZOO = {"lenet300": {}, "lenet5": {}, "alexnet": {}, "vgg-plain": dict(depth=11, variant="bearpaw", widths=WIDER),
        "vgg": dict(depth=11, variant="bearpaw_bn", widths=WIDER), "resnet": dict(depth=20, block="basic"),

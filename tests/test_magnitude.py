@@ -674,6 +674,7 @@ def test_rounds_of_weight_rewinding(trained, tmp_path, capsys):
 def test_weight_rewinding_in_a_trial_run_of_two_epochs(tmp_path, capsys):
     """--epochs 2 everywhere: the dense run keeps its weights after epoch 1, and one epoch is left of it."""
     main.main([*TINY, "--arch", "resnet8", "--epochs", "2", "--save", str(tmp_path / "dense")])
+    assert checkpoint.load(tmp_path / "dense/early.pth.tar")["args"]["rewind_epoch"] is None        # it was not given
     cut(tmp_path / "dense/checkpoint.pth.tar", tmp_path / "pruned", "--percent", "0.5")
     for name, epochs in (("early", 1), ("init", 2)):
         tuned = tune(tmp_path / "pruned/pruned.pth.tar", tmp_path / name, "--epochs", 2, "--retrain", "weight-rewind",

@@ -4,10 +4,12 @@ import copy
 import pytest
 import torch
 from by_hand import save
+from reliability import same
 from test_trace import EVERYTHING, half
 from torch import nn
 
 from common import UserError, compute_flops, models
+from common.compact import compact
 from common.files import checkpoint
 from common.models import own
 from common.models.narrow import narrow, prove, silence
@@ -167,6 +169,97 @@ def test_a_plain_state_dict_is_fitted(file, tmp_path):
         torch.save({name: t for name, t in (state | change).items() if t is not None}, tmp_path / "my.pth")
         with pytest.raises(UserError, match=message):
             checkpoint.load(tmp_path / "my.pth", arch=spec)
+
+
+class Net(nn.Module):
+    """Three layers; `between` computes something after the first."""
+
+    def __init__(self, between, **modules):
+        super().__init__()
+        self.a, self.b, self.fc = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(8, 100)
+        self.between = [between]
+        for name, module in modules.items():
+            setattr(self, name, module)
+
+    def forward(self, x):
+        x = self.between[0](self, torch.relu(self.a(x)))
+        return self.fc(torch.relu(self.b(x)).mean((2, 3)))
+
+
+@pytest.fixture
+def build(monkeypatch):
+    def build(between=lambda net, x: x, **modules):
+        torch.manual_seed(0)
+        monkeypatch.setitem(own.NAMED, "nets.py:Net", lambda: Net(between, **modules))
+        return models.build("nets.py:Net", num_classes=100, input=[3, 8, 8]).eval()
+    return build
+
+
+def test_what_is_cut_in_two_steps_is_loaded(build, tmp_path):
+    model, some = build(), torch.arange(8) < 5
+    for keep in ({"a": some}, {"b": some}):                  # two axes of b's weight
+        model = narrow(model, keep)
+    again = checkpoint.to_model(checkpoint.load(save(tmp_path / "a.pth.tar", model)))
+    assert again.b.weight.shape == (5, 5, 1, 1) and same(again.state_dict(), model.state_dict())
+
+
+def test_a_state_dict_of_a_class_that_takes_no_number_of_classes(build, tmp_path):
+    model = build()
+    torch.save(model.state_dict(), tmp_path / "my.pth")
+    assert checkpoint.load(tmp_path / "my.pth", arch="nets.py:Net", image_size=8)["cfg"]["num_classes"] == 100
+
+
+def test_its_own_train_is_called(build):
+    model = build()
+    model.wrapped.train = lambda mode: model.a.eval() and model.b.train(mode)
+    assert (model.train().training, model.a.training, model.b.training) == (True, False, True)
+
+
+def attended(net, x):
+    tokens = x.flatten(2).mT
+    return net.attention(tokens, tokens, tokens)[0].mT.view_as(x)
+
+
+def test_attention_is_counted_on_every_device(build):
+    model = build(attended, attention=nn.MultiheadAttention(8, 2, batch_first=True))
+    a, b, fc, inside = 64 * 27 * 8, 64 * 8 * 8, 800, 64 * 8 * 24 + 2 * 64 * 64 * 8 + 64 * 8 * 8
+    assert compute_flops.count(model).total.macs == a + b + fc + inside
+    assert compute_flops.dense_total({"arch": model.arch, "cfg": model.cfg, "dense": None}, model).macs == (
+        a + b + fc + inside)
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
+def test_layers_that_run_on_patches_are_counted_on_all_and_shared_parameters_once(build):
+    shared = nn.Conv2d(8, 8, 1)
+    model = build(lambda net, x: net.c(net.d(x.unflatten(3, (2, 4)).movedim(3, 1).flatten(0, 1)))
+                  .unflatten(0, (-1, 2)).movedim(1, 3).flatten(3), c=shared, d=nn.Conv2d(8, 8, 1))
+    model.d.weight = shared.weight
+    count = compute_flops.count(model)
+    assert [row.macs for row in count.rows if row.name in "cd"] == [64 * 64] * 2 and count.elsewhere == 0
+    assert count.total.params == sum(p.numel() for p in model.parameters())
+
+
+def gated(net, x):
+    return x * torch.sigmoid(net.gate(x.mean((2, 3))))[:, :, None, None]
+
+
+@pytest.mark.parametrize("between, modules", [
+    (gated, {"gate": nn.Linear(8, 8)}), (lambda net, x: net.norm(x), {"norm": nn.BatchNorm2d(8, affine=False)})])
+def test_compaction_takes_no_channel_for_a_constant_that_is_none(between, modules, build):
+    model = build(between, **modules)
+    with torch.no_grad():
+        model.a.weight[1], model.a.bias[1], model.b.weight[:, 2] = 0, 0.5, 0
+        for gate in modules.values() if between is gated else ():
+            gate.weight[:, 2] = 0
+    small = compact(model)
+    assert prove(model, small) < 1e-6 and small.a.out_channels == 7            # without the one that nothing reads
+
+
+def test_code_that_cannot_compute_in_float64_is_named(build):
+    model = build(lambda net, x: x.float())
+    model.channels()
+    with pytest.raises(UserError, match="the network's code cannot compute in float64 .*float"):
+        narrow(model, {"a": torch.arange(8) < 5})
 
 
 # Scripts; the commands of docs/own-network.md, with all five methods, run in test_readmes.py

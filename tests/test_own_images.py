@@ -95,6 +95,7 @@ def test_of_a_moving_image_the_first_frame_is_read(tmp_path):
 
 
 @pytest.mark.parametrize("names, order", [
+    (["__background__", "cat"], ["__background__", "cat"]),
     ([str(i) for i in range(12)], [str(i) for i in range(12)]), (["01", "1", "10", "2"], ["01", "1", "2", "10"]),
     (["1", "10", "2", "b"], ["1", "10", "2", "b"])])
 def test_classes_whose_names_are_numbers_are_in_their_order(names, order, tmp_path):

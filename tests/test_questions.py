@@ -91,6 +91,20 @@ def test_the_accuracies_are_those_of_the_networks(method, tmp_path, monkeypatch,
         assert not same(before, masked.state_dict()) and (method == "reweighted" or masked is seen[-2])
 
 
+def test_of_two_that_prune_into_one_folder_the_second_is_refused(tmp_path, monkeypatch):
+    prune = importlib.import_module("magnitude.prune")
+    file, evaluate = file_of(tmp_path, "magnitude", models.build("resnet", depth=8)), prune.evaluate
+
+    def meanwhile(*given):
+        (tmp_path / "p").mkdir(exist_ok=True)
+        (tmp_path / "p/pruned.pth.tar").write_bytes(b"theirs")
+        return evaluate(*given)
+    monkeypatch.setattr(prune, "evaluate", meanwhile)
+    with pytest.raises(UserError, match="p already holds a pruned.pth.tar"):
+        pruned(tmp_path / "p", "magnitude", file)
+    assert (tmp_path / "p/pruned.pth.tar").read_bytes() == b"theirs"
+
+
 # --recalibrate
 
 

@@ -747,6 +747,11 @@ def test_quantize_model_end_to_end(tmp_path, capsys):
     counted = operations.main([str(out)])
     assert counted.score == pytest.approx(scores.rules(
         rounded, ckpt["masks"], dict.fromkeys(ckpt["quant"], 8), 8, scales=2 * len(layers) * 2).score)
+    assert operations.main([str(out), "--adds", "tree"]).score == pytest.approx(scores.rules(
+        rounded, ckpt["masks"], dict.fromkeys(ckpt["quant"], 8), 8, operations.tree_bits(8),
+        scales=2 * len(layers) * 2).score)
+    with pytest.raises(UserError, match="says how many bits additions have; leave out --accumulator-bits"):
+        operations.main([str(out), "--adds", "tree", "--accumulator-bits", "16"])
 
 
 # the original's launcher
@@ -763,6 +768,8 @@ def test_the_launcher_runs_four_phases_and_goes_on(tmp_path, capsys):
         launcher.run(launcher.parse(flags))
     launcher.run(launcher.parse([*flags, "--resume", "auto"]))           # all of it is done
     assert "is there already" in capsys.readouterr().out
+    with pytest.raises(UserError, match="pruned.pth.tar was made with threshold 0.05; give the same"):
+        launcher.run(launcher.parse([*flags, "--resume", "auto", "--threshold", "0.1"]))
     # phase by phase the same
     for more in (["--rew", "--pretrained", str(tmp_path / "a/dense/checkpoint.pth.tar")], ["--masked-retrain"]):
         launcher.run(launcher.parse([*flags[:-2], *more, "--save", str(tmp_path / "b")]))

@@ -15,7 +15,7 @@ from reliability import differences, same
 
 from common import UserError, cli, data
 from common.evaluate import evaluate
-from common.files import checkpoint, lock
+from common.files import checkpoint, lock, resume
 from slimming import eval as slimming_eval
 from slimming import main
 
@@ -323,6 +323,18 @@ def test_more_epochs_are_refused_where_the_schedule_goes_by_them(whole):
     assert files(whole) == before
 
 
+def test_more_epochs_are_refused_where_a_schedule_begins_as_flat(whole):
+    optimizers = [torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], 0.1) for _ in range(2)]
+    before, now = [torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs)
+                   for optimizer, epochs in zip(optimizers, (300, 320), strict=True)]
+    optimizers[0].step()
+    before.step()
+    ckpt = {"epoch": 1, "resume": {"rows": [{"lr": 0.1}], "scheduler": before.state_dict(),
+                                   "optimizer": optimizers[0].state_dict()}}
+    with pytest.raises(UserError, match="x: the schedule goes by --epochs"):
+        resume.replay("x", ckpt, 320, optimizers[1], now)
+
+
 @pytest.mark.parametrize("script, flags, extends", [
     ("magnitude", ["--schedule", "1", "3"], True), ("magnitude", [], False), ("softmask", [], True),
     ("softmask", ["--schedule", "cosine"], False), ("hoyer", [], True), ("hoyer", ["--schedule", "cosine"], False),
@@ -344,6 +356,14 @@ def test_which_methods_can_have_more_epochs(script, flags, extends, tmp_path):
     else:
         with pytest.raises(UserError, match="goes by --epochs|another run"):
             run("run", "4", "--resume", "auto")
+
+
+def test_too_little_memory_is_said(capsys):
+    with pytest.raises(SystemExit):
+        cli.script(lambda: torch.empty(2 ** 60))
+    assert "out of memory; give a smaller --batch-size" in capsys.readouterr().err
+    with pytest.raises(RuntimeError, match="mat1"):
+        cli.script(lambda: torch.ones(1, 2) @ torch.ones(1, 2))
 
 
 # Two runs, one folder

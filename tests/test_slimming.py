@@ -218,6 +218,19 @@ def test_compact_after_a_first_narrowing(tmp_path):
     assert_same_logits(checkpoint.to_model(masked), checkpoint.to_model(small))
 
 
+def test_masks_of_gammas_alone_remove_no_channels(tmp_path):
+    """hoyer prunes gammas, and their channels are constant then."""
+    model = trained_like("vgg")
+    masks = {f"{name}.weight": torch.arange(len(i)) > 0 for name, i in channels.candidates(model).items()}
+    with pytest.raises(UserError, match="x holds no masks of channels"):
+        channels.masked({"path": "x", "masks": masks}, model)
+    first, *_ = names = list(channels.candidates(model))
+    both = masks | {f"{name}.bias": masks[f"{name}.weight"].clone() for name in names}
+    both[f"{first}.bias"][0] = True
+    found = channels.masked({"path": "x", "masks": both}, model)
+    assert found[first].all() and [name for name in names if found[name].all()] == [first]
+
+
 def test_a_fully_masked_layer_is_no_error_and_still_compacts(tmp_path, capsys):
     model = trained_like("resnet")
     model.layer2[0].bn2.weight.data.mul_(1e-6)               # this layer goes as a whole

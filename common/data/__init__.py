@@ -38,7 +38,7 @@ def load(name, data_dir=None, image_size=None, subset=None, holdout=0, channels=
         found = arrays.generated(name, channels == 1, directory / f"{key}.npz")
     else:
         path, key = find(name, directory)
-        if path and path.parent != directory:                # valid in every folder
+        if path and (path.parent != directory or str(name) != path.stem):                # valid in every folder
             name = os.path.abspath(path)
         if path and path.is_dir():
             from common.data.folder import read_folder
@@ -59,8 +59,9 @@ def directory_of(data_dir=None):
 
 def find(name, directory):
     """(file or folder that holds the data set, or None to download it; the name its statistics go by)."""
-    name = str(Path(name))                                   # without a trailing slash
-    for kept, images in ((directory / f"{name}.npz", directory / name), (Path(f"{name}.npz"), Path(name))):
+    given, name = str(name), str(Path(name))                 # without a trailing slash
+    places = [(directory / f"{name}.npz", directory / name), (Path(f"{name}.npz"), Path(name))]
+    for kept, images in places if given == Path(name).name else reversed(places):         # a path is looked at first
         for path in (kept, images):
             if path.is_file() and path.suffix == ".npz":
                 return path, path.stem

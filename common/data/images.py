@@ -29,7 +29,7 @@ def image_files(folder, passed):
                 passed[f"{kind or 'without suffix'} (not read)"] += 1
             elif file.is_symlink():                          # it may lead back to where it is
                 passed["linked folder"] += 1
-            elif not file.name.startswith("__"):
+            elif file.name != "__MACOSX":
                 todo.append(file)
     return sorted(found)
 
@@ -42,7 +42,7 @@ def passed_over(passed):
 def folders(path):
     """The folders in a folder, without hidden ones and those that macOS archives add; sorted, as numbers if all names
     are numbers."""
-    found = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith((".", "__"))]
+    found = [p for p in path.iterdir() if p.is_dir() and not p.name.startswith(".") and p.name != "__MACOSX"]
     numbers = all(p.name.isascii() and p.name.isdecimal() for p in found)
     return sorted(found, key=lambda p: (int(p.name) if numbers else 0, p.name))
 

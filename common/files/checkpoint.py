@@ -84,7 +84,8 @@ def load(path, network=models.any_network, arch=None, depth=None, image_size=Non
         raise UserError(f"{path} is quantized already; give the network that it was made from")
     checks.agree(path, ckpt, network, arch, depth)
     ckpt["state_dict"] = {k: v.float() if v.is_floating_point() else v for k, v in ckpt["state_dict"].items()}
-    return ckpt | {"cfg": {**model.cfg, "image_size": image_size}} if image_size else ckpt
+    cfg = {**model.cfg, "image_size": image_size}
+    return ckpt | {"cfg": network_of(ckpt["arch"], cfg, path, models.sketch).cfg} if image_size else ckpt
 
 
 def to_model(ckpt):

@@ -18,7 +18,7 @@ FORMAT = 1
 STAGES = ("dense", "sparse", "pruned", "finetuned", "quantized")
 PERCENT = ((int, float, type(None)), "a percentage", lambda v: v is None or 0 <= v <= 100)
 COUNT = ((int,), "a number from 0 up", lambda v: 0 <= v < 2 ** 63)
-TEXT = ((str,), "text of one line", lambda v: v.isprintable() and len(v) < 5000)
+TEXT = ((str,), "text of one line", lambda v: not re.search(r"[\0-\x1f\x7f-\x9f\u2028\u2029]", v) and len(v) < 5000)
 TABLE = ((dict,), "a dictionary", lambda v: all(isinstance(key, str) for key in v))
 FIELDS = {"method": TEXT, "arch": TEXT, "dataset": TEXT, "rule": TEXT, "epoch": COUNT, "prec1": PERCENT,
           "best_prec1": PERCENT, "args": TABLE, "cfg": TABLE, "run": TABLE, "resume": TABLE, "masks": TABLE,

@@ -93,18 +93,20 @@ def put_back(path, ckpt, epochs, model, optimizer, scheduler=None, more=None):
 
 
 def replay(path, ckpt, epochs, optimizer, scheduler):
-    """Steps the fresh scheduler through the finished epochs. UserError if a learning rate differs from the run's, as
-    with schedules that are stretched over --epochs."""
+    """Steps the fresh scheduler through the finished epochs. UserError if a learning rate differs from the run's, or
+    would later, as with schedules that are stretched over --epochs."""
     state, done = ckpt["resume"], ckpt["epoch"]
+    stretched = "the schedule goes by --epochs; more of them need a run of their own, with another --save"
     was = [row["lr"] for row in state["rows"][:done]] + [state["optimizer"]["param_groups"][0]["lr"]]
     steps = state["scheduler"]["last_epoch"] // max(done, 1)
     for epoch, lr in enumerate(was):
         now = optimizer.param_groups[0]["lr"]
         if not math.isclose(now, lr, rel_tol=1e-5, abs_tol=1e-12):
             raise UserError(f"{path}: of {epochs} epochs number {epoch + 1} would have had the learning rate "
-                            f"{now:.4g}, it had {lr:.4g}, for the schedule goes by --epochs; more of them need a run "
-                            "of their own, with another --save")
+                            f"{now:.4g}, it had {lr:.4g}, for {stretched}")
         with warnings.catch_warnings():                      # of steps without an optimizer's
             warnings.simplefilter("ignore")
             for _ in range(steps):
                 scheduler.step()
+    if scheduler.state_dict().get("T_max") != state["scheduler"].get("T_max"):     # a cosine that starts as flat
+        raise UserError(f"{path}: {stretched}")

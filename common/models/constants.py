@@ -61,8 +61,12 @@ def fold(model, images, kept, norms):
     if not wanted:
         return
     hidden, modules, shifts = Constants(model, wanted), dict(model.named_modules()), {}
-    with hidden:
-        model(images)
+    try:
+        with hidden:
+            model(images)
+    except RuntimeError as error:
+        why = str(error).partition("\n")[0]
+        raise UserError(f"narrow: the network's code cannot compute in float64 ({why})") from error
     for name, function, (x, weight, *rest), options in hidden.reads:
         gone, layer = (~kept[name, 1]).nonzero().flatten(), name.rpartition(".")[0]
         axis = -1 if weight.dim() == 2 else x.dim() - weight.dim() + 1
@@ -80,7 +84,7 @@ def fold(model, images, kept, norms):
             continue
         if modules[layer].bias is not None:
             modules[layer].bias += shift
-        elif layer in norms:
+        elif layer in norms and modules[norms[layer]].running_mean is not None:
             modules[norms[layer]].running_mean -= shift
         else:
             raise UserError(f"narrow: {layer} has neither bias nor batch norm to take a dropped channel's constant")

@@ -56,13 +56,13 @@ def count(model):
     """Counts one forward pass of one image; the model is left as it was."""
     weight = next(model.parameters())
     model = twin(model, weight.device).eval()                # with hooks that the given one should not have
-    rows = {}                                                # by id: hooks that know the layers would keep them alive
+    rows, seen = {}, set()                                   # by id: hooks that know the layers would keep them alive
 
     def add(m, inputs, output):
         if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):
             # every weight is used once per position of the output, of a transposed convolution of the input
-            positions = (output[0].numel() // m.out_features if isinstance(m, nn.Linear) else
-                         (inputs[0] if m.transposed else output)[0, 0].numel())
+            positions = (output.numel() // m.out_features if isinstance(m, nn.Linear) else inputs[0].numel() //
+                         m.in_channels if m.transposed else output.numel() // m.out_channels)
             row = rows[id(m)]
             row.weights = int(m.weight.count_nonzero()) if m.weight.device.type != "meta" else m.weight.numel()
             row.macs += positions * m.weight.numel()
@@ -75,7 +75,8 @@ def count(model):
     for name, m in model.named_modules():
         if parameters := list(m.parameters(recurse=False)):
             row = rows[id(m)] = Row(name, tuple(getattr(m, "weight", parameters[0]).shape))
-            for p in parameters:
+            for p in [p for p in parameters if id(p) not in seen]:        # layers may share it
+                seen.add(id(p))
                 row.params += p.numel()
                 row.nonzeros += int(p.count_nonzero()) if p.device.type != "meta" else p.numel()
                 row.bytes += p.numel() * p.element_size()
@@ -84,9 +85,13 @@ def count(model):
     image = torch.zeros(1, *models.input_shape(model.arch, model.cfg), device=weight.device, dtype=weight.dtype)
     elsewhere = 0
     if ":" in model.arch:                                    # somebody else's code may multiply anywhere
+        from torch.nn.attention import SDPBackend, sdpa_kernel
         from torch.utils.flop_counter import FlopCounterMode
-        with FlopCounterMode(display=False) as counter:
+        fused = torch.backends.mha.get_fastpath_enabled()    # whose products it does not see
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
             model(image)
+        torch.backends.mha.set_fastpath_enabled(fused)
         elsewhere = counter.get_total_flops() // 2 - sum(row.macs for row in rows.values())
     else:
         model(image)

@@ -81,7 +81,7 @@ def elementwise(labels, call):
                 zip(call.tensors, call.shapes, strict=True)]
     with_channels = [(t, known, known.axis + dims - t.dim(), shape) for t, known, shape in operands
                      if known.labels is not None]
-    if len({axis for _, _, axis, _ in with_channels}) > 1:
+    if len({axis for _, _, axis, _ in with_channels}) != 1:
         return NotImplemented
     axis = with_channels[0][2]
     if len(call.outputs) != 1 or call.outputs[0].dim() != dims:
@@ -128,7 +128,7 @@ def reduce(labels, call):
     """Sums and means over other axes than that of the channels."""
     known, shape = labels.know(call.tensors[0]), call.shapes[0]
     given = call.get(2, "dim") if call.name == "norm" else call.get(1, "dim")
-    if given is None or isinstance(given, torch.Tensor) or len(call.tensors) > 1:
+    if given is None or isinstance(given, bool | torch.Tensor) or len(call.tensors) > 1:
         return NotImplemented
     dims = {d % len(shape) for d in ([given] if isinstance(given, int) else given)}
     if known.axis in dims or not dims:

@@ -6,7 +6,7 @@ def cat(labels, call):
     dims, dim = len(call.shapes[0]), call.get(1, "dim", 0)
     known = [labels.know(t) for t in call.tensors]
     axes = {k.axis for k in known if k.labels is not None}
-    if "axis" in call.options or len(axes) > 1 or call.operands and not isinstance(call.operands[0], list | tuple):
+    if "axis" in call.options or len(axes) != 1 or call.operands and not isinstance(call.operands[0], list | tuple):
         return NotImplemented
     axis = axes.pop()
     if call.name == "stack" or axis != dim % (dims + (call.name == "stack")):
@@ -28,7 +28,7 @@ def moved(labels, call, pick=False):
     """What the function makes of the labels themselves, as a tensor of the input's shape; pick: it must leave their
     axis as it is. One axis that is seen as several: the last of these shrinks, so the others repeat its choice."""
     known, shape = labels.know(call.tensors[0]), call.shapes[0]
-    if len(call.tensors) > 1 or not call.operands or call.operands[0] is not call.tensors[0]:
+    if known.labels is None or len(call.tensors) > 1 or not call.operands or call.operands[0] is not call.tensors[0]:
         return NotImplemented
     every = known.labels.view([-1 if d == known.axis else 1 for d in range(len(shape))]).expand(shape).contiguous()
     results, found = call.function(every, *call.operands[1:], **call.options), []

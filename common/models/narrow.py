@@ -154,7 +154,7 @@ def width_of(layer):
 
 def after_norm(norm, x):
     """What an evaluating batch norm makes of the constants x (C,): after a zero gamma everything is one."""
-    weight, bias, mean, var = [tensor.double().cpu() for tensor in (norm.weight, norm.bias, norm.running_mean,
+    weight, bias, mean, var = [tensor.cpu().double() for tensor in (norm.weight, norm.bias, norm.running_mean,
                                                                     norm.running_var)]
     return torch.where(weight == 0, bias, bias + weight / (var + norm.eps).sqrt() * (x - mean))
 

@@ -38,6 +38,11 @@ class Own(nn.Module):
         self.wrapped.training = self.training
         return next(t for t in tree_leaves(self.wrapped(x.contiguous())) if isinstance(t, torch.Tensor))
 
+    def train(self, mode=True):
+        self.training = mode
+        self.wrapped.train(mode)                             # its own train() may keep batch norms as they are
+        return self
+
     def channels(self):
         return self.records()[0]
 
@@ -52,7 +57,10 @@ class Own(nn.Module):
     def resized(self, shapes):
         """The same network with layers of the shapes {tensor's name: shape}, in place; 0: as many as it had."""
         resize(self, shapes)
-        self.cfg, self.traced = {**self.cfg, "shapes": {**self.cfg.get("shapes", {}), **shapes}}, None
+        had = self.cfg.get("shapes", {})                     # another axis may have been cut before
+        both = {name: [n or before for n, before in zip(shape, had.get(name, shape), strict=True)]
+                for name, shape in shapes.items()}
+        self.cfg, self.traced = {**self.cfg, "shapes": {**had, **both}}, None
         return self
 
     def reads(self, shape):
@@ -159,7 +167,10 @@ def fitted(path, state, spec, image_size=None):
     model.resized(shapes)
     colors = next((tensor.shape[1] for tensor in state.values() if tensor.dim() == 4), 3)
     size = image_size or (32 if ".py:" in spec else 224)
-    model.reads((1 if colors == 1 else 3, size, size))
+    shape = 1 if colors == 1 else 3, size, size
+    if not last:                                             # its code takes no num_classes
+        model.cfg["num_classes"] = shape_of_logits(model, shape)[-1]
+    model.reads(shape)
     return model
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent.parent))
 
 from common import UserError, cli, models, zeros
+from common.files import checkpoint
 from reweighted import finetune, main, penalties, prune, recipe
 from reweighted.networks import network
 
@@ -86,6 +87,10 @@ def run(args):
         title("pruning")
         pruned = folder / "pruned" / "pruned.pth.tar"
         if args.resume and pruned.exists():
+            had = checkpoint.load(pruned)["args"]
+            if other := [f"{name} {had.get(name)}" for name, value in rule(args).items() if had.get(name) != value and (
+                    name != "sparsity_type" or value)]:
+                raise UserError(f"{pruned} was made with {', '.join(other)}; give the same, or another --save")
             print(f"{pruned} is there already")
         else:
             prune.prune(cli.settings(prune, args, model=str(sparse), arch=None, depth=None, save=str(pruned.parent),
