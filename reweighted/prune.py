@@ -95,7 +95,7 @@ def prune(args):
         raise UserError(f"{'--ratios times 0' if args.ratios else '--ratio 0'} prunes no layer")
     masks = ckpt.get("masks", {})
     if masks and not any((~mask & weights[name].ne(0)).any() for name, mask in chosen.items()):
-        raise UserError(f"{args.model} is pruned as far already; nothing is left that this would prune")
+        print(f"note: {args.model} is pruned as far already; nothing more is pruned")
     masks = {**masks, **{name: mask & masks.get(name, mask) for name, mask in chosen.items()}}
 
     # apply: zeros, and for whole filters, columns or channels a narrower network

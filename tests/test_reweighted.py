@@ -518,7 +518,7 @@ def test_the_rule_in_words(flags, rule):
     assert prune.rule_of(args) == "irregular, keep_macs 0.5"
 
 
-def test_pruning_again_by_less_gives_nothing_back(tmp_path):
+def test_pruning_again_by_less_gives_nothing_back(tmp_path, capsys):
     other = {"fc.weight": torch.rand(10, 64) > 0.5}          # of another method, which prunes linear layers too
     save(tmp_path / "m.pth.tar", models.build("resnet", depth=8), masks=other, best_prec1=99.0)
     masks = []
@@ -530,6 +530,7 @@ def test_pruning_again_by_less_gives_nothing_back(tmp_path):
         assert ckpt["rule"] == f"irregular, ratio {ratio}" and ckpt["best_prec1"] == ckpt["prec1"] < 99
         assert ckpt["dense"]["params"] == 78_042
     assert same(*masks) and torch.equal(masks[0]["fc.weight"], other["fc.weight"])
+    assert capsys.readouterr().out.count("0/pruned.pth.tar is pruned as far already; nothing more is pruned\n") == 1
     assert all(2 * int(mask.sum()) == mask.numel() for name, mask in masks[0].items() if name != "fc.weight")
 
 

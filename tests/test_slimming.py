@@ -276,7 +276,7 @@ def test_the_random_control_drops_as_many_channels_but_others(tmp_path, monkeypa
     assert sum(gamma) == sum(random) == sum(other) and gamma != random != other
     assert 0 < drawn[0] < 1 and drawn[1:] == [None] * 2      # random numbers have no place among the gammas
     saved(tmp_path / "r.pth.tar", "resnet")
-    flags = ["--percent", "0.4", "--criterion", "random", "--streams", "--round-to", "8"]
+    flags = ["--keep-macs", "0.4", "--criterion", "random", "--streams", "--round-to", "8"]
     streams = cut(tmp_path / "r.pth.tar", tmp_path / "s", *flags)["cfg"]["streams"]
     assert all(left < had and left % 8 == 0 for left, had in zip(streams[1:], (64, 128, 256), strict=True))
 
