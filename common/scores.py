@@ -54,13 +54,13 @@ class Counter(TorchDispatchMode):
 
     def record(self, op, operands, tensors, out):
         name, x = self.inside[-1] if self.inside else "", tensors[0] if tensors else out
-        if op in ("convolution", "addmm", "mm"):
+        if op in ("addmm", "mm") or op == "convolution" and not operands[6]:                 # not transposed
             weight = tensors[2 if op == "addmm" else 1]
             bias = operands[2] if op == "convolution" else tensors[0] if op == "addmm" else None
             rows = weight.flatten(1) if op == "convolution" else weight.t()
             left = rows.count_nonzero(1)                     # a weight that is zero needs no operation
             alive = left > 0
-            positions = out[0, 0].numel() if op == "convolution" else 1
+            positions = out[0, 0].numel() if op == "convolution" else len(out)
             mults = positions * int(left.sum())
             adds = positions * int((left - alive.long()).sum()) + (bias is not None) * positions * int(alive.sum())
             row = Operations(name, "conv" if op == "convolution" else "linear", mults, adds,

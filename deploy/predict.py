@@ -40,6 +40,9 @@ def predict(args):
         network.images(args, ckpt, model)
         images = model.images
     images = {**images, **{key: getattr(args, key) for key in ("mean", "std") if getattr(args, key)}}
+    if {len(images["mean"]), len(images["std"])} != {channels} or min(images["std"]) == 0:
+        raise UserError(f"the network reads images of {channels} channels; --mean and --std have a number for each, "
+                        "--std above 0")
     side = models.input_shape(model.arch, model.cfg)[1]
     device = next(model.parameters()).device
     mean, std = (torch.tensor(images[key], device=device).view(1, -1, 1, 1) for key in ("mean", "std"))

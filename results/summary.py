@@ -40,17 +40,26 @@ def measure(ckpts, device):
         rows.append({
             "file": str(ckpt["path"]), "method": ckpt["method"], "stage": ckpt["stage"],
             "way": "random" if args.get("criterion") == "random" else args.get("retrain") or "",
-            "dataset": Path(ckpt["dataset"]).stem, "network": models.name(ckpt["arch"], ckpt["cfg"]),
+            "dataset": Path(ckpt["dataset"] or "").stem, "network": models.name(ckpt["arch"], ckpt["cfg"]),
             "epochs": ckpt["epoch"] or "", "accuracy": ckpt["prec1"],
             "weights_left": 100 * total.weights / dense.weights, "macs_left": 100 * total.sparse_macs / dense.macs,
             "dense_macs_left": 100 * total.macs / dense.macs, "params": total.params,
             "nonzeros": total.nonzeros, "macs": total.macs, "sparse_macs": total.sparse_macs,
             "kib": size(ckpt) / 1024, "ms_1": times[0][shape], "ms_128": times[1][shape],
-            "score": scores.of_checkpoint(ckpt, model).score,
+            "score": score_of(ckpt, model),
             "published_score": scores.published(total.nonzeros, 2 * total.sparse_macs)[-1],
             "seed": args.get("seed", ""), "peak_lr": args.get("lr", ""),
             "trained_on": f"{run['precision']}, {run['hardware']}" if run else "", "command": run.get("command", "")})
     return rows
+
+
+def score_of(ckpt, model):
+    """MicroNet score, or None where the network runs something that its rules do not count."""
+    try:
+        return scores.of_checkpoint(ckpt, model).score
+    except UserError as error:
+        print(f"note: {ckpt['path']} has no score; {error}")
+        return None
 
 
 def size(ckpt):
@@ -74,6 +83,7 @@ def draw(path, rows, title):
     network. UserError where no network is pruned.
     """
     plt = plots.pyplot()
+    rows = [row for row in rows if row["accuracy"] is not None]
     made = [row for row in rows if row["stage"] in ("pruned", "finetuned", "quantized")]
     groups = {"weights": [row for row in made if row["dense_macs_left"] > 99.9],
               "MACs": [row for row in made if row["dense_macs_left"] <= 99.9]}

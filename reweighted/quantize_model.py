@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
+from torch import nn
 
 from common import UserError, cli, data, pruning, scores
 from common.device import facts
@@ -69,7 +70,7 @@ def quantize(args):
                           **cli.prune_flags(args))
     ckpt, dataset, test, device = source.ckpt, source.dataset, source.test, source.test.device
     model, args.dataset, args.save = source.model.to(device), dataset.name, str(source.folder)
-    names = [name for name, tensor in ckpt["state_dict"].items() if tensor.dim() > 1]
+    names = [f"{name}.weight" for name, m in model.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)]
     try:
         lists = {text: quantizers.bit_list(text, names, args.param_bits)
                  for text in args.bit_list or [str(args.param_bits)]}

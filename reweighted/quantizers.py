@@ -5,8 +5,7 @@ linear   power of two:  I = ceil(log2(max |w|)),  step = 2^(I + 1 - bits),  code
          negative step = 2^(I - bits), codes from 0 to 2^bits - 1.
 minmax   step = (max - min) / (2^bits - 1), the range widened to hold zero, which gets a code of its own
 
-Both give integers from 0 on, a scale and a zero point with value = (code - zero) * scale. Zero and all other numbers
-on the grid are unchanged.
+Both give integers from 0 on, a scale and a zero point with value = (code - zero) * scale. Zero stays zero.
 """
 import torch
 

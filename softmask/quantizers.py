@@ -142,6 +142,8 @@ def calibrate(model, batches, layers, bits):
         hook.remove()
     found = {}
     for name, ranges in seen.items():
+        if not ranges:                                       # it runs in training only
+            continue
         lo, hi = torch.stack(ranges).mean(0)
         scale, zero = grid(lo, hi, bits)
         found[name] = {"bits": bits, "scale": float(scale), "zero": int(zero)}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from by_hand import call, column, like_trained, parsed, rows_of, save
+from conftest import ROOT
 from torch import nn
 
 from common import UserError, compute_flops, keep, models, schedule
@@ -357,6 +358,22 @@ def test_a_comparison_runs_continues_and_names_what_failed(small, capfd, monkeyp
         compare.main(["magnitude"])
     out = capfd.readouterr().out
     assert "seed1/dense/checkpoint.pth.tar was made by another command" in out and "vs. dense, same" not in out
+
+
+def test_a_stage_that_quantizes_is_finished_and_a_row(dense, small, monkeypatch, capsys):
+    words = f"--pruned {dense} --wbit 8 --save logs/q {' '.join(TINY)}".split()
+    monkeypatch.setattr(sys, "argv", [str(ROOT / "softmask/quantize_model.py"), *words])
+    call("softmask.quantize_model", *words)
+    stage = stages.Stage("chain", f"python softmask/quantize_model.py {' '.join(words)}", "",
+                         "logs/q/quantized_model.pth.tar", row="8 bits")
+    assert stages.finished(stage)
+    monkeypatch.setattr(sys, "argv", ["compare.py"])
+    monkeypatch.setattr(compare, "up_to_date", lambda everything: [stage])
+    monkeypatch.setattr(compare, "further_epochs", lambda *given: 0)
+    monkeypatch.setattr(compare, "tables", SimpleNamespace(
+        draw=lambda *given: None, table=lambda rows: (["row"], [[row["name"]] for row in rows])))
+    compare.main(["--table"])
+    assert "8 bits" in capsys.readouterr().out
 
 
 def test_commands_side_by_side_wait_for_what_they_read(small, monkeypatch, tmp_path):

@@ -353,6 +353,18 @@ def test_new_images_get_the_mean_and_std_that_the_network_was_trained_with(tmp_p
         assert torch.allclose(images, by_hand / images.new_tensor(d.std).view(1, 3, 1, 1), atol=1e-5)
 
 
+@pytest.mark.parametrize("flags", [["--std", "0,0,0"], ["--mean", "0.5"], ["--mean", "0.5,0.5"]])
+def test_labelling_needs_a_mean_and_std_of_each_channel(flags, tmp_path, monkeypatch):
+    model = models.build("resnet", depth=8, num_classes=3)
+    model.images = {"classes": list(CLASSES), "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    save(tmp_path / "m.pth.tar", model)
+    write(tmp_path / "set", size=(32, 32), parts=("new",), count=1)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="reads images of 3 channels; --mean and --std have a number for each"):
+        call("deploy.predict", "m.pth.tar", "set/new", *flags)
+    assert not (tmp_path / "predictions.csv").exists()
+
+
 # As a user does it
 
 

@@ -108,6 +108,19 @@ def test_every_network_can_be_counted(arch):
     assert weights == compute_flops.count(model).total.sparse_macs
 
 
+def test_a_linear_layer_on_several_rows_and_a_transposed_convolution():
+    class Rows(nn.Sequential):
+        arch, cfg = "rows", {"input": (1, 4, 4)}
+
+        def forward(self, x):
+            return super().forward(x.flatten(1).view(8, 2))
+    assert [row.mults for row in scores.operations(Rows(nn.Linear(2, 3)))] == [8 * 6]
+    net = nn.Sequential(nn.ConvTranspose2d(1, 2, 2, 2))
+    net.arch, net.cfg = "up", {"input": (1, 4, 4)}
+    with pytest.raises(UserError, match="0 runs convolution, which common/scores.py cannot count"):
+        scores.operations(net)
+
+
 def test_an_operation_that_nobody_can_count_is_named():
     class Strange(nn.Sequential):
         arch, cfg = "strange", {"input": (1, 4, 4)}

@@ -231,8 +231,8 @@ def main(argv=None):
     device, rows = device_of(None), [stage for stage in up_to_date(everything) if stage.row]
     if rows:
         makers = {stage.makes: stage for stage in everything}
-        measured = summary.measure([checkpoint.load(stage.makes) if stage.command else dense_file(args.data_dir, device)
-                                    for stage in rows], device)
+        measured = summary.measure([checkpoint.load(stage.makes, quantized=True) if stage.command else
+                                    dense_file(args.data_dir, device) for stage in rows], device)
         for row, stage in zip(measured, rows, strict=True):
             row |= {"name": stage.row, "weights_asked": stage.weights, "macs_asked": stage.macs,
                     "seed": stage.seed or "", "start": DENSE or f"{DENSE_EPOCHS} epochs, peak {DENSE_LR:g}",

@@ -34,12 +34,12 @@ def finished(stage):
         return made.exists()
     if not made.exists() or stage.reads and not reads.exists() or outdated(stage, made):
         return False
-    return not stage.epochs or checkpoint.load(made)["epoch"] == stage.epochs
+    return not stage.epochs or checkpoint.load(made, quantized=True)["epoch"] == stage.epochs
 
 
 def outdated(stage, made):
     """What is wrong with a file that this stage has made, or '' (flags may stand in any order)."""
-    before, now = checkpoint.load(made)["run"]["command"], stage.command
+    before, now = checkpoint.load(made, quantized=True)["run"]["command"], stage.command
     if sorted(shlex.split(before)) != sorted(shlex.split(now)):
         return "was made by another command"
     reads = Path(stage.reads)
