@@ -173,7 +173,7 @@ def test_a_path_comes_before_a_name(tmp_path, monkeypatch):
     (tmp_path / "kept").mkdir()
     for folder, value in ((tmp_path, 1), (tmp_path / "kept", 2)):
         np.savez_compressed(folder / "mine.npz", **arrays(value=value))
-    for name, value, said in (("mine", 2, "mine"), ("./mine", 1, f"{tmp_path}/mine.npz"),
+    for name, value, said in (("mine", 2, "mine"), ("mine.npz", 2, "mine.npz"), ("./mine", 1, f"{tmp_path}/mine.npz"),
                               ("kept/mine.npz", 2, f"{tmp_path}/kept/mine.npz")):
         d = data.load(name, tmp_path / "kept")
         assert (int(d.x_train[0, 0, 0, 0]), d.name) == (value, said)

@@ -38,7 +38,7 @@ def load(name, data_dir=None, image_size=None, subset=None, holdout=0, channels=
         found = arrays.generated(name, channels == 1, directory / f"{key}.npz")
     else:
         path, key = find(name, directory)
-        if path and (path.parent != directory or str(name) != path.stem):                # valid in every folder
+        if path and (path.parent != directory or str(name) != Path(name).name):          # valid in every folder
             name = os.path.abspath(path)
         if path and path.is_dir():
             from common.data.folder import read_folder

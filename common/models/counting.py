@@ -89,9 +89,11 @@ def count(model):
         from torch.utils.flop_counter import FlopCounterMode
         fused = torch.backends.mha.get_fastpath_enabled()    # whose products it does not see
         torch.backends.mha.set_fastpath_enabled(False)
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
-            model(image)
-        torch.backends.mha.set_fastpath_enabled(fused)
+        try:
+            with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+                model(image)
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
         elsewhere = counter.get_total_flops() // 2 - sum(row.macs for row in rows.values())
     else:
         model(image)
