@@ -51,8 +51,9 @@ def bisect(left, wanted, high, steps=40):
     left: threshold -> fraction; it must not rise. UserError if even `high` keeps more.
     """
     if left(high) > wanted:
+        remedy = "give a larger fraction" if left(high) < left(0.0) else "prune single weights, as --keep-weights does"
         raise UserError(f"pruning everything that can be pruned keeps {left(high):.4f}, more than {wanted:g} of the "
-                        "network; give a larger fraction")
+                        f"network; {remedy}")
     low = 0.0
     if left(low) <= wanted:
         return low

@@ -155,6 +155,8 @@ class Recorder(TorchFunctionMode):
             return node("relu" if what == "relu" else "flatten")
         if what == "add" and len(inputs) == 2 and tensors[0].shape == tensors[1].shape:
             return Node(f"add_{len(self.nodes)}", "add", inputs)
+        if what in ("add", "radd") and len(tensors) == 1 and args[1] == 0:         # a branch that is not there
+            return inputs[0]
         if what == "cat" and len(inputs) == len(tensors) and option(1, "dim", 0) % result.dim() == 1:
             return Node(f"cat_{len(self.nodes)}", "concat", inputs)
         if what == "index_select" and args[1] == 1:

@@ -241,7 +241,12 @@ class Program:
 
 def source(model):
     """The C file as text."""
-    nodes = operations(spread(model, lambda layer: False).cpu().eval())
+    try:
+        nodes = operations(spread(model, lambda layer: False).cpu().eval())
+    except UserError as error:
+        has = ("convolutions with one stride and padding, linear layers, batch norms, ReLU, additions, concatenations "
+               "of channels and pooling")
+        raise UserError(f"{error}; a C file has {has}; an .onnx file may have more") from error
     reads = Counter(name for node in nodes for name in node.inputs)
     shape = channels, height, width = models.input_shape(model.arch, model.cfg)
     program = Program(shape)

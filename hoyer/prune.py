@@ -136,8 +136,10 @@ def channel_masks(model, t, ratios=None):
     """{name: mask} of the layers that make or read channels inside blocks: False for a channel whose filter, or whose
     weights in the layer after it, has a root mean square below t; with ratios, {layer: fraction}, for this fraction,
     the smallest ones. A layer keeps its strongest channel."""
-    parameters, masks = dict(model.named_parameters()), {}
-    for record in inside_blocks(model):
+    parameters, masks, records = dict(model.named_parameters()), {}, inside_blocks(model)
+    if not records:
+        raise UserError(f"--granularity channel: a {model.arch} has no channels inside blocks; give element or group")
+    for record in records:
         makers = [f"{name}.weight" for name, _ in record.producers]
         readers = [(f"{consumer.layer}.weight", consumer.repeat) for consumer in record.consumers]
         sizes = [parameters[name].square().flatten(1).mean(1).sqrt() for name in makers]
@@ -168,6 +170,7 @@ def amount_for(args, ckpt, model, ratios):
     """(--sensitivity, None) or (None, the ratios times a factor), of which --keep-weights are kept, or --keep-macs
     after compaction."""
     dense = compute_flops.dense_total(ckpt, model)
+    model.channels()                                         # a traced network's copies have them from now on
 
     def left(sensitivity, ratios=None):
         pruned = copy.deepcopy(model)

@@ -109,8 +109,8 @@ def percent_of_macs(fraction, ckpt, model, scores, positions):
     wanted = fraction * compute_flops.dense_total(ckpt, model).macs
     left = compute_flops.count(model).total.sparse_macs - torch.cat([costs.new_zeros(1), costs.cumsum(0)])
     if left[-2] > wanted:
-        raise UserError(f"--keep-macs {fraction:g} would leave no weight: {left[-1]:,} of the {wanted:,.0f} MACs are "
-                        "in layers that are not pruned; give a larger fraction, or --scope conv+linear")
+        raise UserError(f"--keep-macs {fraction:g} would leave no weight: it is {wanted:,.0f} MACs, and layers that "
+                        f"are not pruned have {left[-1]:,}; give a larger fraction, or --scope conv+linear")
     return (int((left > wanted).sum()) + 0.5) / len(costs)   # + 0.5, so that rounding changes no count
 
 

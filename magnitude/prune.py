@@ -178,7 +178,7 @@ def report(model, masks, all_masks, thresholds, totals):
               f"{4 * whole.params:,} bytes dense, {packed:,} compressed ({100 * packed / (4 * whole.params):.2f} %): "
               "one bit per weight with a mask, 4 bytes per remaining parameter",
               "Speed: ordinary kernels multiply by zeros too, so the network is smaller on disk but not faster; "
-              "deploy/export.py FILE model.c makes one that is."]
+              "deploy/export.py FILE model.c makes one that is, of ordinary layers."]
     return "\n".join(lines)
 
 

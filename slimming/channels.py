@@ -29,7 +29,8 @@ def gammas_of(model):
 def check_gammas(gammas, ckpt):
     """UserError if the network of a checkpoint has none; a note if they were trained without the penalty."""
     if not gammas:
-        raise UserError(f"{ckpt['path']} has no batch norm whose channels could be removed; slimming needs one")
+        raise UserError(f"{ckpt['path']} has no batch norm whose channels could be removed; slimming needs one "
+                        "(if all are in residual streams, prune.py --streams removes those)")
     if ckpt["stage"] == "dense" and ckpt["method"] != "original":
         print("note: this network was trained without -sr, so its gammas are not sparse")
 

@@ -73,7 +73,8 @@ def finetune(args):
     taught = teacher.load(run, args.teacher, args.ltea, network, dataset)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if args.sr and not gammas:
-        raise UserError(f"-sr: a {model.arch} has no batch norm, whose gammas the penalty is on")
+        raise UserError(f"-sr: a {model.arch} has no batch norm, whose gammas the penalty is on; other methods "
+                        "need none")
     parameters = dict(model.named_parameters())
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)

@@ -65,7 +65,7 @@ def train(args):
     net = run.parallel(model)
     gammas = [m.weight for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
     if args.sr and not gammas:
-        raise UserError(f"-sr: a {arch} has no batch norm, whose gammas the penalty is on")
+        raise UserError(f"-sr: a {arch} has no batch norm, whose gammas the penalty is on; other methods need none")
 
     optimizer = torch.optim.SGD(model.parameters(), args.lr, momentum=args.momentum, weight_decay=args.weight_decay)
     marks = args.schedule or milestones(args.epochs, args.faithful)

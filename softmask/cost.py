@@ -51,6 +51,9 @@ class Cost(nn.Module):
             self.sizes = [width_of(modules[record.producers[0][0]]) // record.group_size for record in records]
             makes = {name: i for i, record in enumerate(records) for pair in record.producers for name in pair}
             makes |= {consumer.norm: i for i, record in enumerate(records) for consumer in record.consumers}
+            makes |= {name.rpartition(".")[0]: i for i, record in enumerate(records)
+                      for name, axis in record.index if axis == 0}                       # of a traced network
+            makes.pop("", None)                              # no norm; the network's own parameters have that name
         reads = {consumer.layer: i for i, record in enumerate(records) for consumer in record.consumers}
         sizes = [*self.sizes, *[1] * len(inside), 1]
         one, terms = len(sizes) - 1, []

@@ -13,6 +13,7 @@ import copy
 import torch
 from torch import nn
 from torch.func import functional_call
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from common import UserError
 from common.models.layers import ChannelSelection
@@ -56,6 +57,9 @@ class SoftMask(nn.Module):
             self.names = [record.producers[0][0] for record in self.records]
             for i, record in enumerate(self.records):
                 norms = [norm for _, norm in record.producers] + [consumer.norm for consumer in record.consumers]
+                for name, axis in record.index:              # of a traced network: also norms of parallel branches
+                    layer = name.rpartition(".")[0]
+                    norms += [layer] * (axis == 0 and isinstance(model.get_submodule(layer), _BatchNorm))
                 for layer in dict.fromkeys([layer for layer, _ in record.producers] + norms):
                     for kind, p in model.get_submodule(layer).named_parameters() if layer else ():
                         shape = (-1, *[1] * (p.dim() - 1))

@@ -126,6 +126,8 @@ def test_bisection_by_hand():
     assert keep.bisect(lambda t: 0.5 if t < 3 else 0.2, 0.4, 8) == pytest.approx(3, abs=1e-9)
     assert keep.bisect(lambda t: 1 if t < 2 else 0.5 if t < 3 else 0.2, 0.5, 8) == pytest.approx(2, abs=1e-9)
     assert keep.bisect(lambda t: 0.2, 0.4, 8) == keep.bisect(lambda t: 0.4 if t < 3 else 0.2, 0.4, 8) == 0
+    with pytest.raises(UserError, match="keeps 1.0000, more than 0.5 .*prune single weights"):
+        keep.bisect(lambda t: 1.0, 0.5, 1.0)
     with pytest.raises(UserError, match="keeps 0.6000, more than 0.5"):
         keep.bisect(lambda t: 0.6, 0.5, 1)
 

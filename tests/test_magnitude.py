@@ -418,7 +418,7 @@ def test_macs_are_kept_by_score_with_their_cost_by_hand(monkeypatch):
         percent = budget.percent_of_macs(fraction, None, model, scores, positions)
         masks, _ = prune.choose(scores, percent)
         assert [m.flatten().int().tolist() for m in masks.values()] == [[1] * n + [0] * (8 - n) for n in (a, b)]
-    with pytest.raises(UserError, match="--keep-macs 0.01 would leave no weight: 0 of the 2 MACs"):
+    with pytest.raises(UserError, match="would leave no weight: it is 2 MACs, and layers that are not pruned have 0"):
         budget.percent_of_macs(0.01, None, model, scores, positions)
 
 

@@ -239,6 +239,11 @@ def test_layers_that_run_on_patches_are_counted_on_all_and_shared_parameters_onc
     assert count.total.params == sum(p.numel() for p in model.parameters())
 
 
+def test_weights_of_layers_that_only_training_runs_are_counted(build):
+    model = build(lambda net, x: net.c(x) if net.training else x, c=nn.Conv2d(8, 8, 1))
+    assert compute_flops.count(model).total.weights == sum(p.numel() for p in model.parameters() if p.dim() > 1)
+
+
 def gated(net, x):
     return x * torch.sigmoid(net.gate(x.mean((2, 3))))[:, :, None, None]
 

@@ -15,7 +15,8 @@ from torch import nn
 from common import UserError, compute_flops, models
 from common import keep as keeping
 from common.files import checkpoint, packing
-from common.models.narrow import narrow, silence
+from common.models import own
+from common.models.narrow import compare, narrow, silence
 from common.run import Run
 from common.teacher import distillation
 from softmask import eval as evaluation
@@ -105,6 +106,34 @@ def test_what_a_mask_scales_in_a_wide_block():
         assert torch.equal(got[f"block2.layer.1.{name}"], p * mask.view(-1, *[1] * (p.dim() - 1))), name
     assert torch.equal(got["fc.weight"], model.fc.weight) and torch.equal(got["fc.bias"], model.fc.bias)
     torch.testing.assert_close(net.folded()(images_for(model)), net(images_for(model)))
+
+
+class Parallel(nn.Module):
+    """3 x 8 x 8: a RepVGG block, with a batch norm beside its convolutions; a gate; a parameter of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.start = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.a, self.b, self.fc = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(8, 10)
+        self.a_norm, self.b_norm, self.same = (nn.BatchNorm2d(8) for _ in range(3))
+        self.squeeze, self.excite, self.shift = nn.Linear(8, 8), nn.Linear(8, 8), nn.Parameter(torch.zeros(3, 8, 8))
+
+    def forward(self, x):
+        x = F.relu(self.start(self.first(x + self.shift)))
+        x = F.relu(self.a_norm(self.a(x)) + self.b_norm(self.b(x)) + self.same(x))
+        x = x * torch.sigmoid(self.excite(F.relu(self.squeeze(x.mean((2, 3))))))[:, :, None, None]
+        return self.fc(x.mean((2, 3)))
+
+
+def test_a_closed_channel_of_a_traced_network_is_closed_in_parallel_norms_and_counted_exactly(monkeypatch):
+    monkeypatch.setitem(own.NAMED, "nets.py:Net", lambda num_classes: Parallel())
+    torch.manual_seed(0)
+    net = SoftMask(like_trained(models.build("nets.py:Net", num_classes=10, input=[3, 8, 8])), stage_masks=True).eval()
+    with torch.no_grad():
+        net.m[torch.rand(len(net.m)) < 0.4] = -0.7
+    folded, small = net.folded(), narrowed(net)
+    params = [compute_flops.count(m).total.params for m in (net.model, small)]
+    assert compare(folded, small)[0] < 1e-12 and float(net.sparsity()) == pytest.approx(1 - params[1] / params[0]) != 0
 
 
 def test_streams_take_every_fth_entry_of_one_mask():

@@ -51,6 +51,10 @@ class Count:
         return Row("total", (), **sums)
 
 
+def nonzeros(p):
+    return int(p.count_nonzero()) if p.device.type != "meta" else p.numel()
+
+
 @torch.no_grad()
 def count(model):
     """Counts one forward pass of one image; the model is left as it was."""
@@ -64,7 +68,6 @@ def count(model):
             positions = (output.numel() // m.out_features if isinstance(m, nn.Linear) else inputs[0].numel() //
                          m.in_channels if m.transposed else output.numel() // m.out_channels)
             row = rows[id(m)]
-            row.weights = int(m.weight.count_nonzero()) if m.weight.device.type != "meta" else m.weight.numel()
             row.macs += positions * m.weight.numel()
             row.sparse_macs += positions * row.weights
         elif isinstance(m, (nn.BatchNorm2d, nn.BatchNorm1d)):
@@ -75,10 +78,12 @@ def count(model):
     for name, m in model.named_modules():
         if parameters := list(m.parameters(recurse=False)):
             row = rows[id(m)] = Row(name, tuple(getattr(m, "weight", parameters[0]).shape))
+            if isinstance(m, (nn.modules.conv._ConvNd, nn.Linear)):          # also those that only training runs
+                row.weights = nonzeros(m.weight)
             for p in [p for p in parameters if id(p) not in seen]:        # layers may share it
                 seen.add(id(p))
                 row.params += p.numel()
-                row.nonzeros += int(p.count_nonzero()) if p.device.type != "meta" else p.numel()
+                row.nonzeros += nonzeros(p)
                 row.bytes += p.numel() * p.element_size()
         if parameters or isinstance(m, ChannelSelection):
             m.register_forward_hook(add)

@@ -25,7 +25,9 @@ def layer(labels, call, axis, groups=1):
     arrives, makes = labels.along(x, axis), labels.axis(weight, 0)
     if groups > 1:                                           # whole groups are removed
         if arrives is None:
-            return NotImplemented
+            labels.layers.setdefault(path)
+            labels.freeze(makes, "reads a fixed number of channels")
+            return [{}]
         arrives, rows = arrives.view(groups, -1), makes.view(groups, -1)
         labels.tie(arrives, arrives[:, :1])
         labels.tie(rows, arrives[:, :1])
