@@ -67,7 +67,8 @@ def test_a_batch_norm_of_an_earlier_tensor_with_the_identity_of_a_convolution_s_
     """Python gives the identity of a tensor that is gone to a later one."""
     counter, x, out = scores.Counter({}), torch.ones(1, 3, 4, 4), torch.ones(1, 2, 4, 4)
     counter.record("batch_norm", (out, ), [out], out)
-    counter.record("convolution", (x, torch.ones(2, 3, 1, 1), None), [x, torch.ones(2, 3, 1, 1)], out)
+    weight = torch.ones(2, 3, 1, 1)
+    counter.record("convolution", (x, weight, None, [1], [0], [1], False), [x, weight], out)
     counter.uses[id(out)] = 1
     counter.fold()
     assert [(row.kind, row.mults) for row in counter.rows] == [("norm", 32), ("conv", 96)]
